@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The silhouette as a term of the solver."""
+
+from __future__ import annotations
+
+import numpy as np
+import warp as wp
+
+from ..rendering.mesh_batch import MeshBatch
+from ..rendering.silhouette import (
+    SECTORS,
+    Evidence,
+    Linearisation,
+    Scratch,
+    linearise_silhouette,
+    vec7,
+)
+from .solver import State, write
+
+BLOCK = 128
+
+
+class SilhouetteTerm:
+    """Silhouettes of up to ``capacity`` poses against the masks of up to ``objects`` objects.
+
+    sizes: side in pixels of the evidence at each level, full resolution last.
+    robust_scale: distance (pixels) beyond which a residual counts less, per level.
+    """
+
+    def __init__(
+        self,
+        meshes: MeshBatch,
+        capacity: int,
+        objects: int,
+        sizes: tuple[int, ...] = (64, 128, 256),
+        robust_scale: tuple[float, ...] = (24.0, 12.0, 6.0),
+        spacing: float = 1.5,
+    ) -> None:
+        device = meshes.device
+        self.meshes = meshes
+        self.device = wp.get_device(device)
+        self.sizes = sizes
+        self.robust_scale = robust_scale
+        self.spacing = spacing
+        self.levels = []
+        for size in sizes:
+            evidence = Evidence()
+            evidence.distance = wp.zeros((objects, size, size), dtype=wp.float32, device=device)
+            evidence.size = wp.zeros(objects, dtype=wp.int32, device=device)
+            evidence.camera = wp.zeros(objects, dtype=wp.vec4, device=device)
+            evidence.image_bounds = wp.zeros(objects, dtype=wp.vec4, device=device)
+            evidence.pixel = wp.zeros(objects, dtype=wp.float32, device=device)
+            self.levels.append(evidence)
+        self.mesh_of_pose = wp.zeros(capacity, dtype=wp.int32, device=device)
+        self.evidence_of_pose = wp.zeros(capacity, dtype=wp.int32, device=device)
+        self.near = wp.zeros(capacity, dtype=wp.float32, device=device)
+        scratch = Scratch()
+        scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
+        scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
+        scratch.coverage = wp.zeros((capacity, sizes[-1], sizes[-1]), dtype=wp.uint8, device=device)
+        self.scratch = scratch
+        self.measures = wp.zeros(capacity, dtype=vec7, device=device)
+        self.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)
+        self._launches = {}
+        self.level = 0
+        self.count = 0
+
+    def load(self, mesh_of_pose, evidence_of_pose, near) -> None:
+        """Say which mesh and which evidence (B,) each pose has, and its near plane in metres."""
+        self.count = len(mesh_of_pose)
+        write(self.mesh_of_pose, np.asarray(mesh_of_pose, np.int32))
+        write(self.evidence_of_pose, np.asarray(evidence_of_pose, np.int32))
+        write(self.near, np.asarray(near, np.float32))
+
+    def load_evidence(self, pyramids) -> None:
+        """Upload what was observed: one list of levels per object (see refinement.evidence)."""
+        for index, evidence in enumerate(self.levels):
+            for row, pyramid in enumerate(pyramids):
+                level = pyramid[index]
+                size = level.distance.shape[0]
+                if self.device.is_cpu:
+                    evidence.distance.numpy()[row, :size, :size] = level.distance
+                else:
+                    target = evidence.distance[row, :size, :size]
+                    wp.copy(target, wp.array(level.distance, device=self.device))
+            write(evidence.size, np.array([p[index].distance.shape[0] for p in pyramids], np.int32))
+            write(evidence.camera, np.array([p[index].camera for p in pyramids], np.float32))
+            write(evidence.image_bounds, np.array([p[index].bounds for p in pyramids], np.float32))
+            write(evidence.pixel, np.array([p[index].pixel for p in pyramids], np.float32))
+
+    def set_level(self, index: int) -> None:
+        self.level = index
+
+    def accumulate(self, state: State) -> None:
+        self._launch(state)
+
+    def evaluate(self, state: State) -> dict[str, np.ndarray]:
+        """Measure the trial poses at the current level: areas, outline distances, sectors."""
+        self.sectors.zero_()
+        self._launch(state, with_sectors=1)
+        measures = self.measures.numpy()[: self.count].astype(np.float64)
+        return {
+            "measures": measures,
+            "sectors": self.sectors.numpy()[: self.count].astype(np.float64),
+        }
+
+    def _launch(self, state: State, with_sectors: int = 0, keep_coverage: int = 0) -> None:
+        key = (self.level, with_sectors, keep_coverage, id(state))
+        launch = self._launches.get(key)
+        if launch is None:
+            out = Linearisation()
+            out.hessian = state.trial_hessian
+            out.gradient = state.trial_gradient
+            out.cost = state.trial_cost
+            out.weight = state.trial_weight
+            out.measures = self.measures
+            out.sectors = self.sectors
+            lanes = 1 if self.device.is_cpu else BLOCK
+            launch = wp.launch(
+                linearise_silhouette,
+                dim=(self.mesh_of_pose.shape[0], lanes),
+                inputs=[
+                    self.meshes.arrays,
+                    self.levels[self.level],
+                    self.mesh_of_pose,
+                    self.evidence_of_pose,
+                    state.active,
+                    state.trial_rotation,
+                    state.trial_translation,
+                    self.near,
+                    self.robust_scale[self.level],
+                    self.spacing,
+                    keep_coverage,
+                    with_sectors,
+                    self.scratch,
+                    out,
+                ],
+                device=self.device,
+                block_dim=lanes,
+                record_cmd=True,
+            )
+            self._launches[key] = launch
+        launch.set_dim((self.count, 1 if self.device.is_cpu else BLOCK))
+        launch.launch()

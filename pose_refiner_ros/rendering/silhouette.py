@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warp kernel of the silhouette: mesh, pose and signed distances in, normal equations out.
+
+One block of threads owns one pose and walks through four stages: project the vertices, fill the
+coverage image, integrate along the visible outline, add up the covered pixels. On the CPU a block
+is one thread, so a whole linearisation is a single launch; on CUDA the lanes of a block share the
+faces and edges of its pose, and the reductions between the stages are the barriers.
+"""
+
+from __future__ import annotations
+
+import warp as wp
+
+from .mesh_batch import MeshArrays
+
+wp.set_module_options({"enable_backward": False})
+
+# Signed distances at or above this mark pixels of which nothing is known.
+UNKNOWN = wp.constant(1.0e8)
+UNKNOWN_LIMIT = wp.constant(1.0e4)
+# The outline is cut into directions as seen from the object's origin; residuals within one are
+# taken as correlated when the covariance is estimated.
+SECTORS = wp.constant(48)
+
+vec7 = wp.types.vector(length=7, dtype=wp.float32)
+
+
+@wp.struct
+class Evidence:
+    """What was observed of each object, at one resolution."""
+
+    distance: wp.array3d(dtype=wp.float32)  # (N, S, S) signed distance, full-resolution pixels
+    size: wp.array(dtype=wp.int32)  # (N,) used part of the S x S image
+    camera: wp.array(dtype=wp.vec4)  # (N,) fx fy cx cy at this resolution
+    image_bounds: wp.array(dtype=wp.vec4)  # (N,) x0 y0 x1 y1 of the photo, this resolution
+    pixel: wp.array(dtype=wp.float32)  # (N,) side of a pixel in full-resolution pixels
+
+
+@wp.struct
+class Scratch:
+    """Working memory of a batch; coverage is all zero between launches."""
+
+    projected: wp.array2d(dtype=wp.vec3)  # (B, V) u, v, depth
+    facing: wp.array2d(dtype=wp.uint8)  # (B, F)
+    coverage: wp.array3d(dtype=wp.uint8)  # (B, S, S)
+
+
+@wp.struct
+class Linearisation:
+    """Cost and derivatives of a batch of poses."""
+
+    hessian: wp.array(dtype=wp.spatial_matrix)  # (B,)
+    gradient: wp.array(dtype=wp.spatial_vector)  # (B,)
+    cost: wp.array(dtype=wp.float32)  # (B,)
+    weight: wp.array(dtype=wp.float32)  # (B,) weighted length of the outline
+    # (B,) covered known area, its overlap with the mask, sum of squared distance along the
+    # outline, its length, unknown part of the length, largest robust weight sum, unused
+    measures: wp.array(dtype=vec7)
+    sectors: wp.array2d(dtype=wp.spatial_vector)  # (B, SECTORS) gradient by direction
+
+
+@wp.func
+def fill_triangle(
+    a: wp.vec2,
+    b: wp.vec2,
+    c: wp.vec2,
+    pose: int,
+    size: int,
+    coverage: wp.array3d(dtype=wp.uint8),
+):
+    """Set every pixel whose centre lies in the triangle, borders included."""
+    limit = float(size - 1)
+    y_min = wp.min(a[1], wp.min(b[1], c[1]))
+    y_max = wp.max(a[1], wp.max(b[1], c[1]))
+    x_min = wp.min(a[0], wp.min(b[0], c[0]))
+    x_max = wp.max(a[0], wp.max(b[0], c[0]))
+    if y_max >= 0.0 and y_min <= limit and x_max >= 0.0 and x_min <= limit:
+        y0 = int(wp.ceil(wp.max(y_min, 0.0)))
+        y1 = int(wp.floor(wp.min(y_max, limit)))
+        slope_ab = (b[0] - a[0]) / wp.where(a[1] == b[1], 1.0, b[1] - a[1])
+        slope_bc = (c[0] - b[0]) / wp.where(b[1] == c[1], 1.0, c[1] - b[1])
+        slope_ca = (a[0] - c[0]) / wp.where(c[1] == a[1], 1.0, a[1] - c[1])
+        for y in range(y0, y1 + 1):
+            row = float(y)
+            left = float(1.0e9)
+            right = float(-1.0e9)
+            if (a[1] <= row) != (b[1] <= row) or a[1] == row or b[1] == row:
+                x_ab = wp.clamp(
+                    a[0] + slope_ab * (row - a[1]), wp.min(a[0], b[0]), wp.max(a[0], b[0])
+                )
+                left = wp.min(left, x_ab)
+                right = wp.max(right, x_ab)
+            if (b[1] <= row) != (c[1] <= row) or b[1] == row or c[1] == row:
+                x_bc = wp.clamp(
+                    b[0] + slope_bc * (row - b[1]), wp.min(b[0], c[0]), wp.max(b[0], c[0])
+                )
+                left = wp.min(left, x_bc)
+                right = wp.max(right, x_bc)
+            if (c[1] <= row) != (a[1] <= row) or c[1] == row or a[1] == row:
+                x_ca = wp.clamp(
+                    c[0] + slope_ca * (row - c[1]), wp.min(c[0], a[0]), wp.max(c[0], a[0])
+                )
+                left = wp.min(left, x_ca)
+                right = wp.max(right, x_ca)
+            x0 = int(wp.ceil(wp.max(left, 0.0)))
+            x1 = int(wp.floor(wp.min(right, limit)))
+            for x in range(x0, x1 + 1):
+                coverage[pose, y, x] = wp.uint8(1)
+
+
+@wp.func
+def to_pixel(p: wp.vec3, camera: wp.vec4):
+    return wp.vec2(camera[0] * p[0] / p[2] + camera[2], camera[1] * p[1] / p[2] + camera[3])
+
+
+@wp.func
+def cut_at(a: wp.vec3, b: wp.vec3, near: float):
+    """The point of the segment a-b with depth ``near``."""
+    return a + (b - a) * ((near - a[2]) / (b[2] - a[2]))
+
+
+@wp.func
+def fill_clipped_triangle(
+    a: wp.vec3,
+    b: wp.vec3,
+    c: wp.vec3,
+    near: float,
+    camera: wp.vec4,
+    pose: int,
+    size: int,
+    coverage: wp.array3d(dtype=wp.uint8),
+):
+    """Fill the part in front of the near plane of a triangle given in camera coordinates."""
+    # turn the corners so that a is the odd one out: alone in front, or alone behind
+    front_a = a[2] >= near
+    front_b = b[2] >= near
+    front_c = c[2] >= near
+    p = a
+    q = b
+    r = c
+    if front_b != front_a and front_b != front_c:
+        p = b
+        q = c
+        r = a
+    elif front_c != front_a and front_c != front_b:
+        p = c
+        q = a
+        r = b
+    pq = to_pixel(cut_at(p, q, near), camera)
+    pr = to_pixel(cut_at(p, r, near), camera)
+    if p[2] >= near:
+        fill_triangle(to_pixel(p, camera), pq, pr, pose, size, coverage)
+    else:
+        q2 = to_pixel(q, camera)
+        r2 = to_pixel(r, camera)
+        fill_triangle(pq, q2, r2, pose, size, coverage)
+        fill_triangle(pq, r2, pr, pose, size, coverage)
+
+
+@wp.func
+def covered(coverage: wp.array3d(dtype=wp.uint8), pose: int, size: int, x: float, y: float):
+    """1 or 0 for the pixel nearest to (x, y), -1 outside the image."""
+    column = int(wp.floor(x + 0.5))
+    row = int(wp.floor(y + 0.5))
+    value = int(-1)
+    if column >= 0 and row >= 0 and column < size and row < size:
+        value = int(coverage[pose, row, column])
+    return value
+
+
+@wp.func
+def distance_at(evidence: Evidence, index: int, x: float, y: float):
+    """Signed distance at a point of the crop; beyond its border it grows with the way back."""
+    limit = float(evidence.size[index] - 1)
+    inside_x = wp.clamp(x, 0.0, limit)
+    inside_y = wp.clamp(y, 0.0, limit)
+    column = wp.min(int(inside_x), evidence.size[index] - 2)
+    row = wp.min(int(inside_y), evidence.size[index] - 2)
+    fx = inside_x - float(column)
+    fy = inside_y - float(row)
+    top = (
+        evidence.distance[index, row, column] * (1.0 - fx)
+        + evidence.distance[index, row, column + 1] * fx
+    )
+    bottom = (
+        evidence.distance[index, row + 1, column] * (1.0 - fx)
+        + evidence.distance[index, row + 1, column + 1] * fx
+    )
+    value = top * (1.0 - fy) + bottom * fy
+    bounds = evidence.image_bounds[index]
+    if x < bounds[0] or y < bounds[1] or x > bounds[2] or y > bounds[3]:
+        value = UNKNOWN
+    beyond = wp.abs(x - inside_x) + wp.abs(y - inside_y)
+    return value + beyond * evidence.pixel[index]
+
+
+@wp.kernel
+def linearise_silhouette(
+    meshes: MeshArrays,
+    evidence: Evidence,
+    mesh_of_pose: wp.array(dtype=wp.int32),
+    evidence_of_pose: wp.array(dtype=wp.int32),
+    active: wp.array(dtype=wp.int32),
+    rotation: wp.array(dtype=wp.mat33),
+    translation: wp.array(dtype=wp.vec3),
+    near: wp.array(dtype=wp.float32),
+    robust_scale: float,
+    spacing: float,
+    keep_coverage: int,
+    with_sectors: int,
+    scratch: Scratch,
+    out: Linearisation,
+):
+    """Cost and normal equations of the silhouette of each active pose.
+
+    The cost is the integral over the known covered pixels of psi(phi) = phi / (1 + |phi| / scale)
+    (design: E = integral of phi over S, made robust). Its gradient is the outline integral of
+    psi n.J, its Gauss-Newton matrix that of w (n.J)(n.J)^T with w = psi / phi.
+    """
+    pose, lane = wp.tid()
+    lanes = wp.block_dim()
+    if active[pose] == 0:
+        return
+    mesh = mesh_of_pose[pose]
+    seen = evidence_of_pose[pose]
+    R = rotation[pose]
+    t = translation[pose]
+    z_near = near[pose]
+    camera = evidence.camera[seen]
+    size = evidence.size[seen]
+    pixel = evidence.pixel[seen]
+
+    # 1. project
+    first_vertex = meshes.first_vertex[mesh]
+    vertex_count = meshes.first_vertex[mesh + 1] - first_vertex
+    x_min = float(1.0e9)
+    y_min = float(1.0e9)
+    x_max = float(-1.0e9)
+    y_max = float(-1.0e9)
+    for i in range(lane, vertex_count, lanes):
+        p = R * meshes.vertices[first_vertex + i] + t
+        u = float(0.0)
+        v = float(0.0)
+        if p[2] >= z_near:
+            inverse = 1.0 / p[2]
+            u = camera[0] * p[0] * inverse + camera[2]
+            v = camera[1] * p[1] * inverse + camera[3]
+            x_min = wp.min(x_min, u)
+            x_max = wp.max(x_max, u)
+            y_min = wp.min(y_min, v)
+            y_max = wp.max(y_max, v)
+        else:
+            # part of the object is behind the near plane: it may cover anything
+            x_min = -1.0e9
+            y_min = -1.0e9
+            x_max = 1.0e9
+            y_max = 1.0e9
+        scratch.projected[pose, i] = wp.vec3(u, v, p[2])
+    x_min = wp.tile_min(wp.tile(x_min))[0]
+    y_min = wp.tile_min(wp.tile(y_min))[0]
+    x_max = wp.tile_max(wp.tile(x_max))[0]
+    y_max = wp.tile_max(wp.tile(y_max))[0]
+
+    # 2. fill the coverage
+    first_face = meshes.first_face[mesh]
+    face_count = meshes.first_face[mesh + 1] - first_face
+    cull = meshes.closed[mesh]
+    center = -(wp.transpose(R) * t)  # camera position in object coordinates
+    drawn = int(0)
+    for i in range(lane, face_count, lanes):
+        plane = meshes.planes[first_face + i]
+        front = plane[0] * center[0] + plane[1] * center[1] + plane[2] * center[2] > plane[3]
+        if front:
+            scratch.facing[pose, i] = wp.uint8(1)
+        else:
+            scratch.facing[pose, i] = wp.uint8(0)
+        if front or cull == 0:
+            face = meshes.faces[first_face + i]
+            a = scratch.projected[pose, face[0]]
+            b = scratch.projected[pose, face[1]]
+            c = scratch.projected[pose, face[2]]
+            behind = int(0)
+            if a[2] < z_near:
+                behind += 1
+            if b[2] < z_near:
+                behind += 1
+            if c[2] < z_near:
+                behind += 1
+            if behind == 0:
+                fill_triangle(
+                    wp.vec2(a[0], a[1]),
+                    wp.vec2(b[0], b[1]),
+                    wp.vec2(c[0], c[1]),
+                    pose,
+                    size,
+                    scratch.coverage,
+                )
+            elif behind < 3:
+                fill_clipped_triangle(
+                    R * meshes.vertices[first_vertex + face[0]] + t,
+                    R * meshes.vertices[first_vertex + face[1]] + t,
+                    R * meshes.vertices[first_vertex + face[2]] + t,
+                    z_near,
+                    camera,
+                    pose,
+                    size,
+                    scratch.coverage,
+                )
+            drawn += 1
+    drawn = wp.tile_sum(wp.tile(drawn))[0]
+
+    # 3. integrate along the outline
+    hessian = wp.spatial_matrix()
+    gradient = wp.spatial_vector()
+    weight_sum = float(0.0)
+    square_sum = float(0.0)
+    length_sum = float(0.0)
+    unknown_sum = float(0.0)
+    first_edge = meshes.first_edge[mesh]
+    edge_count = meshes.first_edge[mesh + 1] - first_edge
+    if drawn == 0:
+        edge_count = 0
+    for i in range(lane, edge_count, lanes):
+        edge = meshes.edges[first_edge + i]
+        candidate = edge[3] < 0
+        if edge[3] >= 0:
+            candidate = scratch.facing[pose, edge[2]] != scratch.facing[pose, edge[3]]
+        if candidate:
+            a = scratch.projected[pose, edge[0]]
+            b = scratch.projected[pose, edge[1]]
+            visible = True
+            if a[2] < z_near or b[2] < z_near:
+                if a[2] < z_near and b[2] < z_near:
+                    visible = False
+                else:
+                    p = R * meshes.vertices[first_vertex + edge[0]] + t
+                    q = R * meshes.vertices[first_vertex + edge[1]] + t
+                    cut = cut_at(p, q, z_near)
+                    cut_pixel = to_pixel(cut, camera)
+                    if a[2] < z_near:
+                        a = wp.vec3(cut_pixel[0], cut_pixel[1], z_near)
+                    else:
+                        b = wp.vec3(cut_pixel[0], cut_pixel[1], z_near)
+            limit = float(size) + 0.5 * float(size)
+            low = -0.5 * float(size)
+            if (
+                wp.max(a[0], b[0]) < low
+                or wp.min(a[0], b[0]) > limit
+                or wp.max(a[1], b[1]) < low
+                or wp.min(a[1], b[1]) > limit
+            ):
+                visible = False
+            if visible:
+                dx = b[0] - a[0]
+                dy = b[1] - a[1]
+                length = wp.sqrt(dx * dx + dy * dy)
+                samples = int(wp.min(length / spacing, 4096.0)) + 1
+                step = length / float(samples)
+                inverse_length = 1.0 / wp.max(length, 1.0e-9)
+                nx = dy * inverse_length
+                ny = -dx * inverse_length
+                for k in range(samples):
+                    s = (float(k) + 0.5) / float(samples)
+                    x = a[0] + s * dx
+                    y = a[1] + s * dy
+                    plus = covered(scratch.coverage, pose, size, x + 1.2 * nx, y + 1.2 * ny)
+                    minus = covered(scratch.coverage, pose, size, x - 1.2 * nx, y - 1.2 * ny)
+                    # the filled neighbour is inside; one beyond the crop says nothing, and there
+                    # the outline is known only where its other neighbour is filled
+                    outward = float(0.0)
+                    if plus == 1 and minus < 1:
+                        outward = -1.0
+                    if minus == 1 and plus < 1:
+                        outward = 1.0
+                    if outward != 0.0:
+                        ds = step * pixel
+                        phi = distance_at(evidence, seen, x, y)
+                        length_sum += ds
+                        if phi > UNKNOWN_LIMIT:
+                            unknown_sum += ds
+                        else:
+                            mx = outward * nx
+                            my = outward * ny
+                            inverse_z = (1.0 - s) / a[2] + s / b[2]
+                            z = 1.0 / inverse_z
+                            X = (x - camera[2]) / camera[0] * z
+                            Y = (y - camera[3]) / camera[1] * z
+                            # d(n.pixel)/d(point), in full-resolution pixels
+                            gx = mx * camera[0] * inverse_z * pixel
+                            gy = my * camera[1] * inverse_z * pixel
+                            gz = -(gx * X + gy * Y) * inverse_z
+                            arm = wp.vec3(X - t[0], Y - t[1], z - t[2])
+                            turn = wp.cross(arm, wp.vec3(gx, gy, gz))
+                            jacobian = wp.spatial_vector(gx, gy, gz, turn[0], turn[1], turn[2])
+                            w = ds / (1.0 + wp.abs(phi) / robust_scale)
+                            force = (w * phi) * jacobian
+                            gradient += force
+                            hessian += wp.outer(w * jacobian, jacobian)
+                            weight_sum += w
+                            square_sum += w * phi * phi
+                            if with_sectors != 0:
+                                ox = x - (camera[0] * t[0] / t[2] + camera[2])
+                                oy = y - (camera[1] * t[1] / t[2] + camera[3])
+                                turn_share = (wp.atan2(oy, ox) + wp.pi) / (2.0 * wp.pi)
+                                sector = wp.min(int(turn_share * float(SECTORS)), SECTORS - 1)
+                                wp.atomic_add(out.sectors, pose, sector, force)
+
+    hessian_sum = wp.tile_sum(wp.tile(hessian, preserve_type=True))[0]
+    gradient_sum = wp.tile_sum(wp.tile(gradient, preserve_type=True))[0]
+    weight_sum = wp.tile_sum(wp.tile(weight_sum))[0]
+    square_sum = wp.tile_sum(wp.tile(square_sum))[0]
+    length_sum = wp.tile_sum(wp.tile(length_sum))[0]
+    unknown_sum = wp.tile_sum(wp.tile(unknown_sum))[0]
+
+    # 4. add up the covered pixels, and wipe them for the next launch
+    cost = float(0.0)
+    area = float(0.0)
+    overlap = float(0.0)
+    last = float(size - 1)
+    row0 = int(wp.clamp(y_min, 0.0, last))
+    row1 = int(wp.clamp(y_max + 1.0, 0.0, last))
+    column0 = int(wp.clamp(x_min, 0.0, last))
+    column1 = int(wp.clamp(x_max + 1.0, 0.0, last))
+    for row in range(row0 + lane, row1 + 1, lanes):
+        for column in range(column0, column1 + 1):
+            if scratch.coverage[pose, row, column] != wp.uint8(0):
+                phi = evidence.distance[seen, row, column]
+                if phi < UNKNOWN_LIMIT:
+                    area += 1.0
+                    cost += phi / (1.0 + wp.abs(phi) / robust_scale)
+                    if phi < 0.0:
+                        overlap += 1.0
+                if keep_coverage == 0:
+                    scratch.coverage[pose, row, column] = wp.uint8(0)
+    cost = wp.tile_sum(wp.tile(cost))[0]
+    area = wp.tile_sum(wp.tile(area))[0]
+    overlap = wp.tile_sum(wp.tile(overlap))[0]
+    if lane == 0:
+        square = pixel * pixel
+        out.hessian[pose] += hessian_sum
+        out.gradient[pose] += gradient_sum
+        out.cost[pose] += cost * square
+        out.weight[pose] += weight_sum
+        out.measures[pose] = vec7(
+            area * square, overlap * square, square_sum, length_sum, unknown_sum, weight_sum, 0.0
+        )
