@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of an object beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.objects.symmetry import Symmetries
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectModel:
+    """An object: its shape, what looks the same, and how it is named.
+
+    The object frame is the mesh file's, turned by `object_from_mesh` where the library says so.
+    """
+
+    name: str
+    mesh: Mesh  # full mesh, metres, object frame
+    silhouette_mesh: Mesh = None  # simplified for outlines; the full mesh if not given
+    symmetries: Symmetries = field(default_factory=Symmetries)
+    color: tuple[float, float, float] = (0.6, 0.6, 0.6)  # red, green, blue in [0, 1]
+    mesh_path: Path | None = None
+    bop_id: int | None = None
+    aliases: tuple[str, ...] = ()  # other names that detectors use for it
+    label: int | None = None  # its value in label images, for when no detections come
+
+    # For RViz, which reads the file itself: a URI, the factor to metres, and where the file's
+    # axes lie in the object frame.
+    mesh_resource: str | None = None
+    mesh_resource_scale: float = 1.0
+    object_from_mesh: np.ndarray = field(default_factory=lambda: np.eye(4))  # (4, 4)
+
+    def __post_init__(self):
+        if self.silhouette_mesh is None:
+            object.__setattr__(self, "silhouette_mesh", self.mesh)
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance between two points of the object, metres."""
+        return self.mesh.diameter
+
+    @cached_property
+    def box_size(self) -> np.ndarray:
+        """(3,) size of the box along the object's axes, metres."""
+        return self.mesh.bounds[1] - self.mesh.bounds[0]
+
+    @cached_property
+    def box_center(self) -> np.ndarray:
+        """(3,) centre of that box, object frame, metres."""
+        return self.mesh.bounds.mean(axis=0)
