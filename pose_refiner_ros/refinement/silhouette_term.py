@@ -24,7 +24,6 @@ class SilhouetteTerm:
     """Silhouettes of up to ``capacity`` poses against the masks of up to ``objects`` objects.
 
     sizes: side in pixels of the evidence at each level, full resolution last.
-    robust_scale: distance (pixels) beyond which a residual counts less, per level.
     """
 
     def __init__(
@@ -33,19 +32,20 @@ class SilhouetteTerm:
         capacity: int,
         objects: int,
         sizes: tuple[int, ...] = (64, 128, 256),
-        robust_scale: tuple[float, ...] = (24.0, 12.0, 6.0),
         spacing: float = 1.5,
+        grain: tuple[int, ...] = (1, 1, 2),
     ) -> None:
         device = meshes.device
         self.meshes = meshes
         self.device = wp.get_device(device)
         self.sizes = sizes
-        self.robust_scale = robust_scale
         self.spacing = spacing
+        self.grain = grain
         self.levels = []
         for size in sizes:
             evidence = Evidence()
             evidence.distance = wp.zeros((objects, size, size), dtype=wp.float32, device=device)
+            evidence.scale = wp.zeros(objects, dtype=wp.float32, device=device)
             evidence.size = wp.zeros(objects, dtype=wp.int32, device=device)
             evidence.camera = wp.zeros(objects, dtype=wp.vec4, device=device)
             evidence.image_bounds = wp.zeros(objects, dtype=wp.vec4, device=device)
@@ -62,6 +62,7 @@ class SilhouetteTerm:
         self.measures = wp.zeros(capacity, dtype=vec7, device=device)
         self.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)
         self._launches = {}
+        self._dims = {}
         self.level = 0
         self.count = 0
 
@@ -83,6 +84,7 @@ class SilhouetteTerm:
                 else:
                     target = evidence.distance[row, :size, :size]
                     wp.copy(target, wp.array(level.distance, device=self.device))
+            write(evidence.scale, np.array([p[index].scale for p in pyramids], np.float32))
             write(evidence.size, np.array([p[index].distance.shape[0] for p in pyramids], np.int32))
             write(evidence.camera, np.array([p[index].camera for p in pyramids], np.float32))
             write(evidence.image_bounds, np.array([p[index].bounds for p in pyramids], np.float32))
@@ -104,8 +106,8 @@ class SilhouetteTerm:
             "sectors": self.sectors.numpy()[: self.count].astype(np.float64),
         }
 
-    def _launch(self, state: State, with_sectors: int = 0, keep_coverage: int = 0) -> None:
-        key = (self.level, with_sectors, keep_coverage, id(state))
+    def _launch(self, state: State, with_sectors: int = 0) -> None:
+        key = (self.level, with_sectors, id(state))
         launch = self._launches.get(key)
         if launch is None:
             out = Linearisation()
@@ -128,9 +130,8 @@ class SilhouetteTerm:
                     state.trial_rotation,
                     state.trial_translation,
                     self.near,
-                    self.robust_scale[self.level],
                     self.spacing,
-                    keep_coverage,
+                    self.grain[self.level],
                     with_sectors,
                     self.scratch,
                     out,
@@ -140,5 +141,7 @@ class SilhouetteTerm:
                 record_cmd=True,
             )
             self._launches[key] = launch
-        launch.set_dim((self.count, 1 if self.device.is_cpu else BLOCK))
+        if self._dims.get(key) != self.count:  # setting it costs more than the launch
+            launch.set_dim((self.count, 1 if self.device.is_cpu else BLOCK))
+            self._dims[key] = self.count
         launch.launch()

@@ -31,7 +31,8 @@ class MeshArrays:
 class OutlineEdges:
     """Edges that can lie on the outline of a mesh from some direction.
 
-    edges: (E, 4) int32, rows (vertex, vertex, face, face). A second face of -1 marks an edge
+    edges: (E, 4) int32, rows (vertex, vertex, face, face), the vertices in the order in which the
+    first face goes round. A second face of -1 marks an edge
     without a front/back rule (open border, more than two faces, inconsistent winding): it is tried
     from everywhere. closed: no open border and one winding, so that back faces are always hidden.
     planes: (F, 4) float32 outward unit normal and offset.
@@ -78,7 +79,9 @@ def outline_edges(vertices: np.ndarray, faces: np.ndarray) -> OutlineEdges:
         far = vertices[faces[second].sum(axis=1) - key[regular].sum(axis=1)]
         height = np.einsum("ei,ei->e", normals[first], far) - offsets[first]
         keep &= height < 1e-9
-    regular_edges = np.column_stack([key[regular], first, second])[keep]
+    # in the winding order of the first face, which tells inside from outside
+    wound = np.where(forward[regular][:, None], key[regular], key[regular][:, ::-1])
+    regular_edges = np.column_stack([wound, first, second])[keep]
 
     irregular = np.concatenate([start[count != 2], pair[~consistent]])
     irregular_edges = np.column_stack(

@@ -29,7 +29,9 @@ vec7 = wp.types.vector(length=7, dtype=wp.float32)
 class Evidence:
     """What was observed of each object, at one resolution."""
 
-    distance: wp.array3d(dtype=wp.float32)  # (N, S, S) signed distance, full-resolution pixels
+    # (N, S, S) robust signed distance psi = phi / (1 + |phi| / scale), full-resolution pixels
+    distance: wp.array3d(dtype=wp.float32)
+    scale: wp.array(dtype=wp.float32)  # (N,) distance that counts half, full-resolution pixels
     size: wp.array(dtype=wp.int32)  # (N,) used part of the S x S image
     camera: wp.array(dtype=wp.vec4)  # (N,) fx fy cx cy at this resolution
     image_bounds: wp.array(dtype=wp.vec4)  # (N,) x0 y0 x1 y1 of the photo, this resolution
@@ -158,10 +160,21 @@ def fill_clipped_triangle(
 
 
 @wp.func
-def covered(coverage: wp.array3d(dtype=wp.uint8), pose: int, size: int, x: float, y: float):
-    """1 or 0 for the pixel nearest to (x, y), -1 outside the image."""
-    column = int(wp.floor(x + 0.5))
-    row = int(wp.floor(y + 0.5))
+def covered_beside(
+    coverage: wp.array3d(dtype=wp.uint8), pose: int, size: int, x: float, y: float, n: wp.vec2
+):
+    """1 or 0 for the first pixel whose centre lies beyond an outline through (x, y), in the
+    direction of its unit normal n; -1 outside the image.
+
+    The nearer that pixel, the fewer hidden edges close behind the outline pass for visible.
+    """
+    column = int(wp.floor(x + 0.5 * n[0] + 0.5))
+    row = int(wp.floor(y + 0.5 * n[1] + 0.5))
+    if (float(column) - x) * n[0] + (float(row) - y) * n[1] < 0.02:
+        if wp.abs(n[0]) > wp.abs(n[1]):
+            column += int(wp.sign(n[0]))
+        else:
+            row += int(wp.sign(n[1]))
     value = int(-1)
     if column >= 0 and row >= 0 and column < size and row < size:
         value = int(coverage[pose, row, column])
@@ -170,7 +183,7 @@ def covered(coverage: wp.array3d(dtype=wp.uint8), pose: int, size: int, x: float
 
 @wp.func
 def distance_at(evidence: Evidence, index: int, x: float, y: float):
-    """Signed distance at a point of the crop; beyond its border it grows with the way back."""
+    """Robust signed distance at a point of the crop, or at the point of its border nearest to it."""
     limit = float(evidence.size[index] - 1)
     inside_x = wp.clamp(x, 0.0, limit)
     inside_y = wp.clamp(y, 0.0, limit)
@@ -190,8 +203,7 @@ def distance_at(evidence: Evidence, index: int, x: float, y: float):
     bounds = evidence.image_bounds[index]
     if x < bounds[0] or y < bounds[1] or x > bounds[2] or y > bounds[3]:
         value = UNKNOWN
-    beyond = wp.abs(x - inside_x) + wp.abs(y - inside_y)
-    return value + beyond * evidence.pixel[index]
+    return value
 
 
 @wp.kernel
@@ -204,18 +216,17 @@ def linearise_silhouette(
     rotation: wp.array(dtype=wp.mat33),
     translation: wp.array(dtype=wp.vec3),
     near: wp.array(dtype=wp.float32),
-    robust_scale: float,
     spacing: float,
-    keep_coverage: int,
+    grain: int,
     with_sectors: int,
     scratch: Scratch,
     out: Linearisation,
 ):
     """Cost and normal equations of the silhouette of each active pose.
 
-    The cost is the integral over the known covered pixels of psi(phi) = phi / (1 + |phi| / scale)
-    (design: E = integral of phi over S, made robust). Its gradient is the outline integral of
-    psi n.J, its Gauss-Newton matrix that of w (n.J)(n.J)^T with w = psi / phi.
+    The cost is the integral over the known covered pixels of the robust signed distance psi. Its
+    gradient is the outline integral of psi n.J (Reynolds' transport theorem), its Gauss-Newton
+    matrix that of w (n.J)(n.J)^T with w = psi / phi = 1 - |psi| / scale.
     """
     pose, lane = wp.tid()
     lanes = wp.block_dim()
@@ -229,6 +240,17 @@ def linearise_silhouette(
     camera = evidence.camera[seen]
     size = evidence.size[seen]
     pixel = evidence.pixel[seen]
+    inverse_scale = 1.0 / evidence.scale[seen]
+    # one pixel of the coverage stands for grain x grain pixels of the evidence
+    grains = size / grain
+    to_grain = 1.0 / float(grain)
+    grain_shift = 0.5 * to_grain - 0.5
+    grain_camera = wp.vec4(
+        camera[0] * to_grain,
+        camera[1] * to_grain,
+        camera[2] * to_grain + grain_shift,
+        camera[3] * to_grain + grain_shift,
+    )
 
     # 1. project
     first_vertex = meshes.first_vertex[mesh]
@@ -288,11 +310,11 @@ def linearise_silhouette(
                 behind += 1
             if behind == 0:
                 fill_triangle(
-                    wp.vec2(a[0], a[1]),
-                    wp.vec2(b[0], b[1]),
-                    wp.vec2(c[0], c[1]),
+                    wp.vec2(a[0] * to_grain + grain_shift, a[1] * to_grain + grain_shift),
+                    wp.vec2(b[0] * to_grain + grain_shift, b[1] * to_grain + grain_shift),
+                    wp.vec2(c[0] * to_grain + grain_shift, c[1] * to_grain + grain_shift),
                     pose,
-                    size,
+                    grains,
                     scratch.coverage,
                 )
             elif behind < 3:
@@ -301,9 +323,9 @@ def linearise_silhouette(
                     R * meshes.vertices[first_vertex + face[1]] + t,
                     R * meshes.vertices[first_vertex + face[2]] + t,
                     z_near,
-                    camera,
+                    grain_camera,
                     pose,
-                    size,
+                    grains,
                     scratch.coverage,
                 )
             drawn += 1
@@ -363,20 +385,28 @@ def linearise_silhouette(
                     s = (float(k) + 0.5) / float(samples)
                     x = a[0] + s * dx
                     y = a[1] + s * dy
-                    plus = covered(scratch.coverage, pose, size, x + 1.2 * nx, y + 1.2 * ny)
-                    minus = covered(scratch.coverage, pose, size, x - 1.2 * nx, y - 1.2 * ny)
-                    # the filled neighbour is inside; one beyond the crop says nothing, and there
-                    # the outline is known only where its other neighbour is filled
+                    gx0 = x * to_grain + grain_shift
+                    gy0 = y * to_grain + grain_shift
+                    n = wp.vec2(nx, ny)
+                    plus = covered_beside(scratch.coverage, pose, grains, gx0, gy0, n)
+                    minus = covered_beside(scratch.coverage, pose, grains, gx0, gy0, -n)
                     outward = float(0.0)
-                    if plus == 1 and minus < 1:
+                    if edge[3] >= 0:
+                        # the front face lies on one side, so only the other needs a look
+                        if scratch.facing[pose, edge[2]] != wp.uint8(0):
+                            if minus < 1:
+                                outward = -1.0
+                        elif plus < 1:
+                            outward = 1.0
+                    elif plus == 1 and minus < 1:
                         outward = -1.0
-                    if minus == 1 and plus < 1:
+                    elif minus == 1 and plus < 1:
                         outward = 1.0
                     if outward != 0.0:
                         ds = step * pixel
-                        phi = distance_at(evidence, seen, x, y)
+                        psi = distance_at(evidence, seen, x, y)
                         length_sum += ds
-                        if phi > UNKNOWN_LIMIT:
+                        if psi > UNKNOWN_LIMIT:
                             unknown_sum += ds
                         else:
                             mx = outward * nx
@@ -392,12 +422,12 @@ def linearise_silhouette(
                             arm = wp.vec3(X - t[0], Y - t[1], z - t[2])
                             turn = wp.cross(arm, wp.vec3(gx, gy, gz))
                             jacobian = wp.spatial_vector(gx, gy, gz, turn[0], turn[1], turn[2])
-                            w = ds / (1.0 + wp.abs(phi) / robust_scale)
-                            force = (w * phi) * jacobian
+                            force = (ds * psi) * jacobian
+                            w = ds * wp.max(1.0 - wp.abs(psi) * inverse_scale, 1.0e-3)
                             gradient += force
                             hessian += wp.outer(w * jacobian, jacobian)
                             weight_sum += w
-                            square_sum += w * phi * phi
+                            square_sum += ds * ds * psi * psi / w
                             if with_sectors != 0:
                                 ox = x - (camera[0] * t[0] / t[2] + camera[2])
                                 oy = y - (camera[1] * t[1] / t[2] + camera[3])
@@ -416,27 +446,30 @@ def linearise_silhouette(
     cost = float(0.0)
     area = float(0.0)
     overlap = float(0.0)
-    last = float(size - 1)
-    row0 = int(wp.clamp(y_min, 0.0, last))
-    row1 = int(wp.clamp(y_max + 1.0, 0.0, last))
-    column0 = int(wp.clamp(x_min, 0.0, last))
-    column1 = int(wp.clamp(x_max + 1.0, 0.0, last))
+    last = float(grains - 1)
+    row0 = int(wp.clamp(y_min * to_grain - 1.0, 0.0, last))
+    row1 = int(wp.clamp(y_max * to_grain + 1.0, 0.0, last))
+    column0 = int(wp.clamp(x_min * to_grain - 1.0, 0.0, last))
+    column1 = int(wp.clamp(x_max * to_grain + 1.0, 0.0, last))
     for row in range(row0 + lane, row1 + 1, lanes):
         for column in range(column0, column1 + 1):
             if scratch.coverage[pose, row, column] != wp.uint8(0):
-                phi = evidence.distance[seen, row, column]
-                if phi < UNKNOWN_LIMIT:
+                scratch.coverage[pose, row, column] = wp.uint8(0)
+                # the mean of two opposite corners is the value at the grain's middle
+                psi = 0.5 * (
+                    evidence.distance[seen, row * grain, column * grain]
+                    + evidence.distance[seen, row * grain + grain - 1, column * grain + grain - 1]
+                )
+                if psi < UNKNOWN_LIMIT:
                     area += 1.0
-                    cost += phi / (1.0 + wp.abs(phi) / robust_scale)
-                    if phi < 0.0:
+                    cost += psi
+                    if psi < 0.0:
                         overlap += 1.0
-                if keep_coverage == 0:
-                    scratch.coverage[pose, row, column] = wp.uint8(0)
     cost = wp.tile_sum(wp.tile(cost))[0]
     area = wp.tile_sum(wp.tile(area))[0]
     overlap = wp.tile_sum(wp.tile(overlap))[0]
     if lane == 0:
-        square = pixel * pixel
+        square = pixel * pixel * float(grain * grain)
         out.hessian[pose] += hessian_sum
         out.gradient[pose] += gradient_sum
         out.cost[pose] += cost * square
