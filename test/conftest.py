@@ -16,7 +16,7 @@ settings.load_profile("repeatable")
 
 
 def data_folder() -> Path:
-    """Folder of real example data: $POSE_REFINER_DATA, else ../shared/data beside the repository."""
+    """Real example data: $POSE_REFINER_DATA, else ../shared/data beside the repository."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     return Path(os.environ.get("POSE_REFINER_DATA", beside))
 

@@ -81,13 +81,14 @@ class Polynomial(Lens):
     def _jacobian(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
         r2 = x * x + y * y
         radial, slope = self._radial(r2)
-        prism_x, prism_y = self.s1 + 2.0 * self.s2 * r2, self.s3 + 2.0 * self.s4 * r2
+        prism_x = 2.0 * (self.s1 + 2.0 * self.s2 * r2)
+        prism_y = 2.0 * (self.s3 + 2.0 * self.s4 * r2)
         mixed = 2.0 * (x * y * slope + self.p1 * x + self.p2 * y)
         return (
-            radial + 2.0 * x * x * slope + 2.0 * self.p1 * y + 6.0 * self.p2 * x + 2.0 * x * prism_x,
-            mixed + 2.0 * y * prism_x,
-            mixed + 2.0 * x * prism_y,
-            radial + 2.0 * y * y * slope + 6.0 * self.p1 * y + 2.0 * self.p2 * x + 2.0 * y * prism_y,
+            radial + x * (2.0 * x * slope + 6.0 * self.p2 + prism_x) + 2.0 * self.p1 * y,
+            mixed + y * prism_x,
+            mixed + x * prism_y,
+            radial + y * (2.0 * y * slope + 6.0 * self.p1 + prism_y) + 2.0 * self.p2 * x,
         )
 
     def _undistort(self, distorted: np.ndarray) -> np.ndarray:

@@ -96,12 +96,7 @@ def left_jacobian_se3(twist: Tensor) -> Tensor:
     c, d, e = (f(squared)[..., None, None] for f in (_third, _fourth, _fifth))
     WV, VW = W @ V, V @ W
     WVW = WV @ W
-    Q = (
-        0.5 * V
-        + c * (WV + VW + WVW)
-        + d * (W @ WV + VW @ W - 3.0 * WVW)
-        + e * (WVW @ W + W @ WVW)
-    )
+    Q = 0.5 * V + c * (WV + VW + WVW) + d * (W @ WV + VW @ W - 3.0 * WVW) + e * (WVW @ W + W @ WVW)
     J = left_jacobian_so3(w)
     return _blocks(J, Q)
 
@@ -219,9 +214,7 @@ def _split(squared: Tensor, limit: float = _SMALL) -> tuple[Tensor, Tensor]:
 
 def _series(squared: Tensor, first: int, terms: int = _TERMS) -> Tensor:
     """sum_k (-x^2)^k / (2k + first)!, the tail of sine or cosine."""
-    return _polynomial(
-        squared, [(-1) ** k / math.factorial(2 * k + first) for k in range(terms)]
-    )
+    return _polynomial(squared, [(-1) ** k / math.factorial(2 * k + first) for k in range(terms)])
 
 
 def _polynomial(x: Tensor, coefficients: list[float]) -> Tensor:
