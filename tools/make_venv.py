@@ -48,14 +48,14 @@ def main(pip_arguments):
     lock = os.open(REPOSITORY / "tools", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
-    message_sources = [str(path) for path in sorted(Path("interfaces").rglob("*")) if path.is_file()]
+    definitions = [path for path in Path("interfaces").rglob("*.*") if path.suffix != ".md"]
     steps = {
         "packages": (
             [*REQUIREMENTS, CONSTRAINTS],
             lambda: install_packages(pip_arguments),
         ),
         "messages": (
-            [*message_sources, "tools/generate_messages.py", CONSTRAINTS],
+            [*map(str, sorted(definitions)), "tools/generate_messages.py", CONSTRAINTS],
             lambda: run(VENV_PYTHON, "tools/generate_messages.py"),
         ),
         "this package": (
@@ -130,9 +130,10 @@ def find_python():
 
 def check_compiler(python):
     """Generating the messages compiles some C and C++: better to say now what is missing."""
+    compilers = {"CC": ["cc", "gcc", "clang"], "CXX": ["c++", "g++", "clang++"]}
     has_compilers = all(
         os.environ.get(variable) or any(shutil.which(name) for name in names)
-        for variable, names in {"CC": ["cc", "gcc", "clang"], "CXX": ["c++", "g++", "clang++"]}.items()
+        for variable, names in compilers.items()
     )
     include = ask(python, "import sysconfig; print(sysconfig.get_path('include'))")
     has_header = bool(include) and (Path(include) / "Python.h").exists()
@@ -166,8 +167,8 @@ def install_this_package():
     mark = VENV / "share" / "ament_index" / "resource_index" / "packages" / PACKAGE
     link(mark, REPOSITORY / "resource" / PACKAGE)
     # Run by every start of the venv's Python.
-    prefix_path = site_packages() / "ament_prefix_path.pth"
-    prefix_path.write_text("import os, sys; os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)\n")
+    start = "import os, sys; os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)\n"
+    (site_packages() / "ament_prefix_path.pth").write_text(start)
 
 
 def link(path, target):
