@@ -206,6 +206,145 @@ def distance_at(evidence: Evidence, index: int, x: float, y: float):
     return value
 
 
+@wp.func
+def project_vertices(
+    meshes: MeshArrays,
+    mesh: int,
+    pose: int,
+    lane: int,
+    R: wp.mat33,
+    t: wp.vec3,
+    z_near: float,
+    camera: wp.vec4,
+    scratch: Scratch,
+):
+    """Project a pose's vertices; returns their box (x_min, y_min, x_max, y_max)."""
+    first_vertex = meshes.first_vertex[mesh]
+    vertex_count = meshes.first_vertex[mesh + 1] - first_vertex
+    x_min = float(1.0e9)
+    y_min = float(1.0e9)
+    x_max = float(-1.0e9)
+    y_max = float(-1.0e9)
+    for i in range(lane, vertex_count, wp.block_dim()):
+        p = R * meshes.vertices[first_vertex + i] + t
+        u = float(0.0)
+        v = float(0.0)
+        if p[2] >= z_near:
+            inverse = 1.0 / p[2]
+            u = camera[0] * p[0] * inverse + camera[2]
+            v = camera[1] * p[1] * inverse + camera[3]
+            x_min = wp.min(x_min, u)
+            x_max = wp.max(x_max, u)
+            y_min = wp.min(y_min, v)
+            y_max = wp.max(y_max, v)
+        else:
+            # part of the object is behind the near plane: it may cover anything
+            x_min = -1.0e9
+            y_min = -1.0e9
+            x_max = 1.0e9
+            y_max = 1.0e9
+        scratch.projected[pose, i] = wp.vec3(u, v, p[2])
+    return wp.vec4(
+        wp.tile_min(wp.tile(x_min))[0],
+        wp.tile_min(wp.tile(y_min))[0],
+        wp.tile_max(wp.tile(x_max))[0],
+        wp.tile_max(wp.tile(y_max))[0],
+    )
+
+
+@wp.func
+def fill_faces(
+    meshes: MeshArrays,
+    mesh: int,
+    pose: int,
+    lane: int,
+    R: wp.mat33,
+    t: wp.vec3,
+    z_near: float,
+    camera: wp.vec4,
+    size: int,
+    grain: int,
+    scratch: Scratch,
+):
+    """Fill the coverage of a projected pose; one pixel of it stands for grain x grain pixels of the
+    camera's image. Notes which faces look at the camera, and returns how many were drawn."""
+    grains = size / grain
+    to_grain = 1.0 / float(grain)
+    shift = 0.5 * to_grain - 0.5
+    first_vertex = meshes.first_vertex[mesh]
+    first_face = meshes.first_face[mesh]
+    face_count = meshes.first_face[mesh + 1] - first_face
+    cull = meshes.closed[mesh]
+    center = -(wp.transpose(R) * t)  # camera position in object coordinates
+    drawn = int(0)
+    for i in range(lane, face_count, wp.block_dim()):
+        plane = meshes.planes[first_face + i]
+        front = plane[0] * center[0] + plane[1] * center[1] + plane[2] * center[2] > plane[3]
+        if front:
+            scratch.facing[pose, i] = wp.uint8(1)
+        else:
+            scratch.facing[pose, i] = wp.uint8(0)
+        if front or cull == 0:
+            face = meshes.faces[first_face + i]
+            a = scratch.projected[pose, face[0]]
+            b = scratch.projected[pose, face[1]]
+            c = scratch.projected[pose, face[2]]
+            behind = int(0)
+            if a[2] < z_near:
+                behind += 1
+            if b[2] < z_near:
+                behind += 1
+            if c[2] < z_near:
+                behind += 1
+            if behind == 0:
+                fill_triangle(
+                    wp.vec2(a[0] * to_grain + shift, a[1] * to_grain + shift),
+                    wp.vec2(b[0] * to_grain + shift, b[1] * to_grain + shift),
+                    wp.vec2(c[0] * to_grain + shift, c[1] * to_grain + shift),
+                    pose,
+                    grains,
+                    scratch.coverage,
+                )
+            elif behind < 3:
+                fill_clipped_triangle(
+                    R * meshes.vertices[first_vertex + face[0]] + t,
+                    R * meshes.vertices[first_vertex + face[1]] + t,
+                    R * meshes.vertices[first_vertex + face[2]] + t,
+                    z_near,
+                    wp.vec4(
+                        camera[0] * to_grain,
+                        camera[1] * to_grain,
+                        camera[2] * to_grain + shift,
+                        camera[3] * to_grain + shift,
+                    ),
+                    pose,
+                    grains,
+                    scratch.coverage,
+                )
+            drawn += 1
+    return wp.tile_sum(wp.tile(drawn))[0]
+
+
+@wp.kernel
+def draw_silhouettes(
+    meshes: MeshArrays,
+    mesh_of_pose: wp.array(dtype=wp.int32),
+    rotation: wp.array(dtype=wp.mat33),
+    translation: wp.array(dtype=wp.vec3),
+    near: float,
+    camera: wp.array(dtype=wp.vec4),
+    size: int,
+    scratch: Scratch,
+):
+    """Only the coverage images: for codebooks and tests."""
+    pose, lane = wp.tid()
+    mesh = mesh_of_pose[pose]
+    R = rotation[pose]
+    t = translation[pose]
+    project_vertices(meshes, mesh, pose, lane, R, t, near, camera[pose], scratch)
+    fill_faces(meshes, mesh, pose, lane, R, t, near, camera[pose], size, 1, scratch)
+
+
 @wp.kernel
 def linearise_silhouette(
     meshes: MeshArrays,
@@ -241,95 +380,15 @@ def linearise_silhouette(
     size = evidence.size[seen]
     pixel = evidence.pixel[seen]
     inverse_scale = 1.0 / evidence.scale[seen]
-    # one pixel of the coverage stands for grain x grain pixels of the evidence
     grains = size / grain
     to_grain = 1.0 / float(grain)
     grain_shift = 0.5 * to_grain - 0.5
-    grain_camera = wp.vec4(
-        camera[0] * to_grain,
-        camera[1] * to_grain,
-        camera[2] * to_grain + grain_shift,
-        camera[3] * to_grain + grain_shift,
+
+    # 1. project, 2. fill the coverage
+    box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
+    drawn = fill_faces(
+        meshes, mesh, pose, lane, R, t, z_near, camera, size, grain, scratch
     )
-
-    # 1. project
-    first_vertex = meshes.first_vertex[mesh]
-    vertex_count = meshes.first_vertex[mesh + 1] - first_vertex
-    x_min = float(1.0e9)
-    y_min = float(1.0e9)
-    x_max = float(-1.0e9)
-    y_max = float(-1.0e9)
-    for i in range(lane, vertex_count, lanes):
-        p = R * meshes.vertices[first_vertex + i] + t
-        u = float(0.0)
-        v = float(0.0)
-        if p[2] >= z_near:
-            inverse = 1.0 / p[2]
-            u = camera[0] * p[0] * inverse + camera[2]
-            v = camera[1] * p[1] * inverse + camera[3]
-            x_min = wp.min(x_min, u)
-            x_max = wp.max(x_max, u)
-            y_min = wp.min(y_min, v)
-            y_max = wp.max(y_max, v)
-        else:
-            # part of the object is behind the near plane: it may cover anything
-            x_min = -1.0e9
-            y_min = -1.0e9
-            x_max = 1.0e9
-            y_max = 1.0e9
-        scratch.projected[pose, i] = wp.vec3(u, v, p[2])
-    x_min = wp.tile_min(wp.tile(x_min))[0]
-    y_min = wp.tile_min(wp.tile(y_min))[0]
-    x_max = wp.tile_max(wp.tile(x_max))[0]
-    y_max = wp.tile_max(wp.tile(y_max))[0]
-
-    # 2. fill the coverage
-    first_face = meshes.first_face[mesh]
-    face_count = meshes.first_face[mesh + 1] - first_face
-    cull = meshes.closed[mesh]
-    center = -(wp.transpose(R) * t)  # camera position in object coordinates
-    drawn = int(0)
-    for i in range(lane, face_count, lanes):
-        plane = meshes.planes[first_face + i]
-        front = plane[0] * center[0] + plane[1] * center[1] + plane[2] * center[2] > plane[3]
-        if front:
-            scratch.facing[pose, i] = wp.uint8(1)
-        else:
-            scratch.facing[pose, i] = wp.uint8(0)
-        if front or cull == 0:
-            face = meshes.faces[first_face + i]
-            a = scratch.projected[pose, face[0]]
-            b = scratch.projected[pose, face[1]]
-            c = scratch.projected[pose, face[2]]
-            behind = int(0)
-            if a[2] < z_near:
-                behind += 1
-            if b[2] < z_near:
-                behind += 1
-            if c[2] < z_near:
-                behind += 1
-            if behind == 0:
-                fill_triangle(
-                    wp.vec2(a[0] * to_grain + grain_shift, a[1] * to_grain + grain_shift),
-                    wp.vec2(b[0] * to_grain + grain_shift, b[1] * to_grain + grain_shift),
-                    wp.vec2(c[0] * to_grain + grain_shift, c[1] * to_grain + grain_shift),
-                    pose,
-                    grains,
-                    scratch.coverage,
-                )
-            elif behind < 3:
-                fill_clipped_triangle(
-                    R * meshes.vertices[first_vertex + face[0]] + t,
-                    R * meshes.vertices[first_vertex + face[1]] + t,
-                    R * meshes.vertices[first_vertex + face[2]] + t,
-                    z_near,
-                    grain_camera,
-                    pose,
-                    grains,
-                    scratch.coverage,
-                )
-            drawn += 1
-    drawn = wp.tile_sum(wp.tile(drawn))[0]
 
     # 3. integrate along the outline
     hessian = wp.spatial_matrix()
@@ -338,6 +397,7 @@ def linearise_silhouette(
     square_sum = float(0.0)
     length_sum = float(0.0)
     unknown_sum = float(0.0)
+    first_vertex = meshes.first_vertex[mesh]
     first_edge = meshes.first_edge[mesh]
     edge_count = meshes.first_edge[mesh + 1] - first_edge
     if drawn == 0:
@@ -423,11 +483,12 @@ def linearise_silhouette(
                             turn = wp.cross(arm, wp.vec3(gx, gy, gz))
                             jacobian = wp.spatial_vector(gx, gy, gz, turn[0], turn[1], turn[2])
                             force = (ds * psi) * jacobian
-                            w = ds * wp.max(1.0 - wp.abs(psi) * inverse_scale, 1.0e-3)
+                            robust = wp.max(1.0 - wp.abs(psi) * inverse_scale, 1.0e-3)
+                            w = ds * robust
                             gradient += force
                             hessian += wp.outer(w * jacobian, jacobian)
                             weight_sum += w
-                            square_sum += ds * ds * psi * psi / w
+                            square_sum += ds * psi * psi / robust
                             if with_sectors != 0:
                                 ox = x - (camera[0] * t[0] / t[2] + camera[2])
                                 oy = y - (camera[1] * t[1] / t[2] + camera[3])
@@ -447,10 +508,10 @@ def linearise_silhouette(
     area = float(0.0)
     overlap = float(0.0)
     last = float(grains - 1)
-    row0 = int(wp.clamp(y_min * to_grain - 1.0, 0.0, last))
-    row1 = int(wp.clamp(y_max * to_grain + 1.0, 0.0, last))
-    column0 = int(wp.clamp(x_min * to_grain - 1.0, 0.0, last))
-    column1 = int(wp.clamp(x_max * to_grain + 1.0, 0.0, last))
+    row0 = int(wp.clamp(box[1] * to_grain - 1.0, 0.0, last))
+    row1 = int(wp.clamp(box[3] * to_grain + 1.0, 0.0, last))
+    column0 = int(wp.clamp(box[0] * to_grain - 1.0, 0.0, last))
+    column1 = int(wp.clamp(box[2] * to_grain + 1.0, 0.0, last))
     for row in range(row0 + lane, row1 + 1, lanes):
         for column in range(column0, column1 + 1):
             if scratch.coverage[pose, row, column] != wp.uint8(0):
