@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests share: the place of the example data, and hypothesis without deadlines."""
+"""What the tests share: the example data's place, a small BOP data set, hypothesis's settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from blocks import write_bop
 from hypothesis import settings
 
 # Deadlines measure the machine, not the code; a fixed seed keeps a failure a failure.
@@ -32,3 +33,10 @@ def example_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def bop_folder(tmp_path) -> Path:
+    """A small BOP data set: a wedge (1) and an L (4), two images of scene 3, one of scene 8 that
+    has masks and no ground truth. See blocks.py."""
+    return write_bop(tmp_path / "blocks")

@@ -22,7 +22,8 @@ def random_poses(n, seed=0):
     generator = torch.Generator().manual_seed(seed)
     poses = np.tile(np.eye(4), (n, 1, 1))
     poses[:, :3, :3] = se3.random_rotation(n, generator=generator, dtype=torch.float64).numpy()
-    poses[:, :3, 3] = np.random.default_rng(seed).uniform((-0.2, -0.2, 0.8), (0.2, 0.2, 1.2), (n, 3))
+    low, high = (-0.2, -0.2, 0.8), (0.2, 0.2, 1.2)
+    poses[:, :3, 3] = np.random.default_rng(seed).uniform(low, high, (n, 3))
     return poses
 
 
