@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS 2 node. The only folder that imports rclpy or message types.
+
+A frame's way through the files:
+
+    inputs.py           subscriptions; callbacks only put messages away
+    frame_assembler.py  pairs messages by stamp, in bounded memory
+    worker.py           the thread that takes the newest complete frame
+    frame_processor.py  messages -> core types -> pipeline -> poses with ids
+    outputs.py          publishes poses, TF (transforms.py), markers (markers.py) and the overlay
+
+Around it:
+
+    node.py             the lifecycle node and main(); loading.py is its slow part
+    parameters.py       the table of all parameters; docs/parameters.md is made from it
+    qos.py              publishers and subscriptions whose QoS can be overridden
+    conversions.py      cameras and poses; images.py pictures; labels.py which label is which object
+    watchdog.py         says why nothing is published; diagnostics.py /diagnostics;
+                        statistics.py counts and times; reports.py throttles the log;
+                        log_bridge.py passes on what the core logs
+    compat.py           what differs between a ROS installation and the wheels
+"""

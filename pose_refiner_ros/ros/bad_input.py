@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error that a message raises when nothing can be made of it."""
+
+
+class BadInput(ValueError):
+    """A message cannot be used.
+
+    `kind` is a short name for counting (`masks encoding`); the text says what was wrong, with
+    which value, and what to do.
+    """
+
+    def __init__(self, kind, text):
+        super().__init__(text)
+        self.kind = kind

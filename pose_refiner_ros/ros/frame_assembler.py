@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the messages that belong to one moment, in bounded memory.
+
+Masks drive it: they come last, from a segmenter that needed its time. Everything else waits for
+them in a buffer and is found by its stamp. No ROS in here: a message is anything, a stamp is an
+integer of nanoseconds, `now` is in seconds of any steady clock.
+"""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+# Stamps that go back further than this are a new recording, not messages out of order.
+JUMP_BACK = 500_000_000
+
+WAITING_FOR_INFO = "waiting for camera_info"
+WAITING_FOR_IMAGE = "waiting for the image"
+WAITING_FOR_DETECTIONS = "waiting for detections"
+NO_IMAGE = "no image with the stamp of the masks"
+NO_DETECTIONS = "no detections with the stamp of the masks"
+NEWER_FRAME = "a newer frame was ready"
+DUPLICATE = "stamp came twice"
+OUT_OF_ORDER = "stamp older than a frame already answered"
+JUMPED_BACK = "stamps jumped back"
+BUFFER_FULL = "buffer full"
+
+
+@dataclass
+class SyncOptions:
+    """How messages are paired; parameters of the node, see parameters.py."""
+
+    sync_slop: float = 0.01
+    sync_timeout: float = 0.2
+    require_image: bool = False
+    use_detections: str = "auto"
+    initial_pose_max_age: float = 1.0
+    buffer_size: int = 60
+    buffer_megabytes: int = 256
+    # Whether someone publishes them, so that waiting makes sense.
+    images_expected: bool = False
+    detections_expected: bool = False
+
+
+@dataclass
+class FrameMessages:
+    """The messages of one moment."""
+
+    stamp: int
+    masks: object
+    camera_info: object
+    image: object = None
+    detections: object = None
+    initial_poses: object = None
+
+
+@dataclass(eq=False)
+class _PendingMasks:
+    stamp: int
+    message: object
+    size: int
+    received: float
+    waiting_for: str = NEWER_FRAME
+
+
+class StampedBuffer:
+    """The latest messages of one input, found by stamp."""
+
+    def __init__(self):
+        self._messages = OrderedDict()  # stamp -> (message, bytes), in the order of arrival
+        self._bytes = 0
+        self.newest_stamp = None
+
+    def __len__(self):
+        return len(self._messages)
+
+    def add(self, stamp, message, size, max_count, max_bytes):
+        if stamp in self._messages:
+            self._bytes -= self._messages.pop(stamp)[1]
+        self._messages[stamp] = (message, size)
+        self._bytes += size
+        self.newest_stamp = stamp
+        while len(self._messages) > 1 and (
+            len(self._messages) > max_count or self._bytes > max_bytes
+        ):
+            self._bytes -= self._messages.popitem(last=False)[1][1]
+
+    def nearest(self, stamp):
+        """(message, difference in nanoseconds) of the nearest stamp; (None, None) if empty."""
+        if stamp in self._messages:
+            return self._messages[stamp][0], 0
+        if not self._messages:
+            return None, None
+        # Of equally near ones the later arrival.
+        found = min(reversed(self._messages), key=lambda other: abs(other - stamp))
+        return self._messages[found][0], found - stamp
+
+    def within(self, stamp, seconds):
+        """The message with the nearest stamp if it is no further away than that, else None."""
+        message, difference = self.nearest(stamp)
+        return message if message is not None and abs(difference) <= seconds * 1e9 else None
+
+    def clear(self):
+        self._messages.clear()
+        self._bytes = 0
+        self.newest_stamp = None
+
+
+@dataclass
+class InputCounts:
+    """What came in since the start, for diagnostics."""
+
+    masks: int = 0
+    images: int = 0
+    camera_infos: int = 0
+    detections: int = 0
+    initial_poses: int = 0
+    # How far the nearest stamp was when nothing matched, seconds; None if nothing was there.
+    nearest: dict = field(default_factory=dict)
+
+
+class FrameAssembler:
+    """Collects messages in one thread and hands out complete frames to another."""
+
+    def __init__(self, on_skip=lambda reason: None, on_jump_back=lambda: None):
+        """on_skip(reason) is told of masks that will not be answered."""
+        self.options = SyncOptions()
+        self.counts = InputCounts()
+        self._on_skip = on_skip
+        self._on_jump_back = on_jump_back
+        self._lock = threading.Lock()
+        self._pending = []  # masks in the order of arrival
+        self._images = StampedBuffer()
+        self._camera_infos = StampedBuffer()
+        self._detections = StampedBuffer()
+        self._initial_poses = StampedBuffer()
+        self._last_taken = None
+
+    def clear(self):
+        with self._lock:
+            self._clear()
+
+    def _clear(self):
+        self._pending.clear()
+        for buffer in (self._images, self._detections, self._initial_poses):
+            buffer.clear()
+        self._last_taken = None
+
+    def add_image(self, stamp, message, size):
+        with self._lock:
+            self.counts.images += 1
+            self._add(self._images, stamp, message, size)
+
+    def add_camera_info(self, stamp, message):
+        with self._lock:
+            self.counts.camera_infos += 1
+            self._add(self._camera_infos, stamp, message)
+
+    def add_detections(self, stamp, message):
+        with self._lock:
+            self.counts.detections += 1
+            self._add(self._detections, stamp, message)
+
+    def add_initial_poses(self, stamp, message):
+        with self._lock:
+            self.counts.initial_poses += 1
+            self._add(self._initial_poses, stamp, message)
+
+    def _add(self, buffer, stamp, message, size=0):
+        options = self.options
+        buffer.add(stamp, message, size, options.buffer_size, options.buffer_megabytes * 2**20)
+
+    def add_masks(self, stamp, message, size, now):
+        with self._lock:
+            self.counts.masks += 1
+            newest = max([p.stamp for p in self._pending] + [self._last_taken or 0])
+            if stamp and stamp < newest - JUMP_BACK:
+                # A recording began anew. What waits for its masks by now belongs to the new one.
+                self._drop(self._pending, JUMPED_BACK)
+                self._last_taken = None
+                self._on_jump_back()
+            elif stamp and self._last_taken is not None and stamp <= self._last_taken:
+                self._on_skip(DUPLICATE if stamp == self._last_taken else OUT_OF_ORDER)
+                return
+            elif stamp:
+                self._drop([p for p in self._pending if p.stamp == stamp], DUPLICATE)
+            self._pending.append(_PendingMasks(stamp, message, size, now))
+            self._bound_pending()
+
+    def _bound_pending(self):
+        options = self.options
+        while len(self._pending) > 1 and (
+            len(self._pending) > options.buffer_size
+            or sum(p.size for p in self._pending) > options.buffer_megabytes * 2**20
+        ):
+            oldest = self._pending[0]
+            waited = oldest.waiting_for
+            self._drop([oldest], BUFFER_FULL if waited == NEWER_FRAME else waited)
+
+    def take(self, now):
+        """The newest complete frame, or None. Older masks are skipped with it."""
+        with self._lock:
+            for pending in list(reversed(self._pending)):
+                frame = self._complete(pending, now)
+                if frame is not None:
+                    for older in self._pending[: self._pending.index(pending)]:
+                        self._drop([older], older.waiting_for)
+                    self._pending.remove(pending)
+                    self._last_taken = pending.stamp
+                    return frame
+            return None
+
+    def wait_seconds(self, now):
+        """When `take` could succeed without a new message; None if never."""
+        with self._lock:
+            waits = [
+                pending.received + self.options.sync_timeout - now
+                for pending in self._pending
+                if pending.waiting_for in (WAITING_FOR_IMAGE, WAITING_FOR_DETECTIONS)
+            ]
+        return max(0.0, min(waits)) if waits else None
+
+    def _drop(self, dropped, reason):
+        for pending in list(dropped):
+            self._pending.remove(pending)
+            self._on_skip(reason)
+
+    def _complete(self, pending, now):
+        """The frame of these masks, or None while something is missing that may still come."""
+        options = self.options
+        expired = now - pending.received >= options.sync_timeout
+        # A camera seldom changes: the info with the nearest stamp will do. Without any, masks wait
+        # as long as the buffer holds them, so that one image after the other also works by hand.
+        camera_info, _ = self._camera_infos.nearest(pending.stamp)
+        if camera_info is None:
+            pending.waiting_for = WAITING_FOR_INFO
+            return None
+
+        image = self._partner(self._images, "image", pending)
+        if image is None:
+            expected = options.require_image or options.images_expected
+            if expected and not expired and self._may_come(self._images, pending):
+                pending.waiting_for = WAITING_FOR_IMAGE
+                return None
+            if options.require_image:
+                self._drop([pending], NO_IMAGE)
+                return None
+
+        detections = None
+        if options.use_detections != "never":
+            always = options.use_detections == "always"
+            detections = self._partner(self._detections, "detections", pending)
+            if detections is None and (always or options.detections_expected):
+                if not expired and self._may_come(self._detections, pending):
+                    pending.waiting_for = WAITING_FOR_DETECTIONS
+                    return None
+                if always:
+                    self._drop([pending], NO_DETECTIONS)
+                    return None
+
+        pending.waiting_for = NEWER_FRAME
+        return FrameMessages(
+            pending.stamp,
+            pending.message,
+            camera_info,
+            image,
+            detections,
+            self._initial_poses.within(pending.stamp, options.initial_pose_max_age),
+        )
+
+    def _partner(self, buffer, name, pending):
+        message, difference = buffer.nearest(pending.stamp)
+        if message is not None and abs(difference) <= self.options.sync_slop * 1e9:
+            self.counts.nearest.pop(name, None)
+            return message
+        self.counts.nearest[name] = None if difference is None else difference / 1e9
+        return None
+
+    def _may_come(self, buffer, pending):
+        """Messages come in order: once there is a later stamp, this one will not come."""
+        newest = buffer.newest_stamp
+        return newest is None or newest < pending.stamp + self.options.sync_slop * 1e9

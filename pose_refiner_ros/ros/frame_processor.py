@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frame's messages to poses: decode, name the labels, follow the objects, refine. Runs in the
+worker thread; publishes nothing."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from std_msgs.msg import Header
+
+from pose_refiner_ros.pipeline import Frame
+from pose_refiner_ros.ros import images, labels
+from pose_refiner_ros.ros.bad_input import BadInput
+from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
+from pose_refiner_ros.tracking.identity import IdentityTracker
+
+
+@dataclass
+class Answer:
+    """What a frame gave."""
+
+    header: object
+    frame: Frame
+    poses: list  # ObjectPose, those to publish
+    ids: dict  # label -> track id
+    objects: int  # labels in the masks
+    reasons: list = field(default_factory=list)  # why objects have no pose
+
+
+class FrameProcessor:
+    """Holds the pipeline and the tracker of one object library."""
+
+    def __init__(self, pipeline, library):
+        self.pipeline = pipeline
+        self.library = library
+        self.transforms = None  # a TransformLookup, for initial poses in other frames
+        self._tracker = IdentityTracker()
+
+    def reset(self):
+        """Forget every object followed so far."""
+        self._tracker = IdentityTracker()
+
+    def process(self, messages, parameters, with_image, report):
+        """An Answer to FrameMessages; BadInput if there can be none.
+
+        report(label, text) receives what was wrong with parts of the frame.
+        """
+        reasons = []
+
+        def note(label, text):
+            reasons.append(text)
+            report(label, text)
+
+        masks = images.decode_labels(messages.masks)
+        camera = camera_from_info(messages.camera_info, masks.shape, parameters.image_is_rectified)
+        header = self._header(messages)
+        found = labels.labels_in(masks)
+        names = labels.name_labels(
+            found,
+            messages.detections,
+            labels.parse_label_names(parameters.label_names),
+            self.library,
+            note,
+        )
+        frame = Frame(
+            masks=masks,
+            camera=camera,
+            labels=names,
+            initial_poses=self._initial_poses(messages, header, names, note),
+            image=self._image(messages.image, masks.shape, report) if with_image else None,
+        )
+        poses = self.pipeline.process(frame, report=note) if names else []
+        ids = {pose.label: pose.label for pose in poses}
+        poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
+        return Answer(header, frame, poses, ids, len(found), reasons)
+
+    @staticmethod
+    def _header(messages):
+        """The image's header where there is one; else that of the masks, which copies it."""
+        source = (messages.image or messages.masks).header
+        frame_id = (
+            source.frame_id
+            or messages.masks.header.frame_id
+            or messages.camera_info.header.frame_id
+        )
+        if not frame_id:
+            raise BadInput(
+                "frame_id",
+                "image, masks and camera_info have an empty frame_id, so poses would lie in no "
+                "frame; set frame_id in the camera driver",
+            )
+        return Header(stamp=source.stamp, frame_id=frame_id)
+
+    @staticmethod
+    def _image(message, size, report):
+        """The picture for the overlay, or None if it cannot be had."""
+        if message is None:
+            return None
+        try:
+            picture = images.decode_color(message)
+        except BadInput as error:
+            report(None, str(error))
+            return None
+        if picture.shape[:2] != size:
+            report(
+                None,
+                f"the image is {picture.shape[1]}x{picture.shape[0]} pixels, masks and camera_info "
+                f"are {size[1]}x{size[0]}; there is no overlay",
+            )
+            return None
+        return picture
+
+    def _initial_poses(self, messages, header, names, report):
+        """{label: [camera_from_object]} from the message, for the labels they belong to."""
+        result = {}
+        if messages.initial_poses is None:
+            return result
+        message = messages.initial_poses
+        for detection in message.detections:
+            frame_id = detection.header.frame_id or message.header.frame_id or header.frame_id
+            try:
+                camera_from_frame = self._camera_from(frame_id, header)
+                poses = [
+                    camera_from_frame @ matrix_from_pose(hypothesis.pose.pose)
+                    for hypothesis in detection.results
+                ]
+            except (ValueError, LookupError) as error:
+                report(None, f"an initial pose is ignored: {error}")
+                continue
+            for label in self._labels_of(detection, names):
+                result.setdefault(label, []).extend(poses)
+        return result
+
+    def _labels_of(self, detection, names):
+        """The labels that an initial pose is for: its id if that is one, else all of its class."""
+        classes = {hypothesis.hypothesis.class_id for hypothesis in detection.results} - {""}
+        models = {self.library.resolve(class_name) for class_name in classes}
+        wanted = {model.name for model in models if model is not None}
+        if detection.id.isdecimal() and int(detection.id) in names:
+            label = int(detection.id)
+            if not classes or names[label] in wanted:
+                return [label]
+        return [label for label, name in names.items() if name in wanted]
+
+    def _camera_from(self, frame_id, header):
+        if frame_id == header.frame_id:
+            return np.eye(4)
+        return self.transforms.matrix(header.frame_id, frame_id, header.stamp)
+
+    @staticmethod
+    def _is_wanted(pose, parameters, report):
+        if pose.score < parameters.min_score:
+            report(
+                pose.label,
+                f"{pose.name} has score {pose.score:.2f}, under min_score {parameters.min_score}",
+            )
+            return False
+        if pose.quality not in parameters.publish_qualities:
+            report(
+                pose.label,
+                f"{pose.name} has quality {pose.quality}, not in publish_qualities",
+            )
+            return False
+        return True

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The subscriptions of the active node. Callbacks run in the executor and put messages away."""
+
+import time
+
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+
+from pose_refiner_ros.ros import qos
+from pose_refiner_ros.ros.conversions import nanoseconds
+from pose_refiner_ros.ros.watchdog import InputView
+
+# An image stream that was silent for so long is over: masks do not wait for it any more.
+STREAM_SECONDS = 2.0
+
+
+class Inputs:
+    """Subscribes, and hands every message to the assembler."""
+
+    def __init__(self, node, assembler, wake, compressed):
+        self._node = node
+        self._assembler = assembler
+        self._wake = wake
+        self._subscriptions = {}
+        self._types = {}
+        self._incompatible = {}  # topic -> explanation
+        self._last_image = None
+        self._detections_published = False
+        image_topic = "image"
+        if compressed:  # where image_transport puts it, also after remapping of `image`
+            image_topic = node.resolve_topic_name("image") + "/compressed"
+        self._subscribe("image", CompressedImage if compressed else Image, image_topic)
+        self._subscribe("camera_info", CameraInfo)
+        self._subscribe("masks", Image)
+        self._subscribe("detections", Detection2DArray)
+        self._subscribe("initial_poses", Detection3DArray)
+
+    def _subscribe(self, name, message_type, topic=None):
+        package = message_type.__module__.split(".")[0]
+        self._types[name] = f"{package}/msg/{message_type.__name__}"
+        self._subscriptions[name] = qos.create_subscription(
+            self._node,
+            message_type,
+            topic or name,
+            getattr(self, f"_on_{name}"),
+            self._on_incompatible,
+        )
+
+    def _on_image(self, message):
+        self._last_image = time.monotonic()
+        self._assembler.add_image(nanoseconds(message.header.stamp), message, len(message.data))
+        self._wake()
+
+    def _on_camera_info(self, message):
+        self._assembler.add_camera_info(nanoseconds(message.header.stamp), message)
+        self._wake()
+
+    def _on_masks(self, message):
+        self._assembler.add_masks(
+            nanoseconds(message.header.stamp), message, len(message.data), time.monotonic()
+        )
+        self._wake()
+
+    def _on_detections(self, message):
+        self._detections_published = True
+        self._assembler.add_detections(nanoseconds(message.header.stamp), message)
+        self._wake()
+
+    def _on_initial_poses(self, message):
+        self._assembler.add_initial_poses(nanoseconds(message.header.stamp), message)
+
+    def _on_incompatible(self, topic, explanation):
+        if self._incompatible.get(topic) != explanation:
+            self._incompatible[topic] = explanation
+            self._node.get_logger().error(explanation)
+
+    @property
+    def images_expected(self):
+        return self._last_image is not None and time.monotonic() - self._last_image < STREAM_SECONDS
+
+    @property
+    def detections_expected(self):
+        return self._detections_published
+
+    def look_at_graph(self):
+        """Note who publishes detections. Once a second is enough: it asks the middleware."""
+        topic = self._subscriptions["detections"].topic_name
+        self._detections_published = self._node.count_publishers(topic) > 0
+
+    def topics(self):
+        """The names after remapping."""
+        return {name: sub.topic_name for name, sub in self._subscriptions.items()}
+
+    def views(self):
+        """What the watchdog needs to know of each input, by name."""
+        graph = self._published_topics()
+        counts = self._assembler.counts
+        received = {
+            "image": counts.images,
+            "camera_info": counts.camera_infos,
+            "masks": counts.masks,
+            "detections": counts.detections,
+        }
+        views = {}
+        for name, count in received.items():
+            topic = self._subscriptions[name].topic_name
+            views[name] = InputView(
+                topic,
+                self._types[name],
+                count,
+                self._node.count_publishers(topic),
+                graph,
+                self._incompatible.get(topic, ""),
+            )
+        return views
+
+    def _published_topics(self):
+        """topic -> type names, without topics that have subscribers only."""
+        return {
+            topic: types
+            for topic, types in self._node.get_topic_names_and_types()
+            if self._node.count_publishers(topic) > 0
+        }
+
+    def destroy(self):
+        for subscription in self._subscriptions.values():
+            self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()

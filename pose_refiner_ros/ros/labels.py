@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which object a label in the masks is: from detections, a parameter, or the object library."""
+
+import numpy as np
+
+
+def labels_in(masks):
+    """The labels in a label image, ascending, without 0."""
+    if masks.size and int(masks.max()) > 1_000_000:  # a table of counts would grow too large
+        labels = np.unique(masks)
+    else:
+        labels = np.flatnonzero(np.bincount(masks.ravel()))
+    return [int(label) for label in labels if label > 0]
+
+
+def names_from_detections(detections, library, report):
+    """{label: object name} of a Detection2DArray; `report(label, text)` gets what is wrong."""
+    names = {}
+    for detection in detections.detections:
+        if not detection.id.strip().isdecimal():
+            report(
+                None,
+                f"a detection has the id '{detection.id}'; it must be the object's label in the "
+                "masks, a whole number",
+            )
+            continue
+        label = int(detection.id)
+        if not detection.results:
+            report(label, f"the detection of label {label} has no results, so it names no object")
+            continue
+        best = max(detection.results, key=lambda result: result.hypothesis.score)
+        class_name = best.hypothesis.class_id
+        model = library.resolve(class_name)
+        if model is None:
+            report(
+                label,
+                f"label {label} is of class '{class_name}', which is not in the object library "
+                f"({', '.join(library)}); add it there, or as an alias of an object",
+            )
+            names[label] = None
+        else:
+            names[label] = model.name
+    return names
+
+
+def name_labels(labels, detections, label_names, library, report):
+    """{label: object name} for those labels that are known; `report` gets the others.
+
+    detections: a Detection2DArray or None. label_names: {label: class}, from the parameter.
+    """
+    detected = names_from_detections(detections, library, report) if detections is not None else {}
+    # With one object in the library there is nothing to tell apart.
+    single = len(library) == 1 and detections is None and not label_names
+    only = next(iter(library)) if single else None
+    names = {}
+    for label in labels:
+        if label in detected:
+            name = detected[label]  # None is an unknown class and reported already
+        elif label in label_names:
+            model = library.resolve(label_names[label])
+            name = model.name if model else None
+            if model is None:
+                report(
+                    label,
+                    f"label_names says that label {label} is '{label_names[label]}', which is not "
+                    f"in the object library ({', '.join(library)})",
+                )
+        else:
+            model = library.by_label(label)
+            name = model.name if model else only
+            if name is None:
+                report(label, _nameless(label, detections))
+        if name is not None:
+            names[label] = name
+    return names
+
+
+def _nameless(label, detections):
+    where = "the detections do not list it" if detections is not None else "no detections came"
+    return (
+        f"label {label} has no name: {where}, and neither the parameter label_names nor a 'label' "
+        "in the object library names it"
+    )
+
+
+def parse_label_names(items):
+    """The parameter label_names, ["1:mug"], as {1: "mug"}."""
+    pairs = (item.split(":", 1) for item in items)
+    return {int(label): name.strip() for label, name in pairs}

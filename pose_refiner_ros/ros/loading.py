@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything slow that has to be done before the first frame. Runs in the worker thread, as do the
+imports of the core, which take seconds."""
+
+
+class LoadError(RuntimeError):
+    """The node cannot be configured; the text says why and what to do."""
+
+
+def load(parameters, pipeline_factory=None):
+    """A FrameProcessor for the objects and device that the parameters name, ready to run."""
+    from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
+    from pose_refiner_ros.ros.frame_processor import FrameProcessor
+
+    if not parameters.objects_file:
+        raise LoadError(
+            "the parameter objects_file is not set: give the path of an object library (YAML), "
+            "then call ~/reload_objects"
+        )
+    try:
+        library = ObjectLibrary.load(parameters.objects_file)
+    except ObjectLibraryError as error:
+        raise LoadError(f"the object library cannot be used: {error}") from None
+    try:
+        pipeline = (pipeline_factory or default_pipeline)(library, parameters)
+        pipeline.warm_up()
+    except Exception as error:
+        raise LoadError(
+            f"the pipeline cannot start on device '{parameters.device}': "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return FrameProcessor(pipeline, library)
+
+
+def default_pipeline(library, parameters):
+    from pose_refiner_ros.pipeline import Pipeline, Settings
+
+    return Pipeline(library, Settings(), device=parameters.device)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All that the node publishes of a frame: poses, TF, markers, overlay."""
+
+from dataclasses import replace
+
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection3DArray
+from visualization_msgs.msg import MarkerArray
+
+from pose_refiner_ros.ros import images, qos
+from pose_refiner_ros.ros.conversions import detection_from_pose, frame_name, rotate_covariance
+from pose_refiner_ros.ros.markers import ObjectMarkers
+from pose_refiner_ros.ros.transforms import ObjectFrames
+
+
+class Outputs:
+    """The publishers of one configured node. publish() may be called from any thread."""
+
+    def __init__(self, node, library, transforms):
+        """transforms: a TransformLookup, for the parameter target_frame."""
+        self._node = node
+        self._library = library
+        self._transforms = transforms
+        self._poses = qos.create_publisher(node, Detection3DArray, "object_poses", 10)
+        self._markers = qos.create_publisher(node, MarkerArray, "~/markers", 10)
+        self._overlay = qos.create_publisher(node, Image, "~/overlay", 2)
+        self._frames = ObjectFrames(node)
+        self._object_markers = ObjectMarkers(library)
+
+    @property
+    def overlay_wanted(self):
+        return self._overlay.get_subscription_count() > 0
+
+    def publish(self, answer, parameters):
+        """LookupError if the poses cannot be brought into target_frame."""
+        header, placed = answer.header, answer.poses
+        if parameters.target_frame and parameters.target_frame != header.frame_id:
+            header, placed = self._in_target_frame(answer, parameters.target_frame)
+        self._poses.publish(
+            Detection3DArray(
+                header=header,
+                detections=[
+                    detection_from_pose(
+                        pose,
+                        self._library[pose.name],
+                        answer.ids[pose.label],
+                        header,
+                        parameters.publish_alternatives,
+                    )
+                    for pose in placed
+                ],
+            )
+        )
+        if parameters.publish_tf:
+            self._frames.send(
+                header,
+                {
+                    frame_name(
+                        parameters.tf_prefix, pose.name, answer.ids[pose.label]
+                    ): pose.camera_from_object
+                    for pose in placed
+                },
+            )
+        if self._markers.get_subscription_count():
+            self._markers.publish(
+                self._object_markers.update(
+                    header,
+                    {pose.label: (pose.name, pose.camera_from_object) for pose in placed},
+                    answer.ids,
+                    parameters.marker_meshes,
+                    parameters.marker_opacity,
+                )
+            )
+        if answer.frame.image is not None and self.overlay_wanted:
+            self._publish_overlay(answer)
+
+    def clear_markers(self):
+        self._markers.publish(self._object_markers.clear())
+
+    def destroy(self):
+        for publisher in (self._poses, self._markers, self._overlay):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _in_target_frame(self, answer, target_frame):
+        source = answer.header
+        target_from_camera = self._transforms.matrix(target_frame, source.frame_id, source.stamp)
+        rotation = target_from_camera[:3, :3]
+        placed = [
+            replace(
+                pose,
+                camera_from_object=target_from_camera @ pose.camera_from_object,
+                covariance=rotate_covariance(pose.covariance, rotation),
+                alternatives=[
+                    replace(other, camera_from_object=target_from_camera @ other.camera_from_object)
+                    for other in pose.alternatives
+                ],
+            )
+            for pose in answer.poses
+        ]
+        return Header(stamp=source.stamp, frame_id=target_frame), placed
+
+    def _publish_overlay(self, answer):
+        from pose_refiner_ros.rendering.overlay import draw_overlay
+
+        picture = draw_overlay(answer.frame.image, answer.frame.camera, self._library, answer.poses)
+        self._overlay.publish(images.encode_rgb(picture, answer.header))

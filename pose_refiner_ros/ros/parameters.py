@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parameter of the node, in one table.
+
+The table drives the declaration in rclpy, the checks, `docs/parameters.md` and
+`config/refine.yaml`. Write the last two anew with
+
+    python -m pose_refiner_ros.ros.parameters --write
+"""
+
+import re
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+# When a changed value takes effect, and what the generated texts say about it.
+NOW = "now"
+ACTIVATE = "activate"
+RELOAD = "reload"
+START = "start"
+EFFECT = {
+    NOW: "at the next frame",
+    ACTIVATE: "at the next `activate` (`deactivate` first)",
+    RELOAD: "at `~/reload_objects`, or at the next `configure`",
+    START: "only at start (read-only)",
+}
+
+QUALITIES = ("good", "ambiguous", "partial", "poor")
+TF_NAME = r"[A-Za-z0-9_./-]*"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One parameter: its default, meaning and the values it takes."""
+
+    name: str
+    default: object
+    description: str
+    effect: str = NOW
+    minimum: float | None = None
+    maximum: float | None = None
+    pattern: str | None = None  # a whole string, or each item of a list, must match
+    choices: tuple[str, ...] = ()
+
+    @property
+    def type_name(self):
+        if isinstance(self.default, list):
+            return "string[]"
+        return {bool: "bool", int: "int", float: "double", str: "string"}[type(self.default)]
+
+    @property
+    def allowed(self):
+        """The allowed values in words, for descriptors and documents."""
+        if self.choices:
+            return "one of: " + ", ".join(self.choices)
+        if self.minimum is not None:
+            return f"{self.minimum} to {self.maximum}"
+        return f"must match {self.pattern}" if self.pattern else ""
+
+    def problem(self, value):
+        """Why `value` cannot be taken, or None. Types are checked by rclpy."""
+        if self.minimum is not None and not self.minimum <= value <= self.maximum:
+            return f"{self.name} is {value}: it must lie within {self.minimum} to {self.maximum}"
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if self.choices and item and item not in self.choices:
+                return f"{self.name} is '{item}': it must be {self.allowed}"
+            if self.pattern and item and not re.fullmatch(self.pattern, item):
+                return f"{self.name} is '{item}': it {self.allowed}"
+        if self.choices and value == "":
+            return f"{self.name} is empty: it must be {self.allowed}"
+        return None
+
+
+GROUPS = {
+    "Objects and device": [
+        Declaration(
+            "objects_file",
+            "",
+            "The object library: a YAML file, or the models folder of a BOP dataset.",
+            RELOAD,
+        ),
+        Declaration(
+            "device",
+            "auto",
+            "Where to compute: auto takes the first CUDA device and falls back to the CPU.",
+            RELOAD,
+            pattern=r"auto|cpu|cuda(:\d+)?",
+        ),
+        Declaration(
+            "autostart",
+            True,
+            "Configure and activate at start. With false a lifecycle manager does it.",
+            START,
+        ),
+    ],
+    "Inputs": [
+        Declaration(
+            "image_transport",
+            "raw",
+            "raw: sensor_msgs/Image on `image`. compressed: sensor_msgs/CompressedImage on "
+            "`image/compressed`.",
+            ACTIVATE,
+            choices=("raw", "compressed"),
+        ),
+        Declaration(
+            "image_is_rectified",
+            False,
+            "The masks belong to rectified images (image_rect): use P of camera_info and no "
+            "distortion, instead of K and D.",
+        ),
+        Declaration(
+            "require_image",
+            False,
+            "Answer only masks that have an image with their stamp. The poses come from the masks; "
+            "the image gives the header of the results and the background of the overlay. With "
+            "false, masks without an image are answered under their own header.",
+        ),
+        Declaration(
+            "sync_slop",
+            0.01,
+            "Messages belong together if their stamps differ by no more than this many seconds. "
+            "An equal stamp is always preferred; 0.0 takes equal stamps only.",
+            minimum=0.0,
+            maximum=1.0,
+        ),
+        Declaration(
+            "sync_timeout",
+            0.2,
+            "How many seconds masks wait for an image or detections that are still expected.",
+            minimum=0.0,
+            maximum=10.0,
+        ),
+        Declaration(
+            "buffer_size",
+            60,
+            "Messages kept per input while they wait for their partners. Raise it if masks come "
+            "later than this many images.",
+            minimum=1,
+            maximum=1000,
+        ),
+        Declaration(
+            "buffer_megabytes",
+            256,
+            "Memory for waiting images; the same again for waiting masks. The oldest are dropped.",
+            minimum=8,
+            maximum=16384,
+        ),
+        Declaration(
+            "use_detections",
+            "auto",
+            "Whether the topic `detections` names the labels in the masks. auto: if someone "
+            "publishes it. always: masks without detections are skipped. never: they are ignored.",
+            choices=("auto", "always", "never"),
+        ),
+        Declaration(
+            "label_names",
+            [""],
+            "Names for labels when no detection names them, each `label:object`, for example "
+            '["1:mug", "2:box"]. Without it, the labels of the object library are used, and with '
+            "one object in the library every label is that object.",
+            pattern=r"\d+:.+",
+        ),
+        Declaration(
+            "initial_pose_max_age",
+            1.0,
+            "A message on `initial_poses` is used while its stamp differs from that of the masks "
+            "by no more than this many seconds.",
+            minimum=0.0,
+            maximum=60.0,
+        ),
+    ],
+    "Estimation": [
+        Declaration(
+            "max_hypotheses",
+            8,
+            "Initial poses that are refined per object when nothing is known of its pose. More "
+            "are surer and slower.",
+            RELOAD,
+            minimum=1,
+            maximum=64,
+        ),
+        Declaration(
+            "use_last_pose",
+            True,
+            "Start also from where the object was in the last frame. Keeps the poses of symmetric "
+            "and ambiguous objects from flipping.",
+        ),
+        Declaration(
+            "min_score",
+            0.0,
+            "Poses with a lower score are not published.",
+            minimum=0.0,
+            maximum=1.0,
+        ),
+        Declaration(
+            "publish_qualities",
+            list(QUALITIES),
+            "Qualities that are published. ambiguous: another pose fits equally well. partial: "
+            "much of the outline is hidden. poor: the outline fits badly.",
+            choices=QUALITIES,
+        ),
+    ],
+    "Outputs": [
+        Declaration(
+            "target_frame",
+            "",
+            "Publish poses in this frame instead of the camera's, by tf2 at the stamp of the image "
+            "(needs tf2_ros).",
+            ACTIVATE,
+            pattern=TF_NAME,
+        ),
+        Declaration(
+            "publish_alternatives",
+            False,
+            "List the other poses that were found, too, as results[1], results[2]… of a detection.",
+        ),
+        Declaration("publish_tf", True, "Publish a transform from the camera to every object."),
+        Declaration(
+            "tf_prefix",
+            "",
+            "Put before the frame names `<class>_<id>`. Give each node its own where two cameras "
+            "see the same objects: a frame has one parent only.",
+            pattern=TF_NAME,
+        ),
+        Declaration(
+            "marker_meshes",
+            "auto",
+            "resource: markers name the mesh file, so RViz must be able to read it. triangles: "
+            "markers carry a simplified mesh. auto: resource if the object has a file that RViz "
+            "reads.",
+            choices=("auto", "resource", "triangles"),
+        ),
+        Declaration(
+            "marker_opacity",
+            0.6,
+            "Opacity of the meshes on `~/markers`.",
+            minimum=0.05,
+            maximum=1.0,
+        ),
+    ],
+    "Monitoring": [
+        Declaration(
+            "diagnostics_period",
+            1.0,
+            "Seconds between messages on /diagnostics.",
+            START,
+            minimum=0.1,
+            maximum=60.0,
+        ),
+        Declaration(
+            "watchdog_seconds",
+            5.0,
+            "With no pose published for so long the log says why. 0.0 switches this off.",
+            minimum=0.0,
+            maximum=3600.0,
+        ),
+    ],
+}
+
+DECLARATIONS = [declaration for group in GROUPS.values() for declaration in group]
+BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
+
+
+class ParameterError(ValueError):
+    """A parameter has a value that cannot be used."""
+
+
+def defaults():
+    return SimpleNamespace(**{d.name: d.default for d in DECLARATIONS})
+
+
+def declare(node):
+    """Declare the table on `node` and refuse values that it does not allow, now and later."""
+    for declaration in DECLARATIONS:
+        _declare_one(node, declaration)
+        problem = declaration.problem(node.get_parameter(declaration.name).value)
+        if problem:
+            raise ParameterError(problem)
+    node.add_on_set_parameters_callback(_check)
+
+
+def _declare_one(node, declaration):
+    from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    descriptor = _descriptor(declaration)
+    # rclpy takes no 5 for 5.0. Everybody writes it, so it is converted here.
+    override = getattr(node, "_parameter_overrides", {}).get(declaration.name)
+    if isinstance(declaration.default, float) and type(getattr(override, "value", None)) is int:
+        value = float(override.value)
+        if declaration.problem(value):
+            raise ParameterError(declaration.problem(value))
+        node.declare_parameter(declaration.name, value, descriptor, ignore_override=True)
+        return
+    try:
+        node.declare_parameter(declaration.name, declaration.default, descriptor)
+    except InvalidParameterTypeException as error:
+        raise ParameterError(
+            f"{declaration.name} is of type {declaration.type_name}: {error}"
+        ) from None
+    except InvalidParameterValueException as error:
+        raise ParameterError(f"{declaration.name} must be {declaration.allowed}: {error}") from None
+
+
+def _descriptor(declaration):
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    descriptor = ParameterDescriptor(
+        description=declaration.description,
+        additional_constraints="; ".join(
+            text
+            for text in (declaration.allowed, f"takes effect {EFFECT[declaration.effect]}")
+            if text
+        ),
+        read_only=declaration.effect == START,
+    )
+    if declaration.minimum is not None:
+        if isinstance(declaration.default, float):
+            bounds = FloatingPointRange(
+                from_value=float(declaration.minimum), to_value=float(declaration.maximum)
+            )
+            descriptor.floating_point_range = [bounds]
+        else:
+            bounds = IntegerRange(
+                from_value=int(declaration.minimum), to_value=int(declaration.maximum)
+            )
+            descriptor.integer_range = [bounds]
+    return descriptor
+
+
+def _check(parameters):
+    """Refuse bad values. Has no other effect: the node reads the values when it needs them."""
+    from rcl_interfaces.msg import SetParametersResult
+
+    for parameter in parameters:
+        declaration = BY_NAME.get(parameter.name)
+        problem = declaration.problem(parameter.value) if declaration else None
+        if problem:
+            return SetParametersResult(successful=False, reason=problem)
+    return SetParametersResult(successful=True)
+
+
+def read(node):
+    """All values as they are now, as attributes of one object. Empty list items are left out."""
+    values = {}
+    for declaration in DECLARATIONS:
+        value = node.get_parameter(declaration.name).value
+        is_list = isinstance(declaration.default, list)
+        values[declaration.name] = [item for item in value if item] if is_list else value
+    return SimpleNamespace(**values)
+
+
+def _yaml_value(value):
+    if isinstance(value, list):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _comment(text):
+    prefix = "    # "
+    return textwrap.wrap(
+        text, 98, initial_indent=prefix, subsequent_indent=prefix, break_on_hyphens=False
+    )
+
+
+def as_yaml():
+    """The text of `config/refine.yaml`."""
+    lines = [
+        "# Every parameter of pose_refiner with its default. Copy it, keep the lines you change.",
+        "# Written by `python -m pose_refiner_ros.ros.parameters --write`, where the table is.",
+        "/**:",
+        "  ros__parameters:",
+    ]
+    for group, declarations in GROUPS.items():
+        lines += ["", f"    # ---- {group} ----"]
+        for declaration in declarations:
+            notes = [declaration.description]
+            if declaration.allowed and not declaration.pattern:
+                notes.append(f"Allowed: {declaration.allowed}.")
+            if declaration.effect != NOW:
+                notes.append(f"A change takes effect {EFFECT[declaration.effect]}.")
+            lines += ["", *_comment(" ".join(notes))]
+            lines.append(f"    {declaration.name}: {_yaml_value(declaration.default)}")
+    return "\n".join(lines) + "\n"
+
+
+_MARKDOWN_HEAD = """\
+# Parameters of `pose_refiner`
+
+Written by `python -m pose_refiner_ros.ros.parameters --write` from the declarations in
+[`pose_refiner_ros/ros/parameters.py`](../pose_refiner_ros/ros/parameters.py). The same list as a
+file to start from: [`config/refine.yaml`](../config/refine.yaml).
+
+Set one at start with `--ros-args -p min_score:=0.5`, while running with
+`ros2 param set /pose_refiner min_score 0.5`.
+"""
+
+_MARKDOWN_TAIL = """
+## Quality of service
+
+Inputs are subscribed with the sensor-data profile (best effort, volatile, keep last 10), which
+matches every publisher of live data. `object_poses`, `~/markers` and `~/overlay` are published
+reliable, which matches every subscriber. Each policy can be overridden at start, by the full name
+of the topic after remapping:
+
+| parameter | values |
+|---|---|
+| `qos_overrides./masks.subscription.reliability` | best_effort, reliable |
+| `qos_overrides./masks.subscription.durability` | volatile, transient_local |
+| `qos_overrides./masks.subscription.history` | keep_last, keep_all |
+| `qos_overrides./masks.subscription.depth` | messages kept before the node reads them |
+| `qos_overrides./object_poses.publisher.reliability` … | likewise, for what is published |
+
+`ros2 param list /pose_refiner` shows them all. A publisher whose policies do not fit is named in
+the log and in `/diagnostics`, with the override that would mend it.
+"""
+
+
+def as_markdown():
+    """The text of `docs/parameters.md`."""
+    lines = [_MARKDOWN_HEAD]
+    for group, declarations in GROUPS.items():
+        lines += [
+            f"## {group}\n",
+            "| name | type | default | meaning | a change takes effect |",
+            "|---|---|---|---|---|",
+        ]
+        for declaration in declarations:
+            meaning = declaration.description
+            if declaration.allowed and not declaration.pattern:
+                meaning += f" ({declaration.allowed})"
+            cells = [
+                f"`{declaration.name}`",
+                declaration.type_name,
+                f"`{_yaml_value(declaration.default)}`",
+                meaning,
+                EFFECT[declaration.effect],
+            ]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("")
+    return "\n".join(lines) + _MARKDOWN_TAIL
+
+
+def generated_files(root):
+    """Path and text of each file that is written from the table."""
+    return {
+        Path(root) / "docs" / "parameters.md": as_markdown(),
+        Path(root) / "config" / "refine.yaml": as_yaml(),
+    }
+
+
+def main(arguments):
+    """Print docs/parameters.md, or with --write update both files in the source tree."""
+    if arguments == ["--write"]:
+        for path, text in generated_files(Path(__file__).parents[2]).items():
+            path.write_text(text, encoding="utf-8")
+            sys.stdout.write(f"wrote {path}\n")
+    else:
+        sys.stdout.write(as_markdown())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Says why no pose is published. No ROS in here: the node hands over what it sees."""
+
+import difflib
+from dataclasses import dataclass, field
+
+
+@dataclass
+class InputView:
+    """One input topic as the node sees it."""
+
+    topic: str
+    type_name: str  # sensor_msgs/msg/Image
+    received: int  # messages since the node became active
+    publishers: int
+    graph: dict = field(default_factory=dict)  # topic -> type names, of all that is published
+    incompatible: str = ""  # explanation of incompatible QoS
+
+    def missing(self):
+        """Why nothing arrives, or "" if something does."""
+        if self.received:
+            return ""
+        if self.incompatible:
+            return self.incompatible
+        other_types = [name for name in self.graph.get(self.topic, []) if name != self.type_name]
+        if self.publishers and other_types and len(self.graph[self.topic]) == len(other_types):
+            return f"{self.topic} is published as {other_types[0]}, not {self.type_name}"
+        if self.publishers:
+            return (
+                f"{self.topic} has {self.publishers} publisher(s), but nothing has arrived: either "
+                "they publish nothing, or the network or shared memory loses it"
+            )
+        similar = self.similar()
+        hint = f"; published with that type: {', '.join(similar)} (remap it)" if similar else ""
+        return f"nobody publishes {self.topic} ({self.type_name}){hint}"
+
+    def similar(self):
+        """Up to three topics of the right type, the most similar names first."""
+        candidates = [
+            topic
+            for topic, types in self.graph.items()
+            if self.type_name in types and topic != self.topic
+        ]
+        return sorted(candidates, key=self._likeness, reverse=True)[:3]
+
+    def _likeness(self, topic):
+        last = self.topic.rsplit("/", 1)[-1]
+        # A name that holds ours, like /segmenter/masks_raw, before one that is spelled alike.
+        contained = last.rstrip("s") in topic
+        return contained, difflib.SequenceMatcher(None, self.topic, topic).ratio()
+
+
+@dataclass
+class Situation:
+    """All that the explanation needs."""
+
+    masks: InputView
+    camera_info: InputView
+    image: InputView
+    detections: InputView
+    require_image: bool = False
+    use_detections: str = "auto"
+    nearest: dict = field(default_factory=dict)  # input -> seconds to the nearest stamp, or None
+    skipped: dict = field(default_factory=dict)  # reasons since the last answer -> frames
+    last_reasons: tuple = ()  # why the last answered frame has no pose
+    busy_seconds: float = 0.0  # how long the frame at hand has taken so far
+    sync_slop: float = 0.0
+
+
+def explain(situation):
+    """One sentence or a few: the first thing to mend."""
+    for view in (situation.masks, situation.camera_info):
+        if view.missing():
+            return view.missing()
+    if situation.require_image and situation.image.missing():
+        return f"{situation.image.missing()}; or set require_image to false"
+    if situation.use_detections == "always" and situation.detections.missing():
+        return f"{situation.detections.missing()}; or set use_detections to auto"
+    for name, needed in (
+        ("image", situation.require_image),
+        ("detections", situation.use_detections == "always"),
+    ):
+        if needed and name in situation.nearest:
+            return _never_match(name, situation.nearest[name], situation.sync_slop)
+    if situation.busy_seconds > 2:
+        return f"the frame at hand has been computed for {situation.busy_seconds:.0f} s"
+    if situation.last_reasons:
+        return "; ".join(situation.last_reasons[:4])
+    if situation.skipped:
+        reasons = sorted(situation.skipped.items(), key=lambda item: -item[1])
+        return "masks arrive but are skipped: " + ", ".join(
+            f"{reason} ({count})" for reason, count in reasons[:4]
+        )
+    return (
+        f"no masks have arrived lately on {situation.masks.topic} ({situation.masks.received} so "
+        f"far, {situation.masks.publishers} publisher(s) now)"
+    )
+
+
+def _never_match(name, difference, slop):
+    if difference is None:
+        return f"masks and {name} never come together: no {name} is kept when masks arrive"
+    return (
+        f"the stamps of masks and {name} never match: the nearest {name} is {difference:+.3f} s "
+        f"from the last masks, allowed are {slop} s. Copy the image's header into the masks, raise "
+        "sync_slop, or, where masks come seconds later, raise buffer_size"
+    )
