@@ -65,25 +65,67 @@ class VehicleShape:
 
 VEHICLES = {
     "sedan": VehicleShape(
-        length=4.70, width=1.82, height=1.45, hood_length=1.20, hood_height=0.92,
-        windscreen_length=0.85, roof_length=1.15, rear_window_length=0.80, deck_height=1.02,
-        belt_height=0.93, wheelbase=2.78, wheel_radius=0.33, tumblehome=0.20,
+        length=4.70,
+        width=1.82,
+        height=1.45,
+        hood_length=1.20,
+        hood_height=0.92,
+        windscreen_length=0.85,
+        roof_length=1.15,
+        rear_window_length=0.80,
+        deck_height=1.02,
+        belt_height=0.93,
+        wheelbase=2.78,
+        wheel_radius=0.33,
+        tumblehome=0.20,
     ),
     "suv": VehicleShape(
-        length=4.65, width=1.90, height=1.74, hood_length=1.10, hood_height=1.06,
-        windscreen_length=0.66, roof_length=2.25, rear_window_length=0.42, deck_height=1.12,
-        belt_height=1.08, wheelbase=2.72, wheel_radius=0.37, clearance=0.25, tumblehome=0.15,
+        length=4.65,
+        width=1.90,
+        height=1.74,
+        hood_length=1.10,
+        hood_height=1.06,
+        windscreen_length=0.66,
+        roof_length=2.25,
+        rear_window_length=0.42,
+        deck_height=1.12,
+        belt_height=1.08,
+        wheelbase=2.72,
+        wheel_radius=0.37,
+        clearance=0.25,
+        tumblehome=0.15,
     ),
     "van": VehicleShape(
-        length=5.40, width=2.02, height=2.35, hood_length=0.72, hood_height=1.18,
-        windscreen_length=0.82, roof_length=3.80, rear_window_length=0.04, deck_height=2.25,
-        belt_height=1.22, wheelbase=3.35, wheel_radius=0.35, tumblehome=0.10,
+        length=5.40,
+        width=2.02,
+        height=2.35,
+        hood_length=0.72,
+        hood_height=1.18,
+        windscreen_length=0.82,
+        roof_length=3.80,
+        rear_window_length=0.04,
+        deck_height=2.25,
+        belt_height=1.22,
+        wheelbase=3.35,
+        wheel_radius=0.35,
+        tumblehome=0.10,
         side_glass_length=0.75,
     ),
     "pickup": VehicleShape(
-        length=5.45, width=1.96, height=1.84, hood_length=1.32, hood_height=1.12,
-        windscreen_length=0.68, roof_length=1.15, rear_window_length=0.22, deck_height=1.12,
-        belt_height=1.15, wheelbase=3.35, wheel_radius=0.39, clearance=0.30, tumblehome=0.14,
+        length=5.45,
+        width=1.96,
+        height=1.84,
+        hood_length=1.32,
+        hood_height=1.12,
+        windscreen_length=0.68,
+        roof_length=1.15,
+        rear_window_length=0.22,
+        deck_height=1.12,
+        belt_height=1.15,
+        wheelbase=3.35,
+        wheel_radius=0.39,
+        clearance=0.30,
+        tumblehome=0.14,
         bed_floor=0.78,
     ),
 }
@@ -133,22 +175,34 @@ def _body(s: VehicleShape):
     roof_rear = roof_front - s.roof_length
     deck_front = max(roof_rear - s.rear_window_length, rear + 0.02)
     # side view: height of the middle of the vehicle over x, from the rear
-    outline = np.array([
-        (rear, s.deck_height - 0.12), (rear + 0.08, s.deck_height),
-        (max(deck_front, rear + 0.09), s.deck_height),
-        (max(roof_rear, rear + 0.1), s.height - 0.05),
-        ((roof_rear + roof_front) / 2, s.height), (roof_front, s.height - 0.05),
-        (cowl, s.hood_height + 0.04), (front - 0.35, s.hood_height - 0.06),
-        (front - 0.05, s.hood_height - 0.2), (front, s.hood_height - 0.34),
-    ])
+    outline = np.array(
+        [
+            (rear, s.deck_height - 0.12),
+            (rear + 0.08, s.deck_height),
+            (max(deck_front, rear + 0.09), s.deck_height),
+            (max(roof_rear, rear + 0.1), s.height - 0.05),
+            ((roof_rear + roof_front) / 2, s.height),
+            (roof_front, s.height - 0.05),
+            (cowl, s.hood_height + 0.04),
+            (front - 0.35, s.hood_height - 0.06),
+            (front - 0.05, s.hood_height - 0.2),
+            (front, s.hood_height - 0.34),
+        ]
+    )
     fine = np.linspace(rear, front, 400)
     heights = np.interp(fine, *outline.T)
     blur = np.hanning(25)
     heights = np.convolve(np.pad(heights, 12, mode="edge"), blur / blur.sum(), mode="valid")
 
-    stations = np.unique(np.concatenate([
-        np.linspace(rear, front, 34), rear + np.array([0.03, 0.08]), front - np.array([0.03, 0.08]),
-    ]))
+    stations = np.unique(
+        np.concatenate(
+            [
+                np.linspace(rear, front, 34),
+                rear + np.array([0.03, 0.08]),
+                front - np.array([0.03, 0.08]),
+            ]
+        )
+    )
     top = np.interp(stations, fine, heights)
     belt = np.minimum(s.belt_height, top - 0.07)
     if s.bed_floor is not None:  # the bed is open: its floor lies below its sides
@@ -163,18 +217,21 @@ def _body(s: VehicleShape):
     roof = half_width - lean
     bulge = (sill + belt) / 2
 
-    half = np.stack([  # one side of the ring, from the middle of the floor up to that of the roof
-        np.stack([0 * sill, sill], 1),
-        np.stack([half_width * 0.82, sill], 1),
-        np.stack([half_width * 0.96, sill + 0.06], 1),
-        np.stack([half_width, bulge], 1),
-        np.stack([half_width * 0.985, belt - 0.03], 1),
-        np.stack([half_width * 0.95, belt], 1),
-        np.stack([roof, top - 0.25 * np.abs(top - belt)], 1),
-        np.stack([roof * 0.93, top - 0.07 * np.abs(top - belt)], 1),
-        np.stack([roof * 0.55, top], 1),
-        np.stack([0 * top, top], 1),
-    ], axis=1)  # (stations, 10, 2)
+    half = np.stack(
+        [  # one side of the ring, from the middle of the floor up to that of the roof
+            np.stack([0 * sill, sill], 1),
+            np.stack([half_width * 0.82, sill], 1),
+            np.stack([half_width * 0.96, sill + 0.06], 1),
+            np.stack([half_width, bulge], 1),
+            np.stack([half_width * 0.985, belt - 0.03], 1),
+            np.stack([half_width * 0.95, belt], 1),
+            np.stack([roof, top - 0.25 * np.abs(top - belt)], 1),
+            np.stack([roof * 0.93, top - 0.07 * np.abs(top - belt)], 1),
+            np.stack([roof * 0.55, top], 1),
+            np.stack([0 * top, top], 1),
+        ],
+        axis=1,
+    )  # (stations, 10, 2)
     if s.bed_floor is not None:
         half[in_bed, 6:8, 0] = (half_width[in_bed] * 0.9)[:, None]
         half[in_bed, 6, 1] = belt[in_bed]
@@ -211,11 +268,15 @@ def _body(s: VehicleShape):
     for station, forward, lamp in ((0, False, Part.TAIL_LAMP), (count - 1, True, Part.HEADLAMP)):
         outer = station * size
         inner = len(points)  # a narrower copy of the end's ring; the lamps are beside it
-        points = np.concatenate([points, points[outer:outer + size] * [1, 0.55, 1]])
-        quads = [(outer + j, outer + (j + 1) % size, inner + (j + 1) % size, inner + j)
-                 for j in range(size)]
-        quads += [(inner + j, inner + j + 1, inner + size - j - 1, inner + (size - j) % size)
-                  for j in range(9)]
+        points = np.concatenate([points, points[outer : outer + size] * [1, 0.55, 1]])
+        quads = [
+            (outer + j, outer + (j + 1) % size, inner + (j + 1) % size, inner + j)
+            for j in range(size)
+        ]
+        quads += [
+            (inner + j, inner + j + 1, inner + size - j - 1, inner + (size - j) % size)
+            for j in range(9)
+        ]
         for k, (a, b, c, d) in enumerate(quads):
             for triangle in ((a, b, c), (a, c, d)):
                 if len(set(triangle)) == 3:  # the strip begins and ends in a point
@@ -230,8 +291,12 @@ def _wheel(x, y, radius, width=0.22, sections=24):
     circle = np.stack([np.cos(angle), np.zeros(sections), np.sin(angle)], 1)
     outer = np.sign(y) * width / 2
     rings = [  # radius, y: from the inner hub over the tread to the outer hub
-        (radius * 0.6, -outer), (radius * 0.96, -outer), (radius, -0.7 * outer),
-        (radius, 0.7 * outer), (radius * 0.96, outer), (radius * 0.64, 0.95 * outer),
+        (radius * 0.6, -outer),
+        (radius * 0.96, -outer),
+        (radius, -0.7 * outer),
+        (radius, 0.7 * outer),
+        (radius * 0.96, outer),
+        (radius * 0.64, 0.95 * outer),
     ]
     points = [[0.0, -outer, 0.0]]
     points += [p for r, offset in rings for p in circle * r + [0, offset, 0]]
@@ -256,10 +321,22 @@ def _wheel(x, y, radius, width=0.22, sections=24):
 
 def _box(centre, size, part):
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) / 2
-    triangles = np.array([
-        [0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
-        [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3],
-    ])
+    triangles = np.array(
+        [
+            [0, 1, 3],
+            [0, 3, 2],
+            [4, 6, 7],
+            [4, 7, 5],
+            [0, 4, 5],
+            [0, 5, 1],
+            [2, 3, 7],
+            [2, 7, 6],
+            [0, 2, 6],
+            [0, 6, 4],
+            [1, 5, 7],
+            [1, 7, 3],
+        ]
+    )
     return corners * size + centre, triangles, part
 
 

@@ -140,8 +140,10 @@ def resolve(
             for j in range(samples):
                 packed = visible[row * samples + i, column * samples + j]
                 if packed == NOTHING:
-                    behind = background[wp.min(row, background.shape[0] - 1),
-                                        wp.min(column, background.shape[1] - 1)]
+                    behind = background[
+                        wp.min(row, background.shape[0] - 1),
+                        wp.min(column, background.shape[1] - 1),
+                    ]
                     total += weight * wp.vec3(float(behind[0]), float(behind[1]), float(behind[2]))
                 else:
                     total += weight * face_color[int(packed & wp.int64(0xFFFFFFFF))]
@@ -202,24 +204,35 @@ def render_scene(
     visible = wp.full((height * samples, width * samples), NOTHING, dtype=wp.int64, device=device)
     face_color = wp.empty(len(faces), dtype=wp.vec3, device=device)
     wp.launch(
-        fill_faces, len(faces), device=device,
+        fill_faces,
+        len(faces),
+        device=device,
         inputs=[
             on_device(points.astype(np.float32), wp.vec3),
             on_device(pixels.astype(np.float32), wp.vec2),
             on_device(faces, wp.vec3i),
             on_device(np.concatenate(albedo)[source], wp.vec3),
-            wp.normalize(wp.vec3(*map(float, up))), visible, face_color,
+            wp.normalize(wp.vec3(*map(float, up))),
+            visible,
+            face_color,
         ],
     )
     rgb = wp.empty((height, width), dtype=wp.vec3ub, device=device)
     label_image = wp.empty((height, width), dtype=wp.int32, device=device)
     depth = wp.empty((height, width), dtype=wp.float32, device=device)
     wp.launch(
-        resolve, (height, -(-width // BLOCK)), device=device,
+        resolve,
+        (height, -(-width // BLOCK)),
+        device=device,
         inputs=[
-            visible, samples, face_color, on_device(face_label, wp.int32),
+            visible,
+            samples,
+            face_color,
+            on_device(face_label, wp.int32),
             on_device(_background(background, camera.size), wp.vec3ub),
-            rgb, label_image, depth,
+            rgb,
+            label_image,
+            depth,
         ],
     )
     return SceneImages(rgb.numpy(), label_image.numpy(), depth.numpy())
@@ -265,18 +278,26 @@ def _view_planes(camera):
     height, width = camera.size
     u = np.linspace(-0.5, width - 0.5, 17)
     v = np.linspace(-0.5, height - 0.5, 17)
-    border = np.concatenate([
-        np.stack([u, np.full(17, v[0])], 1), np.stack([u, np.full(17, v[-1])], 1),
-        np.stack([np.full(17, u[0]), v], 1), np.stack([np.full(17, u[-1]), v], 1),
-    ])
+    border = np.concatenate(
+        [
+            np.stack([u, np.full(17, v[0])], 1),
+            np.stack([u, np.full(17, v[-1])], 1),
+            np.stack([np.full(17, u[0]), v], 1),
+            np.stack([np.full(17, u[-1]), v], 1),
+        ]
+    )
     normalised = camera.undistort(border)
     left, top = np.nanmin(normalised, 0)
     right, bottom = np.nanmax(normalised, 0)
-    normals = np.array([
-        [0.0, 0.0, 1.0],
-        [1.0, 0.0, -left], [-1.0, 0.0, right],
-        [0.0, 1.0, -top], [0.0, -1.0, bottom],
-    ])
+    normals = np.array(
+        [
+            [0.0, 0.0, 1.0],
+            [1.0, 0.0, -left],
+            [-1.0, 0.0, right],
+            [0.0, 1.0, -top],
+            [0.0, -1.0, bottom],
+        ]
+    )
     return normals, np.array([NEAR, 0.0, 0.0, 0.0, 0.0])
 
 

@@ -20,8 +20,20 @@ def pinhole(height=60, width=80, focal=70.0, distortion=()):
 
 def box(size=(1.0, 1.0, 1.0)):
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * 0.5
-    faces = [[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
-             [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]
+    faces = [
+        [0, 1, 3],
+        [0, 3, 2],
+        [4, 6, 7],
+        [4, 7, 5],
+        [0, 4, 5],
+        [0, 5, 1],
+        [2, 3, 7],
+        [2, 7, 6],
+        [0, 2, 6],
+        [0, 6, 4],
+        [1, 5, 7],
+        [1, 7, 3],
+    ]
     return Mesh((corners * size).astype(np.float32), np.array(faces, np.int32))
 
 
@@ -62,11 +74,17 @@ def rays_through_faces(meshes, poses, camera, near=0.05):
                 z = (normal @ a) / (rays @ normal)  # the ray's z component is 1
             hit = rays * z[:, None]
             area = normal @ normal
-            weights = np.stack([
-                np.cross(c - b, hit - b) @ normal,
-                np.cross(a - c, hit - c) @ normal,
-                np.cross(b - a, hit - a) @ normal,
-            ], 1) / area
+            weights = (
+                np.stack(
+                    [
+                        np.cross(c - b, hit - b) @ normal,
+                        np.cross(a - c, hit - c) @ normal,
+                        np.cross(b - a, hit - a) @ normal,
+                    ],
+                    1,
+                )
+                / area
+            )
             inside = (weights.min(1) >= 0) & (z > near) & np.isfinite(z)
             close |= (np.abs(weights.min(1)) < 2e-4) & (z > near)
             nearer = inside & (z < depth)
@@ -94,8 +112,10 @@ def test_labels_and_depth_agree_with_ray_casting(seed, device):
 
 def test_pixel_zero_is_the_centre_of_the_first_pixel():
     camera = Camera(np.eye(3), (4, 6), "none", np.zeros(0))
-    square = Mesh(np.array([[0.9, 0.9, 1], [3.1, 0.9, 1], [3.1, 2.1, 1], [0.9, 2.1, 1]], "f4"),
-                  np.array([[0, 1, 2], [0, 2, 3]], "i4"))
+    square = Mesh(
+        np.array([[0.9, 0.9, 1], [3.1, 0.9, 1], [3.1, 2.1, 1], [0.9, 2.1, 1]], "f4"),
+        np.array([[0, 1, 2], [0, 2, 3]], "i4"),
+    )
     for samples in (1, 3):
         picture = render_scene([square], np.eye(4)[None], camera, samples=samples)
         rows, columns = np.nonzero(picture.labels)
@@ -109,8 +129,12 @@ def test_no_gaps_between_faces():
     grid = np.stack([x, y, np.zeros_like(x)], -1)
     grid[..., :2] += rng.uniform(-0.06, 0.06, (40, 40, 2))
     corner = (np.arange(39)[:, None] * 40 + np.arange(39)).ravel()
-    faces = np.concatenate([np.stack([corner, corner + 1, corner + 40], 1),
-                            np.stack([corner + 1, corner + 41, corner + 40], 1)])
+    faces = np.concatenate(
+        [
+            np.stack([corner, corner + 1, corner + 40], 1),
+            np.stack([corner + 1, corner + 41, corner + 40], 1),
+        ]
+    )
     plane = Mesh(grid.reshape(-1, 3).astype("f4"), faces.astype("i4"))
     for distance in (1.0, 1.37, 2.0):
         picture = render_scene([plane], shift(0.01, 0, distance)[None], pinhole(480, 640, 600.0))
@@ -153,8 +177,13 @@ def test_empty_scene_shows_the_background():
 
 def test_label_zero_is_drawn_but_is_background():
     poses = np.stack([shift(0, 0, 3.0), shift(0.3, 0, 2.0)])
-    picture = render_scene([box((9, 9, 0.1)), box((0.3, 0.3, 0.3))], poses, pinhole(),
-                           labels=[0, 500], colors=[(1, 0, 0), (0, 1, 0)])
+    picture = render_scene(
+        [box((9, 9, 0.1)), box((0.3, 0.3, 0.3))],
+        poses,
+        pinhole(),
+        labels=[0, 500],
+        colors=[(1, 0, 0), (0, 1, 0)],
+    )
     assert set(np.unique(picture.labels)) == {0, 500}
     assert np.isfinite(picture.depth).all()
     assert picture.rgb[0, 0, 0] > 100 and picture.rgb[0, 0, 1] == 0
@@ -169,34 +198,46 @@ def test_a_color_for_each_face():
 
 
 def test_light_comes_from_above_on_both_sides_of_a_face():
-    floor = Mesh(np.array([[-1, 0.5, 2], [1, 0.5, 2], [1, 0.5, 4], [-1, 0.5, 4]], "f4"),
-                 np.array([[0, 1, 2], [0, 2, 3]], "i4"))
+    floor = Mesh(
+        np.array([[-1, 0.5, 2], [1, 0.5, 2], [1, 0.5, 4], [-1, 0.5, 4]], "f4"),
+        np.array([[0, 1, 2], [0, 2, 3]], "i4"),
+    )
     turned = Mesh(floor.vertices, floor.faces[:, ::-1])
-    up, down = (render_scene([m], np.eye(4)[None], pinhole(), background=(0, 0, 0)).rgb
-                for m in (floor, turned))
+    up, down = (
+        render_scene([m], np.eye(4)[None], pinhole(), background=(0, 0, 0)).rgb
+        for m in (floor, turned)
+    )
     assert np.array_equal(up, down)
-    ceiling = render_scene([floor], np.diag([1.0, -1, 1, 1])[None], pinhole(),
-                           background=(0, 0, 0)).rgb
+    ceiling = render_scene(
+        [floor], np.diag([1.0, -1, 1, 1])[None], pinhole(), background=(0, 0, 0)
+    ).rgb
     assert up.max() > ceiling.max() > 0
 
 
 def test_samples_smooth_the_edges_and_leave_the_labels():
     poses = pose(np.random.default_rng(3), 3.0)[None]
     one = render_scene([box()], poses, pinhole(), colors=[(1, 1, 1)], background=(0, 0, 0))
-    many = render_scene([box()], poses, pinhole(), colors=[(1, 1, 1)], background=(0, 0, 0),
-                        samples=5)
+    many = render_scene(
+        [box()], poses, pinhole(), colors=[(1, 1, 1)], background=(0, 0, 0), samples=5
+    )
     assert (one.labels != many.labels).mean() < 2e-3
     assert len(np.unique(many.rgb[..., 0])) > 2 * len(np.unique(one.rgb[..., 0]))
 
 
-@pytest.mark.parametrize("wrong, text", [
-    ({"samples": 2}, "odd"),
-    ({"camera_from_objects": np.eye(4)[None].repeat(2, 0)}, "one pose per mesh"),
-    ({"labels": [1, 2]}, "one per mesh"),
-    ({"background": np.zeros((3, 3, 3), np.uint8)}, "background"),
-])
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        ({"samples": 2}, "odd"),
+        ({"camera_from_objects": np.eye(4)[None].repeat(2, 0)}, "one pose per mesh"),
+        ({"labels": [1, 2]}, "one per mesh"),
+        ({"background": np.zeros((3, 3, 3), np.uint8)}, "background"),
+    ],
+)
 def test_wrong_arguments_are_named(wrong, text):
-    arguments = {"meshes": [box()], "camera_from_objects": shift(0, 0, 3)[None],
-                 "camera": pinhole()} | wrong
+    arguments = {
+        "meshes": [box()],
+        "camera_from_objects": shift(0, 0, 3)[None],
+        "camera": pinhole(),
+    } | wrong
     with pytest.raises(ValueError, match=text):
         render_scene(**arguments)
