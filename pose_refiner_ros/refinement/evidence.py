@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mask says of one object: signed distances in a square crop, at several resolutions."""
+"""What a label image says of one object: signed distances in a crop, at several resolutions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
+
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.crop import Crop, crop_around
 
 UNKNOWN = np.float32(1.0e8)
 UNKNOWN_LIMIT = np.float32(1.0e4)
@@ -15,7 +19,16 @@ UNKNOWN_LIMIT = np.float32(1.0e4)
 # A distance that counts half, as a share of the crop's side, at each level from coarse to fine: far
 # off at first, then less and less, so that what is wrong in the mask (a missing handle, a strip of
 # the table) pulls little at the end.
-ROBUST_SHARE = (0.1, 0.05, 0.025)
+ROBUST_SHARE = (0.1, 0.025)
+
+
+MIN_PIXELS = 25  # a smaller mask says next to nothing about a pose
+MARGIN = 0.3  # room around the mask for a start pose that is too near or beside it
+LEVEL_SIZES = (128, 256)  # largest crop side of each level, coarse to fine
+
+
+class EvidenceError(ValueError):
+    """A mask from which no pose can be told; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,72 @@ class EvidenceLevel:
     camera: np.ndarray
     bounds: np.ndarray
     pixel: float
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectEvidence:
+    """All that is seen of one object in one frame.
+
+    mask, unknown: (S, S) uint8 0/1 of the crop; unknown pixels belong to other instances or lie
+    beyond the photo, and may hide more of the object (None: there are none). levels: coarse to
+    fine.
+    """
+
+    label: int
+    crop: Crop
+    mask: np.ndarray
+    unknown: np.ndarray | None
+    levels: list[EvidenceLevel]
+
+    @cached_property
+    def area(self) -> int:
+        """Pixels of the mask, in the crop."""
+        return int(cv2.countNonZero(self.mask))
+
+    @cached_property
+    def least_cost(self) -> float:
+        """The cost of a silhouette that covers exactly the mask."""
+        return float(self.levels[-1].distance[self.mask.view(bool)].sum(dtype=np.float64))
+
+
+def gather_evidence(
+    masks: np.ndarray,
+    label: int,
+    camera: Camera,
+    sizes: tuple[int, ...] = LEVEL_SIZES,
+) -> ObjectEvidence:
+    """Look at one label of a label image (H, W), where 0 is background.
+
+    Raises EvidenceError where the mask is missing, too small, or has no outline in the photo.
+    """
+    own = (masks == label).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(own)
+    if width == 0:
+        raise EvidenceError(f"label {label} has no pixel in the mask")
+    pixels = cv2.countNonZero(own[y : y + height, x : x + width])
+    if pixels < MIN_PIXELS:
+        raise EvidenceError(
+            f"the mask of label {label} has {pixels} pixels, fewer than {MIN_PIXELS}: too small "
+            "to tell a pose from"
+        )
+    crop = crop_around(camera, (x, y, x + width - 1, y + height - 1), sizes[-1], MARGIN)
+    mask = crop.cut(own)
+    others = (masks != 0).view(np.uint8)
+    others -= own
+    unknown = crop.cut(others)
+    outside = crop.outside()
+    if outside is not None:
+        unknown |= outside
+    unknown &= 1 - mask
+    if not unknown.any():
+        unknown = None
+    if unknown is not None and not (1 - mask - unknown).any():
+        raise EvidenceError(
+            f"label {label} covers all that is seen of its surroundings ({pixels} pixels): no "
+            "outline to compare with"
+        )
+    levels = build_pyramid(mask, unknown, crop.pinhole, crop.bounds, sizes)
+    return ObjectEvidence(label, crop, mask, unknown, levels)
 
 
 def build_pyramid(

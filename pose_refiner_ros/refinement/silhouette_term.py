@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import warp as wp
 
@@ -15,15 +17,49 @@ from ..rendering.silhouette import (
     linearise_silhouette,
     vec7,
 )
+from .evidence import LEVEL_SIZES
 from .solver import State, write
 
 BLOCK = 128
 
 
+@dataclass(frozen=True)
+class Stage:
+    """How closely a level looks: which resolution of the evidence it compares with, and how many of
+    its pixels (grain x grain) one pixel of the drawn silhouette stands for."""
+
+    resolution: int
+    grain: int
+
+
+# Coarse pixels are enough to tell which edges are outline; the outline itself is never rounded.
+STAGES = (Stage(0, 2), Stage(1, 2), Stage(1, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """How silhouettes (B) lie on their masks; lengths in crop pixels.
+
+    hessian: (B, 6, 6) Gauss-Newton matrix; sectors: (B, S, 6) gradient by direction; cost: (B,);
+    area, overlap: (B,) known covered pixels and those of them in the mask; rms: (B,) robust RMS
+    distance between outline and mask border, infinite without an outline; known_share: (B,) of
+    the outline on known pixels.
+    """
+
+    hessian: np.ndarray
+    sectors: np.ndarray
+    cost: np.ndarray
+    area: np.ndarray
+    overlap: np.ndarray
+    rms: np.ndarray
+    known_share: np.ndarray
+
+
 class SilhouetteTerm:
     """Silhouettes of up to ``capacity`` poses against the masks of up to ``objects`` objects.
 
-    sizes: side in pixels of the evidence at each level, full resolution last.
+    sizes: side in pixels of the evidence at each resolution, the full one last; spacing: of the
+    samples along the outline, pixels of the resolution.
     """
 
     def __init__(
@@ -31,17 +67,17 @@ class SilhouetteTerm:
         meshes: MeshBatch,
         capacity: int,
         objects: int,
-        sizes: tuple[int, ...] = (64, 128, 256),
+        sizes: tuple[int, ...] = LEVEL_SIZES,
         spacing: float = 1.5,
-        grain: tuple[int, ...] = (1, 1, 2),
+        stages: tuple[Stage, ...] = STAGES,
     ) -> None:
         device = meshes.device
         self.meshes = meshes
         self.device = wp.get_device(device)
         self.sizes = sizes
         self.spacing = spacing
-        self.grain = grain
-        self.levels = []
+        self.stages = stages
+        self.resolutions = []
         for size in sizes:
             evidence = Evidence()
             evidence.distance = wp.zeros((objects, size, size), dtype=wp.float32, device=device)
@@ -50,7 +86,7 @@ class SilhouetteTerm:
             evidence.camera = wp.zeros(objects, dtype=wp.vec4, device=device)
             evidence.image_bounds = wp.zeros(objects, dtype=wp.vec4, device=device)
             evidence.pixel = wp.zeros(objects, dtype=wp.float32, device=device)
-            self.levels.append(evidence)
+            self.resolutions.append(evidence)
         self.mesh_of_pose = wp.zeros(capacity, dtype=wp.int32, device=device)
         self.evidence_of_pose = wp.zeros(capacity, dtype=wp.int32, device=device)
         self.near = wp.zeros(capacity, dtype=wp.float32, device=device)
@@ -75,7 +111,7 @@ class SilhouetteTerm:
 
     def load_evidence(self, pyramids) -> None:
         """Upload what was observed: one list of levels per object (see refinement.evidence)."""
-        for index, evidence in enumerate(self.levels):
+        for index, evidence in enumerate(self.resolutions):
             for row, pyramid in enumerate(pyramids):
                 level = pyramid[index]
                 size = level.distance.shape[0]
@@ -96,20 +132,28 @@ class SilhouetteTerm:
     def accumulate(self, state: State) -> None:
         self._launch(state)
 
-    def evaluate(self, state: State) -> dict[str, np.ndarray]:
-        """Measure the trial poses at the current level: areas, outline distances, sectors."""
+    def evaluate(self, state: State) -> Fit:
+        """Measure the trial poses at the current level."""
         self.sectors.zero_()
         self._launch(state, with_sectors=1)
-        measures = self.measures.numpy()[: self.count].astype(np.float64)
-        return {
-            "measures": measures,
-            "sectors": self.sectors.numpy()[: self.count].astype(np.float64),
-        }
+        rows = slice(0, self.count)
+        measures = self.measures.numpy()[rows].astype(np.float64)
+        area, overlap, square, length, unknown, weight, _ = measures.T
+        return Fit(
+            hessian=state.trial_hessian.numpy()[rows],
+            sectors=self.sectors.numpy()[rows],
+            cost=state.trial_cost.numpy()[rows],
+            area=area,
+            overlap=overlap,
+            rms=np.sqrt(square / np.maximum(weight, 1e-9)) + np.where(weight > 0, 0.0, np.inf),
+            known_share=1.0 - unknown / np.maximum(length, 1e-9),
+        )
 
     def _launch(self, state: State, with_sectors: int = 0) -> None:
         key = (self.level, with_sectors, id(state))
         launch = self._launches.get(key)
         if launch is None:
+            stage = self.stages[self.level]
             out = Linearisation()
             out.hessian = state.trial_hessian
             out.gradient = state.trial_gradient
@@ -123,7 +167,7 @@ class SilhouetteTerm:
                 dim=(self.mesh_of_pose.shape[0], lanes),
                 inputs=[
                     self.meshes.arrays,
-                    self.levels[self.level],
+                    self.resolutions[stage.resolution],
                     self.mesh_of_pose,
                     self.evidence_of_pose,
                     state.active,
@@ -131,7 +175,7 @@ class SilhouetteTerm:
                     state.trial_translation,
                     self.near,
                     self.spacing,
-                    self.grain[self.level],
+                    stage.grain,
                     with_sectors,
                     self.scratch,
                     out,

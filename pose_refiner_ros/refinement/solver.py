@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import warp as wp
@@ -78,6 +78,9 @@ class Term(Protocol):
 
     def accumulate(self, state: State) -> None:
         """Add cost, gradient, Gauss-Newton matrix and weight at the trial poses to the state."""
+
+    def evaluate(self, state: State) -> Any:
+        """What the term has to say of the trial poses beyond their cost."""
 
 
 @wp.func
@@ -293,6 +296,13 @@ class Solver:
                 if self.on_cpu and not self._active[: self.count].any():
                     break
             damping = 1e-4
+
+    def evaluate(self, term: Term, level: int) -> Any:
+        """Look at the loaded poses as they are, through one term at one level."""
+        term.set_level(level)
+        self._begin.set_dim(self.count)
+        self._begin.launch()
+        return term.evaluate(self.state)
 
     def result(self) -> dict[str, np.ndarray]:
         """Poses (B, 4, 4), cost, iterations and reason of the loaded batch."""

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refining the hypotheses of many objects together, and judging the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.rendering.mesh_batch import MeshBatch
+from pose_refiner_ros.refinement.covariance import pose_covariance
+from pose_refiner_ros.refinement.evidence import ObjectEvidence
+from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
+from pose_refiner_ros.refinement.solver import Level, Reason, Solver
+
+COARSE = (Level(0, 14, 0.5),)
+FINE = (Level(1, 8, 0.15), Level(2, 3, 0.1))
+FINEST = 2
+# An outline that ends farther than this from the mask's border (robust RMS, share of the crop's
+# side) may sit in a local minimum: starts turned by RESTART_ANGLE about each axis are tried too.
+RESTART_RMS = 0.003
+RESTART_ANGLE = np.radians(20.0)
+# Hypotheses that end this near to each other are one.
+SAME_ANGLE = np.radians(8.0)
+
+
+@dataclass(eq=False)
+class Refined:
+    """A refined hypothesis of one object.
+
+    camera_from_object (4, 4) and covariance (6, 6), about the object's origin, in the camera's
+    axes; cost: robust area between silhouette and mask, crop pixels squared, 0 for a perfect fit;
+    iou over the known pixels; contour_rms_px: robust RMS distance between outline and mask border,
+    photo pixels; visible_fraction: share of the model's outline that lies on known pixels.
+    """
+
+    camera_from_object: np.ndarray
+    covariance: np.ndarray
+    cost: float
+    iou: float
+    contour_rms_px: float
+    visible_fraction: float
+    iterations: int
+    reason: Reason
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A pose (4, 4) on its way, in the frame of its object's crop."""
+
+    owner: int
+    pose: np.ndarray
+    cost: float = np.inf
+    iterations: int = 0
+    reason: Reason = Reason.RUNNING
+
+
+class Refiner:
+    """Refines poses of a fixed set of objects against silhouettes.
+
+    capacity: most poses in one batch; more are done in several. Kernels compile at the first use:
+    call `warm_up` before the first frame.
+    """
+
+    def __init__(
+        self, models: Sequence[ObjectModel], device: str = "cpu", capacity: int = 64
+    ) -> None:
+        self.models = list(models)
+        self.index = {model.name: i for i, model in enumerate(self.models)}
+        self.capacity = capacity
+        meshes = MeshBatch([model.silhouette_mesh for model in self.models], device)
+        self.term = SilhouetteTerm(meshes, capacity, capacity)
+        self.solver = Solver(capacity, device)
+        self.diameter = np.array([model.diameter for model in self.models])
+        self.near = np.maximum(0.02 * self.diameter, 1e-3)
+
+    def refine(
+        self,
+        evidence: Sequence[ObjectEvidence],
+        names: Sequence[str],
+        hypotheses: Sequence[Sequence[np.ndarray]],
+        keep: int = 4,
+        restart: bool = True,
+    ) -> list[list[Refined]]:
+        """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
+
+        All go through the coarse level; of each object the `keep` best that differ go on to the
+        end. With `restart`, objects that end in a poor fit are tried again from starts around
+        their first hypothesis. Objects without hypotheses get no result.
+        """
+        results: list[list[Refined]] = [[] for _ in evidence]
+        for first in range(0, len(evidence), self.capacity):
+            part = slice(first, first + self.capacity)
+            results[part] = self._refine_part(
+                evidence[part], names[part], hypotheses[part], keep, restart
+            )
+        return results
+
+    def evaluate(
+        self, evidence: ObjectEvidence, name: str, camera_from_object: np.ndarray
+    ) -> Refined:
+        """Measure a pose (4, 4) as it is."""
+        self._load_evidence([evidence])
+        pose = _crop_transform(evidence) @ camera_from_object
+        return self._measure([_Candidate(0, pose)], [evidence], [self.index[name]])[0]
+
+    def merge(self, name: str, found: Sequence[Refined]) -> list[Refined]:
+        """Results of one object without repeats, best first."""
+        found = sorted(found, key=lambda refined: refined.cost)
+        return self._distinct(found, self.index[name])
+
+    def _refine_part(self, evidence, names, hypotheses, keep, restart):
+        self._load_evidence(evidence)
+        mesh = [self.index[name] for name in names]
+        starts = [
+            _Candidate(owner, _crop_transform(seen) @ np.asarray(pose, np.float64))
+            for owner, seen in enumerate(evidence)
+            for pose in hypotheses[owner]
+        ]
+        results = self._from_starts(starts, evidence, mesh, keep)
+        if restart:
+            again = []
+            for owner, found in enumerate(results):
+                seen = evidence[owner]
+                limit = RESTART_RMS * seen.crop.size / seen.crop.scale
+                if found and not found[0].contour_rms_px < limit:
+                    first = next(start.pose for start in starts if start.owner == owner)
+                    again += [_Candidate(owner, pose) for pose in _turned(first)]
+            if again:
+                more = self._from_starts(again, evidence, mesh, 2)
+                for owner, found in enumerate(more):
+                    results[owner] = self.merge(names[owner], results[owner] + found)[:keep]
+        return results
+
+    def _from_starts(self, starts, evidence, mesh, keep) -> list[list[Refined]]:
+        candidates = self._solve(starts, mesh, COARSE)
+        kept = []
+        for owner in range(len(evidence)):
+            own = [c for c in candidates if c.owner == owner and np.isfinite(c.cost)]
+            own.sort(key=lambda c: c.cost)
+            kept += self._promising(own, mesh[owner], keep)
+        finished = self._solve(kept, mesh, FINE)
+        measured = self._measure(finished, evidence, mesh)
+        results: list[list[Refined]] = [[] for _ in evidence]
+        for candidate, refined in zip(finished, measured, strict=True):
+            results[candidate.owner].append(refined)
+        for owner, found in enumerate(results):
+            found.sort(key=lambda r: r.cost)
+            results[owner] = self._distinct(found, mesh[owner])
+        return results
+
+    def _load_evidence(self, evidence: Sequence[ObjectEvidence]) -> None:
+        self.term.load_evidence([seen.levels for seen in evidence])
+
+    def _solve(self, candidates, mesh, levels) -> list[_Candidate]:
+        """Run candidates through levels, in batches of the solver's capacity."""
+        for first in range(0, len(candidates), self.capacity):
+            batch = candidates[first : first + self.capacity]
+            self._load_batch(batch, mesh)
+            self.solver.run([self.term], levels)
+            result = self.solver.result()
+            for i, candidate in enumerate(batch):
+                candidate.pose = result["camera_from_object"][i]
+                candidate.cost = float(result["cost"][i])
+                candidate.iterations += int(result["iterations"][i])
+                candidate.reason = Reason(int(result["reason"][i]))
+        return candidates
+
+    def _load_batch(self, batch, mesh) -> None:
+        index = np.array([mesh[c.owner] for c in batch], np.int32)
+        owner = np.array([c.owner for c in batch], np.int32)
+        self.term.load(index, owner, self.near[index])
+        self.solver.load(np.stack([c.pose for c in batch]), self.diameter[index])
+
+    def _measure(self, candidates, evidence, mesh) -> list[Refined]:
+        results = []
+        for first in range(0, len(candidates), self.capacity):
+            batch = candidates[first : first + self.capacity]
+            self._load_batch(batch, mesh)
+            found = self.solver.evaluate(self.term, FINEST)
+            diameter = self.diameter[[mesh[c.owner] for c in batch]]
+            covariance = pose_covariance(found.hessian, found.sectors, diameter)
+            for i, candidate in enumerate(batch):
+                seen = evidence[candidate.owner]
+                camera_from_crop = seen.crop.crop_from_camera.T
+                turn = np.kron(np.eye(2), camera_from_crop)
+                pose = candidate.pose.copy()
+                pose[:3] = camera_from_crop @ pose[:3]
+                union = found.area[i] + seen.area - found.overlap[i]
+                results.append(
+                    Refined(
+                        camera_from_object=pose,
+                        covariance=turn @ covariance[i] @ turn.T,
+                        cost=float(found.cost[i]) - seen.least_cost,
+                        iou=float(found.overlap[i] / max(union, 1.0)),
+                        contour_rms_px=float(found.rms[i] / seen.crop.scale),
+                        visible_fraction=float(found.known_share[i]),
+                        iterations=candidate.iterations,
+                        reason=candidate.reason,
+                    )
+                )
+        return results
+
+    def _promising(self, candidates, mesh, keep) -> list[_Candidate]:
+        """The best of candidates sorted by cost that differ from each other, without those so far
+        behind the best that the finer levels cannot bring them back."""
+        chosen: list[_Candidate] = []
+        for candidate in candidates:
+            behind = candidate.cost - candidates[0].cost
+            if len(chosen) == keep or behind > 0.3 * abs(candidates[0].cost):
+                break
+            if not any(self._same(candidate.pose, other.pose, mesh) for other in chosen):
+                chosen.append(candidate)
+        return chosen
+
+    def _distinct(self, found: list[Refined], mesh: int) -> list[Refined]:
+        chosen: list[Refined] = []
+        for refined in found:
+            pose = refined.camera_from_object
+            if not any(self._same(pose, other.camera_from_object, mesh) for other in chosen):
+                chosen.append(refined)
+        return chosen
+
+    def _same(self, a: np.ndarray, b: np.ndarray, mesh: int) -> bool:
+        model = self.models[mesh]
+        shift = np.linalg.norm(a[:3, 3] - b[:3, 3])
+        if shift > 0.1 * model.diameter + 0.05 * abs(b[2, 3]):
+            return False
+        return float(model.symmetries.reduced_rotation_error(a, b)) < SAME_ANGLE
+
+
+def _crop_transform(seen: ObjectEvidence) -> np.ndarray:
+    transform = np.eye(4)
+    transform[:3, :3] = seen.crop.crop_from_camera
+    return transform
+
+
+def _turned(pose: np.ndarray) -> list[np.ndarray]:
+    """The pose turned both ways about each camera axis through the object's origin."""
+    turned = []
+    for axis in np.concatenate([np.eye(3), -np.eye(3)]):
+        other = pose.copy()
+        other[:3, :3] = cv2.Rodrigues(axis * RESTART_ANGLE)[0] @ pose[:3, :3]
+        turned.append(other)
+    return turned
