@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from std_msgs.msg import Header
 
-from pose_refiner_ros.pipeline import Frame
+from pose_refiner_ros.pipeline import Frame, FrameError, Settings
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
@@ -42,13 +42,13 @@ class FrameProcessor:
     def process(self, messages, parameters, with_image, report):
         """An Answer to FrameMessages; BadInput if there can be none.
 
-        report(label, text) receives what was wrong with parts of the frame.
+        report(text) receives what was wrong with parts of the frame.
         """
         reasons = []
 
         def note(label, text):
-            reasons.append(text)
-            report(label, text)
+            reasons.append(text if label is None else f"label {label}: {text}")
+            report(reasons[-1])
 
         masks = images.decode_labels(messages.masks)
         camera = camera_from_info(messages.camera_info, masks.shape, parameters.image_is_rectified)
@@ -68,7 +68,16 @@ class FrameProcessor:
             initial_poses=self._initial_poses(messages, header, names, note),
             image=self._image(messages.image, masks.shape, report) if with_image else None,
         )
-        poses = self.pipeline.process(frame, report=note) if names else []
+        self.pipeline.settings = Settings(
+            hypotheses=parameters.max_hypotheses,
+            keep=parameters.keep_hypotheses,
+            search=parameters.search,
+            accept_iou=parameters.accept_iou,
+        )
+        try:
+            poses = self.pipeline.process(frame, report=note) if names else []
+        except FrameError as error:
+            raise BadInput("frame", str(error)) from None
         ids = {pose.label: pose.label for pose in poses}
         poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
         return Answer(header, frame, poses, ids, len(found), reasons)
@@ -98,13 +107,12 @@ class FrameProcessor:
         try:
             picture = images.decode_color(message)
         except BadInput as error:
-            report(None, str(error))
+            report(str(error))
             return None
         if picture.shape[:2] != size:
             report(
-                None,
                 f"the image is {picture.shape[1]}x{picture.shape[0]} pixels, masks and camera_info "
-                f"are {size[1]}x{size[0]}; there is no overlay",
+                f"are {size[1]}x{size[0]}; there is no overlay"
             )
             return None
         return picture
@@ -151,13 +159,14 @@ class FrameProcessor:
         if pose.score < parameters.min_score:
             report(
                 pose.label,
-                f"{pose.name} has score {pose.score:.2f}, under min_score {parameters.min_score}",
+                f"{pose.name} has a score of {pose.score:.2f}, under min_score "
+                f"{parameters.min_score}",
             )
             return False
         if pose.quality not in parameters.publish_qualities:
             report(
                 pose.label,
-                f"{pose.name} has quality {pose.quality}, not in publish_qualities",
+                f"{pose.name} has the quality {pose.quality}, which publish_qualities leaves out",
             )
             return False
         return True

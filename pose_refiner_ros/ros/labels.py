@@ -26,7 +26,7 @@ def names_from_detections(detections, library, report):
             continue
         label = int(detection.id)
         if not detection.results:
-            report(label, f"the detection of label {label} has no results, so it names no object")
+            report(label, "its detection has no results, so it names no object")
             continue
         best = max(detection.results, key=lambda result: result.hypothesis.score)
         class_name = best.hypothesis.class_id
@@ -34,7 +34,7 @@ def names_from_detections(detections, library, report):
         if model is None:
             report(
                 label,
-                f"label {label} is of class '{class_name}', which is not in the object library "
+                f"its class '{class_name}' is not in the object library "
                 f"({', '.join(library)}); add it there, or as an alias of an object",
             )
             names[label] = None
@@ -62,24 +62,24 @@ def name_labels(labels, detections, label_names, library, report):
             if model is None:
                 report(
                     label,
-                    f"label_names says that label {label} is '{label_names[label]}', which is not "
-                    f"in the object library ({', '.join(library)})",
+                    f"label_names calls it '{label_names[label]}', which is not in the object "
+                    f"library ({', '.join(library)})",
                 )
         else:
             model = library.by_label(label)
             name = model.name if model else only
             if name is None:
-                report(label, _nameless(label, detections))
+                report(label, _nameless(detections))
         if name is not None:
             names[label] = name
     return names
 
 
-def _nameless(label, detections):
+def _nameless(detections):
     where = "the detections do not list it" if detections is not None else "no detections came"
     return (
-        f"label {label} has no name: {where}, and neither the parameter label_names nor a 'label' "
-        "in the object library names it"
+        f"it has no name: {where}, and neither the parameter label_names nor a 'label' in the "
+        "object library names it"
     )
 
 

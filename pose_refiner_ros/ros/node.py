@@ -308,7 +308,7 @@ class PoseRefinerNode(LifecycleNode):
             answer.reasons,
         )
 
-    def _report(self, label, text):
+    def _report(self, text):
         self._statistics.leave_out(self._reports.warn(text))
 
     def _on_error(self, error):

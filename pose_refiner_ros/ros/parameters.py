@@ -173,12 +173,34 @@ GROUPS = {
     "Estimation": [
         Declaration(
             "max_hypotheses",
-            8,
-            "Initial poses that are refined per object when nothing is known of its pose. More "
-            "are surer and slower.",
-            RELOAD,
+            16,
+            "Poses that are tried for an object when nothing is known of its pose. More are surer "
+            "and slower.",
             minimum=1,
-            maximum=64,
+            maximum=200,
+        ),
+        Declaration(
+            "keep_hypotheses",
+            4,
+            "Of those, how many different ones are refined to the end.",
+            minimum=1,
+            maximum=16,
+        ),
+        Declaration(
+            "search",
+            "auto",
+            "When to try poses beside the given ones (last frame, `initial_poses`). auto: where "
+            "there is none or it fits badly. always: slower, never caught in a wrong pose. never: "
+            "only objects with a given pose are found.",
+            choices=("auto", "always", "never"),
+        ),
+        Declaration(
+            "accept_iou",
+            0.8,
+            "With search auto, the overlap of silhouette and mask (intersection over union) from "
+            "which a given pose counts as fitting.",
+            minimum=0.0,
+            maximum=1.0,
         ),
         Declaration(
             "use_last_pose",
@@ -196,8 +218,8 @@ GROUPS = {
         Declaration(
             "publish_qualities",
             list(QUALITIES),
-            "Qualities that are published. ambiguous: another pose fits equally well. partial: "
-            "much of the outline is hidden. poor: the outline fits badly.",
+            "Qualities that are published. ambiguous: another pose fits nearly as well. partial: "
+            "over half of the outline is hidden. poor: the silhouette does not fit the mask.",
             choices=QUALITIES,
         ),
     ],
