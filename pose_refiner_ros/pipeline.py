@@ -36,14 +36,16 @@ class Settings:
 
     hypotheses: views of the codebook that are refined for an object without a usable start pose;
     keep: of those, how many different ones are followed to the end; search: auto (where the
-    given poses are missing or fit badly), always or never; accept_iou: overlap from which a given
-    pose's result is taken without a search; batch: most poses refined at once.
+    given poses are missing or fit badly), always or never; accept_iou: overlap from which the
+    result of a given pose is taken without a search; confirm_iou: the same for one that hardly
+    moved; batch: most poses refined at once.
     """
 
     hypotheses: int = 16
     keep: int = 4
     search: str = "auto"
-    accept_iou: float = 0.8
+    accept_iou: float = 0.97
+    confirm_iou: float = 0.8
     batch: int = 64
 
     def __post_init__(self) -> None:
@@ -109,6 +111,7 @@ class ObjectPose:
     alternatives: list[Alternative] = field(default_factory=list)
 
 
+CONFIRM_ANGLE = np.radians(12.0)
 POOR_IOU = 0.7
 AMBIGUOUS_BELIEF = 0.7
 PARTIAL_VISIBLE = 0.5
@@ -158,9 +161,9 @@ class Pipeline:
         names = [frame.labels[evidence.label] for evidence in seen]
         given = [self._initial(frame, evidence.label, report) for evidence in seen]
         results = self._refiner.refine(seen, names, given, self.settings.keep)
-        from_given = [found[0] if found else None for found in results]
-
-        search = [i for i, found in enumerate(results) if self._needs_search(found)]
+        search = [
+            i for i, name in enumerate(names) if self._needs_search(name, results[i], given[i])
+        ]
         if search:
             guesses = [self._guess(seen[i], names[i]) for i in search]
             found = self._refiner.refine(
@@ -170,12 +173,12 @@ class Pipeline:
                 results[i] = self._refiner.merge(names[i], results[i] + more)
 
         poses = []
-        for evidence, name, found, first in zip(seen, names, results, from_given, strict=True):
+        for evidence, name, found, start in zip(seen, names, results, given, strict=True):
             found = [one for one in found if np.isfinite(one.camera_from_object).all()]
             if not found or found[0].iou == 0.0:
                 report(evidence.label, f"no pose of {name} found that overlaps its mask")
                 continue
-            poses.append(judge(evidence.label, name, found, first))
+            poses.append(self._judge(evidence.label, name, found, start))
         return poses
 
     def _look(self, frame: Frame, masks: np.ndarray, report: Report) -> list[ObjectEvidence]:
@@ -203,12 +206,20 @@ class Pipeline:
                 usable.append(pose)
         return usable
 
-    def _needs_search(self, found: list[Refined]) -> bool:
-        if self.settings.search == "never":
-            return False
-        if self.settings.search == "always":
+    def _needs_search(self, name: str, found: list[Refined], given) -> bool:
+        """Whether the codebook's views are to be tried beside the given poses."""
+        if self.settings.search != "auto":
+            return self.settings.search == "always"
+        if not found or found[0].iou < self.settings.confirm_iou:
             return True
-        return not found or found[0].iou < self.settings.accept_iou
+        # A fit like that of real masks proves a pose that was nearly right already (a tracked
+        # one), but not one that had to turn far to get there.
+        model = self.library[name]
+        pose, start = found[0].camera_from_object, given[0]
+        turned = model.symmetries.reduced_rotation_error(pose, start)
+        moved = np.linalg.norm(pose[:3, 3] - start[:3, 3])
+        near = turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter
+        return not near and found[0].iou < self.settings.accept_iou
 
     def _guess(self, evidence: ObjectEvidence, name: str) -> list[np.ndarray]:
         camera_from_crop = np.eye(4)
@@ -216,57 +227,60 @@ class Pipeline:
         hypotheses = self._codebook(name).match(evidence, self.settings.hypotheses)
         return [camera_from_crop @ one.camera_from_object for one in hypotheses]
 
+    def _judge(self, label: int, name: str, found: list[Refined], given) -> ObjectPose:
+        """One verdict from an object's refined hypotheses.
+
+        Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
+        lacks itself: a mask that no pose fits well tells poses apart less sharply. Where several
+        fit about equally, the one turned least from the first given pose is taken, so that an
+        ambiguous object does not flip.
+        """
+        missing = np.array([1.0 - one.iou for one in found])
+        sharpness = max(0.25 * missing.min(), 0.004)
+        belief = np.exp(-(missing - missing.min()) / sharpness)
+        belief /= belief.sum()
+        chosen = int(belief.argmax())
+        if given:
+            rivals = np.flatnonzero(belief > 0.4 * belief[chosen])
+            turned = self.library[name].symmetries.reduced_rotation_error(
+                np.stack([found[i].camera_from_object for i in rivals]), given[0]
+            )
+            chosen = int(rivals[turned.argmin()])
+        best = found[chosen]
+        if best.iou < POOR_IOU:
+            quality = "poor"
+        elif belief[chosen] < AMBIGUOUS_BELIEF:
+            quality = "ambiguous"
+        elif best.visible_fraction < PARTIAL_VISIBLE:
+            quality = "partial"
+        else:
+            quality = "good"
+        others = [
+            Alternative(one.camera_from_object, float(one.iou * share), one.iou)
+            for i, (one, share) in enumerate(zip(found, belief, strict=True))
+            if i != chosen
+        ]
+        others.sort(key=lambda other: -other.score)
+        return ObjectPose(
+            label=label,
+            name=name,
+            camera_from_object=best.camera_from_object,
+            covariance=best.covariance,
+            score=float(best.iou * belief[chosen]),
+            quality=quality,
+            iou=best.iou,
+            contour_rms_px=best.contour_rms_px,
+            visible_fraction=best.visible_fraction,
+            cost=best.cost,
+            iterations=best.iterations,
+            reason=best.reason.name.lower(),
+            alternatives=others,
+        )
+
     def _codebook(self, name: str) -> ViewCodebook:
         if name not in self._codebooks:
             self._codebooks[name] = ViewCodebook(self.library[name])
         return self._codebooks[name]
-
-
-def judge(label: int, name: str, found: list[Refined], given: Refined | None) -> ObjectPose:
-    """One verdict from an object's refined hypotheses, sorted by cost.
-
-    Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
-    lacks itself: a mask that no pose fits well tells poses apart less sharply. A given pose keeps
-    its place where another is not clearly better, so that an ambiguous object does not flip.
-    """
-    missing = np.array([1.0 - one.iou for one in found])
-    sharpness = max(0.25 * missing.min(), 0.004)
-    belief = np.exp(-(missing - missing.min()) / sharpness)
-    belief /= belief.sum()
-    chosen = int(belief.argmax())
-    for i, one in enumerate(found):
-        if one is given and belief[i] > 0.5 * belief[chosen]:
-            chosen = i
-    best = found[chosen]
-    if best.iou < POOR_IOU:
-        quality = "poor"
-    elif belief[chosen] < AMBIGUOUS_BELIEF:
-        quality = "ambiguous"
-    elif best.visible_fraction < PARTIAL_VISIBLE:
-        quality = "partial"
-    else:
-        quality = "good"
-    others = [
-        Alternative(one.camera_from_object, float(one.iou * share), one.iou)
-        for i, (one, share) in enumerate(zip(found, belief, strict=True))
-        if i != chosen
-    ]
-    others.sort(key=lambda other: -other.score)
-    return ObjectPose(
-        label=label,
-        name=name,
-        camera_from_object=best.camera_from_object,
-        covariance=best.covariance,
-        score=float(best.iou * belief[chosen]),
-        quality=quality,
-        iou=best.iou,
-        contour_rms_px=best.contour_rms_px,
-        visible_fraction=best.visible_fraction,
-        cost=best.cost,
-        iterations=best.iterations,
-        reason=best.reason.name.lower(),
-        alternatives=others,
-    )
 
 
 def checked_masks(frame: Frame) -> np.ndarray:

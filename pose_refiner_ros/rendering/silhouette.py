@@ -191,15 +191,13 @@ def distance_at(evidence: Evidence, index: int, x: float, y: float):
     row = wp.min(int(inside_y), evidence.size[index] - 2)
     fx = inside_x - float(column)
     fy = inside_y - float(row)
-    top = (
-        evidence.distance[index, row, column] * (1.0 - fx)
-        + evidence.distance[index, row, column + 1] * fx
-    )
-    bottom = (
-        evidence.distance[index, row + 1, column] * (1.0 - fx)
-        + evidence.distance[index, row + 1, column + 1] * fx
-    )
-    value = top * (1.0 - fy) + bottom * fy
+    a = evidence.distance[index, row, column]
+    b = evidence.distance[index, row, column + 1]
+    c = evidence.distance[index, row + 1, column]
+    d = evidence.distance[index, row + 1, column + 1]
+    value = (a * (1.0 - fx) + b * fx) * (1.0 - fy) + (c * (1.0 - fx) + d * fx) * fy
+    if wp.max(wp.max(a, b), wp.max(c, d)) > UNKNOWN_LIMIT:
+        value = UNKNOWN
     bounds = evidence.image_bounds[index]
     if x < bounds[0] or y < bounds[1] or x > bounds[2] or y > bounds[3]:
         value = UNKNOWN
