@@ -105,7 +105,7 @@ def uses_generated_messages():
     return Path(module.__file__).is_relative_to(sys.prefix)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(scope="module")
 def ros():
     pytest.importorskip("rclpy", reason="neither the wheels of `make setup` nor a ROS installation")
 
@@ -123,7 +123,7 @@ def node(ros):
 
 
 @pytest.mark.parametrize("type_name", FIELDS)
-def test_fields_come_in_the_order_of_the_original(type_name):
+def test_fields_come_in_the_order_of_the_original(ros, type_name):
     fields = message_class(type_name).get_fields_and_field_types()
     assert list(fields) == FIELDS[type_name]
 
@@ -143,7 +143,7 @@ def test_endpoint_announces_the_type_hash_of_the_original(node, type_name):
 
 
 @pytest.mark.parametrize("type_name", TYPE_HASHES)
-def test_installed_description_has_the_type_hash_of_the_original(type_name):
+def test_installed_description_has_the_type_hash_of_the_original(ros, type_name):
     from ament_index_python.packages import get_package_share_directory
 
     package, kind, name = type_name.split("/")
@@ -173,7 +173,7 @@ def test_rosbags_computes_the_same_hashes_from_our_definitions():
         assert store.hash_rihs01(type_name) == f"RIHS01_{TYPE_HASHES[type_name]}", type_name
 
 
-def test_detections_survive_serialisation():
+def test_detections_survive_serialisation(ros):
     from geometry_msgs.msg import PoseWithCovariance
     from rclpy.serialization import deserialize_message, serialize_message
     from vision_msgs.msg import (
@@ -197,7 +197,7 @@ def test_detections_survive_serialisation():
     assert deserialize_message(serialize_message(message), Detection3DArray) == message
 
 
-def test_transforms_survive_serialisation():
+def test_transforms_survive_serialisation(ros):
     from geometry_msgs.msg import TransformStamped
     from rclpy.serialization import deserialize_message, serialize_message
     from tf2_msgs.msg import TFMessage
@@ -209,7 +209,7 @@ def test_transforms_survive_serialisation():
     assert deserialize_message(serialize_message(message), TFMessage) == message
 
 
-def test_error_constants_are_those_of_the_original():
+def test_error_constants_are_those_of_the_original(ros):
     from tf2_msgs.msg import TF2Error
 
     names = ["NO", "LOOKUP", "CONNECTIVITY", "EXTRAPOLATION", "INVALID_ARGUMENT", "TIMEOUT"]
@@ -217,7 +217,7 @@ def test_error_constants_are_those_of_the_original():
     assert TF2Error.TRANSFORM_ERROR == 6
 
 
-def test_imports_need_no_environment_variables():
+def test_imports_need_no_environment_variables(ros):
     if not uses_generated_messages():
         pytest.skip("a ROS installation is set up by its setup.bash")
     code = (
@@ -254,7 +254,7 @@ def test_every_pinned_requirement_agrees_with_the_constraints():
             assert constraints[package] == version, f"{package} in {name}.txt"
 
 
-def test_commands_lead_to_something_that_can_be_called():
+def test_commands_lead_to_something_that_can_be_called(ros):
     try:
         entry_points = importlib.metadata.distribution("pose_refiner_ros").entry_points
     except importlib.metadata.PackageNotFoundError:
