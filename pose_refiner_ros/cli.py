@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pose-refiner`: the commands. Each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="6-DoF poses of known objects from camera images and instance masks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+WRONG_INPUT = 2
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Start(str, Enum):
+    codebook = "codebook"
+    perturbed = "perturbed"
+
+
+class Masks(str, Enum):
+    visib = "visib"
+    full = "full"
+
+
+class Search(str, Enum):
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+DeviceOption = Annotated[
+    Device, typer.Option(help="Where to compute; auto takes CUDA if it is there.")
+]
+
+
+@app.command()
+def refine(
+    image: Annotated[Path, typer.Option(help="The photo.")],
+    masks: Annotated[Path, typer.Option(help="Label image, 8 or 16 bit grey; 0 = background.")],
+    camera: Annotated[
+        Path,
+        typer.Option(help="BOP camera.json, ROS camera_info YAML, or 'fx fy cx cy width height'."),
+    ],
+    objects: Annotated[Path, typer.Option(help="Object library YAML, or a BOP models/ folder.")],
+    out: Annotated[Path, typer.Option(help="Where to write the poses, JSON.")],
+    overlay: Annotated[Path | None, typer.Option(help="Where to draw the poses, PNG.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=NAME",
+            help="Which object a label of the mask is; repeat for more. Not needed where the "
+            "library has one object, or gives its objects labels.",
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start poses: a file that this command has written.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Estimate the poses of the objects in one image."""
+    with user_errors():
+        from pose_refiner_ros.single_image import Problem, read_inputs, to_json
+
+        frame, library, problems = read_inputs(image, masks, camera, objects, label or [], init)
+        start_warp(device)
+        from pose_refiner_ros.datasets.bop import write_atomically
+        from pose_refiner_ros.pipeline import Pipeline
+
+        pipeline = Pipeline(library, device=device.value)
+        poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
+        content = to_json(frame, poses, problems, image)
+        write_atomically(out, (json.dumps(content, indent=1) + "\n").encode())
+        if overlay is not None:
+            from pose_refiner_ros.rendering.overlay import draw_overlay
+
+            write_picture(overlay, draw_overlay(frame.image, frame.camera, library, poses))
+    for problem in problems:
+        errors.print(f"warning: {problem}", style="yellow", highlight=False, markup=False)
+    console.print(pose_table(poses))
+    console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
+    if not poses:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bop(
+    dataset: Annotated[Path, typer.Argument(help="Folder in BOP's layout, with models/.")],
+    out: Annotated[Path, typer.Option(help="Folder for results, report and overlays.")],
+    split: Annotated[str, typer.Option(help="Folder of scenes.")] = "test",
+    start: Annotated[
+        Start, typer.Option(help="From nothing but the mask, or from the true pose made wrong.")
+    ] = Start.codebook,
+    rotation_deg: Annotated[
+        float, typer.Option(min=0, max=180, help="Perturbed: angle about a random axis, degrees.")
+    ] = 20.0,
+    translation: Annotated[
+        float, typer.Option(min=0, help="Perturbed: shift in a random direction, metres.")
+    ] = 0.1,
+    repeats: Annotated[int, typer.Option(min=1, help="Estimates per target.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the perturbations.")] = 0,
+    masks: Annotated[
+        Masks, typer.Option(help="What is visible of an object, or all of it.")
+    ] = Masks.visib,
+    search: Annotated[
+        Search,
+        typer.Option(help="Perturbed: search all views as well; auto does where the start fails."),
+    ] = Search.auto,
+    overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many images.")] = 100,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Run on a data set in BOP's layout; write results CSV, report and overlays."""
+    with user_errors():
+        start_warp(device)
+        from rich.progress import Progress
+
+        from pose_refiner_ros.evaluation.bop import Options, run_bop
+        from pose_refiner_ros.evaluation.bop_report import table
+
+        options = Options(
+            split=split, start=start.value, rotation_deg=rotation_deg, translation=translation,
+            repeats=repeats, seed=seed, masks=masks.value, search=search.value, overlays=overlays,
+            device=device.value,
+        )  # fmt: skip
+        with Progress(console=errors, transient=True) as progress:
+            task = progress.add_task("Estimating poses", total=None)
+            report = run_bop(
+                dataset, out, options,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )  # fmt: skip
+    for skipped in report["skipped"]:
+        errors.print(f"warning: {skipped}", style="yellow", highlight=False, markup=False)
+    console.print(rich_table(table(report)))
+    console.print(f"Results, report.json and overlays in {out}", highlight=False)
+
+
+@app.command()
+def bag(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="ROS 2 bag, MCAP or db3.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Bag to write.")],
+    objects: Annotated[Path, typer.Option(help="Object library YAML, or a BOP models/ folder.")],
+    image: Annotated[str, typer.Option(help="Image topic.")] = "image",
+    camera_info: Annotated[str, typer.Option(help="Calibration topic.")] = "camera_info",
+    masks: Annotated[str, typer.Option(help="Topic of label images.")] = "masks",
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Add poses, TF and overlay to a recorded bag."""
+    with user_errors():
+        start_warp(device)
+        from pose_refiner_ros.ros.bag import process_bag
+
+        process_bag(
+            source, target, objects, image=image, camera_info=camera_info, masks=masks,
+            device=device.value,
+        )  # fmt: skip
+
+
+@app.command()
+def bench(
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Where to write the figures.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Measure how long a refinement takes on this machine."""
+    with user_errors():
+        start_warp(device)
+        from pose_refiner_ros.evaluation.benchmark import run_benchmark
+
+        run_benchmark(json_path, device=device.value)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns what a user can mend into one line on stderr and exit code 2."""
+    # Warnings of the library are collected and printed once, not logged as well.
+    logging.getLogger("pose_refiner_ros").setLevel(logging.CRITICAL)
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        # All errors that the package raises for wrong input are ValueErrors with a message for
+        # people. Anything else of that kind is a mistake of ours and keeps its traceback.
+        if isinstance(error, ValueError) and not is_for_users(error):
+            raise
+        message = " ".join(str(error).split())
+        errors.print(
+            f"pose-refiner: {message}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        raise typer.Exit(WRONG_INPUT) from None
+
+
+def is_for_users(error: ValueError) -> bool:
+    return type(error).__module__.startswith("pose_refiner_ros.")
+
+
+def start_warp(device: Device) -> None:
+    """Starts Warp without its greeting, and without its news that there is no NVIDIA driver.
+
+    Raises:
+        InputError: the device is not there.
+    """
+    import warp as wp
+
+    wp.config.quiet = True
+    if hasattr(wp.config, "log_level"):
+        wp.config.log_level = wp.LOG_WARNING
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)  # the native library writes there itself
+        wp.init()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    from pose_refiner_ros.pipeline import choose_device
+    from pose_refiner_ros.single_image import InputError
+
+    try:
+        choose_device(device.value)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def write_picture(path: Path, rgb) -> None:
+    import cv2
+
+    from pose_refiner_ros.datasets.bop import write_atomically
+    from pose_refiner_ros.single_image import InputError
+
+    suffix = path.suffix or ".png"
+    try:
+        done, data = cv2.imencode(suffix, rgb[..., ::-1])
+    except cv2.error:
+        done = False
+    if not done:
+        raise InputError(f"overlay {path}: OpenCV cannot write {suffix} files; use .png or .jpg")
+    write_atomically(path, data.tobytes())
+
+
+def pose_table(poses) -> Table:
+    table = Table(box=None, header_style="bold")
+    for column in ("label", "object", "x, y, z in m", "score", "IoU", "quality"):
+        table.add_column(column, justify="left" if column in ("object", "quality") else "right")
+    for pose in poses:
+        position = "  ".join(f"{x:+.3f}" for x in pose.camera_from_object[:3, 3])
+        table.add_row(
+            str(pose.label),
+            pose.name,
+            position,
+            f"{pose.score:.2f}",
+            f"{pose.iou:.3f}",
+            pose.quality,
+        )
+    return table
+
+
+def rich_table(lines: list[list[str]]) -> Table:
+    header, *rows = lines
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for i, column in enumerate(header):
+        head = column.replace(" ", "\n")  # two short lines, to fit 80 columns
+        table.add_column(head, justify="left" if i == 0 else "right", no_wrap=i > 0)
+    for i, row in enumerate(rows):
+        last = i == len(rows) - 1
+        table.add_row(*row, style="bold" if last else None)
+    return table
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

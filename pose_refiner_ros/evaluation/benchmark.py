@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `bench` command: how fast and how exact refinement is on this machine.
+
+Truth is a silhouette drawn from the full mesh; the refiner gets what the library would give it. The
+plain workload that every time is set against (OpenCV's distance transform of a 256x256 crop, a
+hundred times) is measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
+from pose_refiner_ros.pipeline import choose_device
+from pose_refiner_ros.refinement.codebook import look_at
+from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.refiner import COARSE, FINE, FINEST, Refiner
+from pose_refiner_ros.rendering.draw import draw
+from pose_refiner_ros.rendering.mesh_batch import MeshBatch
+
+FACES = 6000  # of the mesh of the main figures
+MAX_ROTATION_DEG = 30.0
+MAX_DISTANCE_SHARE = 0.10
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """True and start pose (4, 4) of an object, and the label image (H, W) it is seen in."""
+
+    truth: np.ndarray
+    start: np.ndarray
+    masks: np.ndarray
+    camera: Camera
+
+
+def benchmark_mesh(faces: int) -> Mesh:
+    """A sedan whose faces are cut until it has at least so many: the shape stays the same."""
+    mesh = make_vehicle(VEHICLES["sedan"]).mesh
+    vertices, triangles = np.array(mesh.vertices), np.array(mesh.faces)
+    while len(triangles) < faces:
+        vertices, triangles = _cut_longest(vertices, triangles, faces - len(triangles))
+    return Mesh(vertices.astype(np.float32), triangles.astype(np.int32))
+
+
+def _cut_longest(vertices: np.ndarray, faces: np.ndarray, count: int):
+    """Cut up to `count` / 2 of the longest edges in the middle, with the faces beside them."""
+    half = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
+    edges, index = np.unique(np.sort(half, axis=1), axis=0, return_inverse=True)
+    length = np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1)
+    of_face = index.reshape(-1, 3)
+    longest = length[of_face].argmax(axis=1)
+    cut_edge = of_face[np.arange(len(faces)), longest]
+    chosen = np.zeros(len(edges), bool)
+    chosen[np.argsort(-length)[: max(count // 2, 1)]] = True
+    # an edge is cut only where it is the longest of all its faces, so no T-junction is left
+    owners = np.bincount(index, minlength=len(edges))
+    as_longest = np.bincount(cut_edge, minlength=len(edges))
+    chosen &= owners == as_longest
+    if not chosen.any():
+        chosen[length.argmax()] = True
+        chosen &= owners == as_longest
+    middle = np.full(len(edges), -1)
+    middle[chosen] = len(vertices) + np.arange(chosen.sum())
+    vertices = np.concatenate([vertices, vertices[edges[chosen]].mean(axis=1)])
+    cut = middle[cut_edge]
+    keep = faces[cut < 0]
+    turned = np.take_along_axis(faces, (longest[:, None] + np.arange(3)) % 3, axis=1)[cut >= 0]
+    new = cut[cut >= 0]
+    first = np.column_stack([turned[:, 0], new, turned[:, 2]])
+    second = np.column_stack([new, turned[:, 1], turned[:, 2]])
+    return vertices, np.concatenate([keep, first, second])
+
+
+def make_trials(
+    mesh: Mesh,
+    count: int,
+    seed: int = 0,
+    crop: int = 256,
+    max_rotation_deg: float = MAX_ROTATION_DEG,
+    max_distance_share: float = MAX_DISTANCE_SHARE,
+) -> list[Trial]:
+    """Random views of a mesh from slightly above, whose crops are about `crop` pixels.
+
+    Starts are turned by up to the given angle about a random axis, are up to the given share too
+    near or too far, and up to 0.2 m (of a vehicle) beside.
+    """
+    rng = np.random.default_rng(seed)
+    size = 2 * crop
+    focal = 1.25 * crop
+    camera = Camera(
+        np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1.0]]), (size, size)
+    )
+    azimuth = rng.uniform(0, 2 * np.pi, count)
+    elevation = rng.uniform(0.05, 0.6, count)
+    level = np.cos(elevation)
+    direction = np.stack([np.cos(azimuth) * level, np.sin(azimuth) * level, np.sin(elevation)], 1)
+    truth = np.tile(np.eye(4), (count, 1, 1))
+    truth[:, :3, :3] = look_at(direction)
+    center = mesh.bounds.mean(axis=0)
+    scale = mesh.diameter / 5.2  # distances and shifts below are those for a car
+    truth[:, 2, 3] = rng.uniform(6.0, 9.0, count) * scale
+    truth[:, :3, 3] += rng.uniform(-0.4, 0.4, (count, 3)) * scale
+    truth[:, :3, 3] -= truth[:, :3, :3] @ center
+    pinhole = np.array([camera.fx, camera.fy, camera.cx, camera.cy])
+    batch = MeshBatch([mesh])
+    trials = []
+    for pose in truth:
+        masks = draw(batch, [0], pose[None], pinhole, size)[0]
+        axis = rng.normal(size=3)
+        axis *= np.radians(rng.uniform(0, max_rotation_deg)) / np.linalg.norm(axis)
+        middle = pose[:3, :3] @ center + pose[:3, 3]
+        start = np.eye(4)
+        start[:3, :3] = cv2.Rodrigues(axis)[0] @ pose[:3, :3]
+        share = 1.0 + rng.uniform(-max_distance_share, max_distance_share)
+        moved = middle * share + rng.uniform(-0.2, 0.2, 3) * scale
+        start[:3, 3] = moved - start[:3, :3] @ center
+        trials.append(Trial(pose, start, masks, camera))
+    return trials
+
+
+def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> float:
+    cosine = (np.trace(a[:3, :3].T @ b[:3, :3]) - 1.0) / 2.0
+    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
+
+
+def vehicle_model(faces: int = FACES) -> ObjectModel:
+    mesh = benchmark_mesh(faces)
+    return ObjectModel("sedan", mesh, simplify_for_silhouette(mesh))
+
+
+def reference_ms(repeats: int = 20) -> float:
+    """Milliseconds of a hundred distance transforms of a 256x256 crop, on one core."""
+    picture = np.ones((256, 256), np.uint8)
+    cv2.ellipse(picture, (128, 128), (90, 60), 30, 0, 360, 0, -1)
+
+    def work() -> None:
+        for _ in range(100):
+            cv2.distanceTransform(picture, cv2.DIST_L2, cv2.DIST_MASK_5)
+
+    return median_ms(work, repeats)
+
+
+def median_ms(work: Callable[[], Any], repeats: int) -> float:
+    times = []
+    work()
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times))
+
+
+def single(model: ObjectModel, refiner: Refiner, trials: Iterable[Trial]) -> dict[str, float]:
+    """One object at a time, from the label image to the pose: the distance transform, the
+    refinement, its judgement."""
+    times, errors, shifts, crops, iterations = [], [], [], [], []
+    for trial in trials:
+        start = time.perf_counter()
+        evidence = gather_evidence(trial.masks, 1, trial.camera)
+        found = refiner.refine([evidence], [model.name], [[trial.start]])[0][0]
+        times.append(1e3 * (time.perf_counter() - start))
+        pose = found.camera_from_object
+        errors.append(rotation_error_deg(pose, trial.truth))
+        shifts.append(np.linalg.norm(pose[:3, 3] - trial.truth[:3, 3]))
+        crops.append(evidence.crop.size)
+        iterations.append(found.iterations)
+    errors = np.array(errors)
+    return {
+        "trials": len(errors),
+        "median_ms": float(np.median(times)),
+        "p95_ms": float(np.quantile(times, 0.95)),
+        "median_rotation_error_deg": float(np.median(errors)),
+        "p95_rotation_error_deg": float(np.quantile(errors, 0.95)),
+        "share_under_5deg": float((errors < 5.0).mean()),
+        "median_translation_error_mm": 1e3 * float(np.median(shifts)),
+        "median_iterations": float(np.median(iterations)),
+        "median_crop_px": float(np.median(crops)),
+    }
+
+
+def stages(model: ObjectModel, refiner: Refiner, trials: list[Trial]) -> dict[str, float]:
+    """Median milliseconds of each stage of one object's refinement."""
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = work()
+        times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
+        return result
+
+    mesh = [0]
+    for trial in trials:
+        evidence: ObjectEvidence = timed(
+            "crop and distances", lambda t=trial: gather_evidence(t.masks, 1, t.camera)
+        )
+        timed("upload", lambda e=evidence: refiner._load_evidence([e]))
+        start = [refiner.candidate(0, evidence, trial.start)]
+        coarse = timed("coarse level", lambda s=start: refiner._solve(s, mesh, COARSE))
+        fine = timed("fine levels", lambda c=coarse: refiner._solve(c, mesh, FINE))
+        timed("fit and covariance", lambda f=fine, e=evidence: refiner._measure(f, [e], mesh))
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def per_iteration(refiner: Refiner, trials: list[Trial]) -> dict[str, float]:
+    """Median milliseconds of one linearisation of one pose at each level."""
+    evidence = gather_evidence(trials[0].masks, 1, trials[0].camera)
+    refiner._load_evidence([evidence])
+    refiner._load_batch([refiner.candidate(0, evidence, trials[0].truth)], [0])
+    solver, term = refiner.solver, refiner.term
+    result = {}
+    for level in range(FINEST + 1):
+        solver.evaluate(term, level)
+        result[f"level {level}"] = median_ms(lambda: term.accumulate(solver.state), 200)
+    return result
+
+
+def batch(refiner: Refiner, name: str, trials: list[Trial], objects: int, hypotheses: int):
+    """Milliseconds of `objects` x `hypotheses` refinements in one batch, and of the same alone.
+
+    Every hypothesis is followed to the end in both, so that the work is the same.
+    """
+    rng = np.random.default_rng(1)
+    chosen = trials[:objects]
+
+    def starts(trial: Trial) -> list[np.ndarray]:
+        poses = []
+        for _ in range(hypotheses):
+            pose = trial.start.copy()
+            pose[:3, :3] = cv2.Rodrigues(rng.normal(size=3) * 0.1)[0] @ pose[:3, :3]
+            poses.append(pose)
+        return poses
+
+    guesses = [starts(trial) for trial in chosen]
+
+    def together() -> None:
+        evidence = [gather_evidence(t.masks, 1, t.camera) for t in chosen]
+        refiner.refine(evidence, [name] * objects, guesses, keep=hypotheses, restart=False)
+
+    def alone() -> None:
+        for trial, poses in zip(chosen, guesses, strict=True):
+            for pose in poses:
+                evidence = gather_evidence(trial.masks, 1, trial.camera)
+                refiner.refine([evidence], [name], [[pose]], restart=False)
+
+    repeats = 7
+    return median_ms(together, repeats), median_ms(alone, 3)
+
+
+def cold_start() -> dict[str, float]:
+    """Seconds of a fresh process from its start to a warmed-up pipeline, with empty caches and
+    with full ones."""
+    code = (
+        "import time, sys; t = time.perf_counter();"
+        "from pose_refiner_ros.evaluation.benchmark import vehicle_model;"
+        "from pose_refiner_ros.pipeline import Pipeline;"
+        "i = time.perf_counter() - t; m = vehicle_model();"
+        "Pipeline({m.name: m}, device='cpu').warm_up();"
+        "print(i, time.perf_counter() - t)"
+    )
+    result = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **os.environ,
+            "WARP_CACHE_PATH": f"{folder}/warp",
+            "POSE_REFINER_CACHE": f"{folder}/pose_refiner",
+        }
+        for name in ("empty caches", "full caches"):
+            run = subprocess.run(
+                [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+            )
+            if run.returncode != 0:
+                raise RuntimeError(f"the cold start failed: {run.stderr.strip()[-300:]}")
+            imports, ready = (float(x) for x in run.stdout.split()[-2:])
+            result[f"{name}: imports s"] = imports
+            result[f"{name}: ready s"] = ready
+    return result
+
+
+def run_benchmark(json_path: Path | None = None, device: str = "auto", quick: bool = False) -> dict:
+    """Measure everything, print tables, write JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    device = choose_device(device)
+    cv2.setNumThreads(1)
+    count = 100 if quick else 500
+    reference = reference_ms()
+    model = vehicle_model()
+    refiner = Refiner([model], device)
+    trials = make_trials(model.mesh, count)
+    single(model, refiner, trials[:5])  # compiles
+    main = single(model, refiner, trials)
+    main["ratio_to_reference"] = main["median_ms"] / reference
+    together, alone = batch(refiner, model.name, trials, 10, 4)
+    report: dict[str, Any] = {
+        "device": device,
+        "mesh_faces": len(model.mesh.faces),
+        "silhouette_faces": len(model.silhouette_mesh.faces),
+        "reference_ms": reference,
+        "single": main,
+        "batch_10x4_ms": together,
+        "single_40_ms": alone,
+        "stages_ms": stages(model, refiner, trials[:100]),
+        "iteration_ms": per_iteration(refiner, trials),
+    }
+    table = Table(title=f"one object, {len(model.mesh.faces)} faces, {device}", show_header=False)
+    for key, value in main.items():
+        table.add_row(key.replace("_", " "), f"{value:.3f}")
+    table.add_row("reference ms (100 distance transforms)", f"{reference:.2f}")
+    table.add_row("10 objects x 4 hypotheses, one batch, ms", f"{together:.1f}")
+    table.add_row("the same 40 alone, ms", f"{alone:.1f}")
+    console.print(table)
+    total = sum(report["stages_ms"].values())
+    _print(
+        console,
+        "where the time of one object goes",
+        ("stage", "ms", "share"),
+        [(k, f"{v:.3f}", f"{v / total:.0%}") for k, v in report["stages_ms"].items()],
+    )
+    _print(
+        console,
+        "one linearisation",
+        ("level", "ms", "/ reference"),
+        [(k, f"{v:.3f}", f"{v / reference:.4f}") for k, v in report["iteration_ms"].items()],
+    )
+
+    few = 20 if quick else 100
+    rows = []
+    for faces in (1000, 6000, 20000) if quick else (1000, 6000, 20000, 100000):
+        for simplified in (True, False):
+            mesh = benchmark_mesh(faces)
+            shape = simplify_for_silhouette(mesh) if simplified else mesh
+            other = ObjectModel("sedan", mesh, shape)
+            one = Refiner([other], device, capacity=8)
+            subset = make_trials(mesh, few)
+            single(other, one, subset[:2])
+            result = single(other, one, subset)
+            rows.append({"faces": len(mesh.faces), "silhouette_faces": len(shape.faces), **result})
+    report["by_mesh"] = rows
+    _print_rows(console, "by mesh size", rows, ("faces", "silhouette_faces"), reference)
+    rows = []
+    for crop in (64, 128, 256):
+        subset = make_trials(model.mesh, few, crop=crop)
+        rows.append({"crop": crop, **single(model, refiner, subset)})
+    report["by_resolution"] = rows
+    _print_rows(console, "by crop resolution", rows, ("crop",), reference)
+    rows = []
+    for objects, hypotheses in ((1, 1), (1, 4), (1, 16), (3, 1), (10, 1), (10, 4)):
+        together, _ = batch(refiner, model.name, trials, objects, hypotheses)
+        rows.append({"objects": objects, "hypotheses": hypotheses, "ms": together})
+    report["by_count"] = rows
+    _print(
+        console,
+        "by objects and hypotheses, one batch",
+        ("objects", "hypotheses", "ms", "ms each", "/ reference"),
+        [
+            (
+                str(r["objects"]),
+                str(r["hypotheses"]),
+                f"{r['ms']:.2f}",
+                f"{r['ms'] / r['objects'] / r['hypotheses']:.2f}",
+                f"{r['ms'] / reference:.3f}",
+            )
+            for r in rows
+        ],
+    )
+    report["cold_start"] = cold_start()
+    report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    _print(
+        console,
+        "cold start and memory",
+        ("what", "value"),
+        [(k, f"{v:.2f}") for k, v in report["cold_start"].items()]
+        + [("peak memory of this run, MiB", f"{report['peak_memory_mib']:.0f}")],
+    )
+    if json_path is not None:
+        temporary = Path(f"{json_path}.part")
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+        temporary.replace(json_path)
+    return report
+
+
+def _print_rows(console, title, rows, keys, reference) -> None:
+    columns = ("median_ms", "median_rotation_error_deg", "share_under_5deg")
+    header = (*keys, "ms", "/ reference", "median deg", "under 5 deg")
+    body = [
+        (
+            *(str(row[key]) for key in keys),
+            f"{row[columns[0]]:.2f}",
+            f"{row[columns[0]] / reference:.3f}",
+            f"{row[columns[1]]:.3f}",
+            f"{row[columns[2]]:.1%}",
+        )
+        for row in rows
+    ]
+    _print(console, title, header, body)
+
+
+def _print(console, title, header, body) -> None:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in header:
+        table.add_column(column, justify="right")
+    for row in body:
+        table.add_row(*row)
+    console.print(table)
