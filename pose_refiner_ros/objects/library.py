@@ -20,7 +20,11 @@ import yaml
 
 from pose_refiner_ros.objects.mesh import METRES_PER_UNIT, Mesh, MeshError, load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.objects.simplify import DEFAULT_MAX_FACES, simplify_for_silhouette
+from pose_refiner_ros.objects.simplify import (
+    DEFAULT_MAX_FACES,
+    DEFAULT_TOLERANCE_PX,
+    simplify_and_measure,
+)
 from pose_refiner_ros.objects.symmetry import Symmetries, SymmetryError
 
 log = logging.getLogger(__name__)
@@ -37,9 +41,10 @@ OBJECT_KEYS = (
     "label",
     "bop_id",
     "max_faces",
+    "tolerance_px",
     "mesh_resource",
 )
-DEFAULT_KEYS = ("unit", "scale", "frame", "symmetries", "color", "max_faces")
+DEFAULT_KEYS = ("unit", "scale", "frame", "symmetries", "color", "max_faces", "tolerance_px")
 FRAME_KEYS = ("forward", "up", "origin", "matrix")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")  # becomes part of a TF frame
 
@@ -194,7 +199,7 @@ def _load_yaml(path: Path) -> ObjectLibrary:
     entries = content.get("objects")
     if isinstance(entries, list):
         raise ObjectLibraryError(
-            f"{path}: 'objects' must map names to entries ('objects:' / '  car:' / '    mesh: ...'), "
+            f"{path}: 'objects' must map names to entries ('car: {{mesh: car.obj, unit: m}}'), "
             "not be a list with dashes"
         )
     if not isinstance(entries, dict) or not entries:
@@ -240,7 +245,7 @@ def _model_from_entry(
     if unit not in METRES_PER_UNIT:
         said = f"not {unit!r}" if unit is not None else "but it is missing"
         raise _ObjectError(
-            f"'unit' must say what the mesh file's numbers are ({', '.join(METRES_PER_UNIT)}), {said}"
+            f"'unit' must be that of the mesh file ({', '.join(METRES_PER_UNIT)}), {said}"
         )
     scale = _number(entry.get("scale", 1.0), "scale")
     path = _resolve_path(mesh_uri, folder)
@@ -248,21 +253,31 @@ def _model_from_entry(
     object_from_mesh = _frame(entry.get("frame"), mesh)
     mesh = mesh.transformed(object_from_mesh) if entry.get("frame") is not None else mesh
     max_faces = _whole(entry.get("max_faces", DEFAULT_MAX_FACES), "max_faces", 12)
+    tolerance_px = _number(entry.get("tolerance_px", DEFAULT_TOLERANCE_PX), "tolerance_px")
+    if not 0.05 <= tolerance_px <= 10:
+        raise _ObjectError(f"'tolerance_px' must be from 0.05 to 10 pixels, not {tolerance_px:g}")
     resource = entry.get("mesh_resource")
     if resource is not None and not (isinstance(resource, str) and "://" in resource):
         raise _ObjectError(f"'mesh_resource' must be a file:// or package:// URI, not {resource!r}")
     if resource is None:
         resource = mesh_uri if mesh_uri.startswith("package://") else path.as_uri()
+    symmetries = Symmetries.from_config(entry.get("symmetries"))
+    color = parse_color(entry.get("color", PALETTE[index % len(PALETTE)]))
+    aliases = _aliases(entry.get("aliases"), name)
+    bop_id, label = _optional_whole(entry, "bop_id", 0), _optional_whole(entry, "label", 1)
+    # Everything cheap is checked by now: simplification may take seconds.
+    silhouette_mesh, outline_error = simplify_and_measure(mesh, max_faces, tolerance_px, warn=warn)
     return ObjectModel(
         name=name,
         mesh=mesh,
-        silhouette_mesh=simplify_for_silhouette(mesh, max_faces=max_faces, warn=warn),
-        symmetries=Symmetries.from_config(entry.get("symmetries")),
-        color=parse_color(entry.get("color", PALETTE[index % len(PALETTE)])),
+        silhouette_mesh=silhouette_mesh,
+        outline_error=outline_error,
+        symmetries=symmetries,
+        color=color,
         mesh_path=path,
-        bop_id=_optional_whole(entry, "bop_id", 0),
-        aliases=_aliases(entry.get("aliases"), name),
-        label=_optional_whole(entry, "label", 1),
+        bop_id=bop_id,
+        aliases=aliases,
+        label=label,
         mesh_resource=resource,
         mesh_resource_scale=METRES_PER_UNIT[unit] * scale,
         object_from_mesh=object_from_mesh,
@@ -458,11 +473,13 @@ def _load_bop(folder: Path) -> ObjectLibrary:
             name = names.get(str(bop_id), path.stem)
             check_name(name)
             mesh = load_mesh(path, "mm", warn=notes.append)
+            silhouette_mesh, outline_error = simplify_and_measure(mesh, warn=notes.append)
             models.append(
                 ObjectModel(
                     name=name,
                     mesh=mesh,
-                    silhouette_mesh=simplify_for_silhouette(mesh, warn=notes.append),
+                    silhouette_mesh=silhouette_mesh,
+                    outline_error=outline_error,
                     symmetries=Symmetries.from_bop(info.get(str(bop_id), {})),
                     color=NAMED_COLORS[PALETTE[index % len(PALETTE)]],
                     mesh_path=path,

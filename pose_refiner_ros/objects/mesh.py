@@ -78,14 +78,14 @@ class Mesh:
 
     @cached_property
     def face_normals(self) -> np.ndarray:
-        """(F, 3) float32 unit normals, outward where the mesh is closed; zero for a face of no area."""
+        """(F, 3) float32 unit normals, outward where the mesh is closed; zero where no area."""
         normals = np.cross(*_edges_of(self.vertices.astype(np.float64), self.faces))
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0).astype("f4")
 
     @cached_property
     def watertight(self) -> bool:
-        """Whether each edge belongs to exactly two faces, which run along it in opposite directions."""
+        """Whether each edge belongs to two faces, which run along it in opposite directions."""
         start, end = self.faces[:, [0, 1, 2]].ravel(), self.faces[:, [1, 2, 0]].ravel()
         forward = start.astype(np.int64) * len(self.vertices) + end
         backward = end.astype(np.int64) * len(self.vertices) + start
@@ -251,7 +251,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if suffix not in trimesh.available_formats():
         hint = " (install pycollada to read it)" if suffix == "dae" else ""
         raise MeshError(
-            f"{path}: no reader for '.{suffix}' files{hint}; export the mesh as obj, stl, ply or glb"
+            f"{path}: no reader for '.{suffix}' files{hint}; export it as obj, stl, ply or glb"
         )
     if path.stat().st_size == 0:
         raise MeshError(f"{path}: the file is empty")

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.objects.outline import OutlineError
 from pose_refiner_ros.objects.symmetry import Symmetries
+
+NO_ERROR = OutlineError(mean_px=0.0, max_px=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +25,13 @@ class ObjectModel:
 
     name: str
     mesh: Mesh  # full mesh, metres, object frame
-    silhouette_mesh: Mesh = None  # simplified for outlines; the full mesh if not given
+    silhouette_mesh: Mesh | None = None  # simplified for outlines; the full mesh if not given
     symmetries: Symmetries = field(default_factory=Symmetries)
     color: tuple[float, float, float] = (0.6, 0.6, 0.6)  # red, green, blue in [0, 1]
     mesh_path: Path | None = None
     bop_id: int | None = None
     aliases: tuple[str, ...] = ()  # other names that detectors use for it
+    outline_error: OutlineError = NO_ERROR  # of silhouette_mesh against mesh
     label: int | None = None  # its value in label images, for when no detections come
 
     # For RViz, which reads the file itself: a URI, the factor to metres, and where the file's

@@ -288,7 +288,7 @@ def _without_turns_about(discrete: np.ndarray, axis: Axis) -> np.ndarray:
 
 
 def _spread_rotations(count: int) -> np.ndarray:
-    """(count, 3, 3) rotations spread evenly over SO(3) (a super-Fibonacci spiral of quaternions)."""
+    """(count, 3, 3) rotations spread evenly over SO(3): a super-Fibonacci spiral."""
     s = np.arange(count) + 0.5
     inner, outer = np.sqrt(s / count), np.sqrt(1 - s / count)
     alpha, beta = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041
