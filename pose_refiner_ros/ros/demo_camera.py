@@ -48,8 +48,9 @@ class DemoCamera(Node):
         self.mask_delay = self.declare_parameter("mask_delay", 0.06).value  # seconds
         self.mask_noise = self.declare_parameter("mask_noise", 0.7).value  # pixels
         self.samples = self.declare_parameter("samples", 3).value  # per pixel and axis, odd
-        # seconds to wait for somebody who receives the masks; then the drive starts anyway
-        self.wait_seconds = self.declare_parameter("wait_seconds", 90.0).value
+        # the drive starts when so many receive the masks; an error after so many seconds
+        self.receivers = self.declare_parameter("receivers", 1).value
+        self.wait_seconds = self.declare_parameter("wait_seconds", 60.0).value
         self.library = ObjectLibrary.load(LIBRARY)
         intrinsics = np.array(
             [[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]]
@@ -64,8 +65,8 @@ class DemoCamera(Node):
         self._transforms = compat.transform_broadcaster(self)
 
     @property
-    def has_receiver(self):
-        return self._masks.get_subscription_count() > 0 and self._image.get_subscription_count() > 0
+    def is_received(self):
+        return self._masks.get_subscription_count() >= self.receivers
 
     def publish_image(self, frame, kinds):
         """What the camera gives at once; returns the header for what comes later."""
@@ -146,39 +147,62 @@ def detection_2d(label, kind, labels, header):
     return detection
 
 
-def _render(street, rate, frames, stop):
-    """In a thread: all frames of the drive, then None."""
-    for time_ in np.arange(0.0, street.seconds, 1.0 / rate):
-        frame = street.frame(time_)
-        while not stop.is_set():
+class _Renderer:
+    """Renders the frames of the drive ahead, in a thread; iterate over it."""
+
+    def __init__(self, street, rate):
+        self._street = street
+        self._rate = rate
+        self._frames = queue.Queue(RENDER_AHEAD)
+        self._stop = threading.Event()
+        self._error = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        try:
+            for time_ in np.arange(0.0, self._street.seconds, 1.0 / self._rate):
+                if not self._put(self._street.frame(time_)):
+                    return
+        except Exception as error:
+            self._error = error
+        self._put(None)
+
+    def _put(self, frame):
+        while not self._stop.is_set():
             try:
-                frames.put(frame, timeout=0.2)
-                break
+                self._frames.put(frame, timeout=0.2)
+                return True
             except queue.Full:
                 continue
-        if stop.is_set():
-            return
-    frames.put(None)
+        return False
+
+    def next(self):
+        """The next frame; None after the last."""
+        frame = self._frames.get()
+        if frame is None and self._error is not None:
+            raise self._error
+        return frame
+
+    def stop(self):
+        self._stop.set()
 
 
 def drive(process, node):
     """Publish the whole drive; the number of images published."""
     street = Street(node.camera, node.seconds, mask_noise=node.mask_noise, samples=node.samples)
-    frames = queue.Queue(RENDER_AHEAD)
-    renderer = threading.Thread(
-        target=_render, args=(street, node.rate, frames, process.stop), daemon=True
-    )
-    renderer.start()
+    renderer = _Renderer(street, node.rate)
     waiting_since = time.monotonic()
-    while not node.has_receiver and process.spin_for(node, 0.1):
+    while not node.is_received and process.spin_for(node, 0.1):
         if time.monotonic() - waiting_since > node.wait_seconds:
-            node.get_logger().warning("nobody receives image and masks; the drive starts anyway")
-            break
+            raise TimeoutError(
+                f"{node.receivers} receivers of the masks were expected, but after "
+                f"{node.wait_seconds:g} s there are {node.count_subscribers('masks')}"
+            )
 
     random = np.random.default_rng(1)
     network = deque()  # (when the masks are ready, frame, header)
     next_image = time.monotonic()
-    frame = frames.get()
+    frame = renderer.next()
     count = 0
     node.get_logger().info(f"driving for {node.seconds:g} s")
     while (frame is not None or network) and not process.stop.is_set():
@@ -189,7 +213,7 @@ def drive(process, node):
         elif frame is not None and next_image <= now:
             header = node.publish_image(frame, street.kinds)
             network.append((now + node.mask_delay * random.uniform(0.8, 1.2), frame, header))
-            frame = frames.get()
+            frame = renderer.next()
             count += 1
             # late frames are not made up for: a camera keeps its distance between images
             next_image = max(next_image + 1.0 / node.rate, time.monotonic())
@@ -199,15 +223,19 @@ def drive(process, node):
     stop_waiting = time.monotonic() + 0.5  # let the last messages reach their receivers
     while time.monotonic() < stop_waiting and process.spin_for(node, 0.1):
         pass
+    renderer.stop()
     return count
 
 
 def main(args=None):
     with Process(args) as process:
         node = DemoCamera()
-        count = drive(process, node)
+        try:
+            count = drive(process, node)
+        except TimeoutError as error:
+            node.get_logger().fatal(str(error))
+            return 1
         node.get_logger().info(f"{count} images published")
-        process.stop.set()  # ends the renderer
     return 0
 
 
