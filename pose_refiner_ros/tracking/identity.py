@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable ids from frame to frame, although masks are renumbered in each.
+
+Per frame: `begin_frame` matches what is seen to the tracks, by class and by where each track should
+be now; the pipeline refines, starting from the tracks' poses; `end_frame` stores the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.transform import Rotation
+
+from pose_refiner_ros.objects.model import ObjectModel
+
+SMOOTHING = 0.5  # weight of the newest velocity in the running mean
+JUMP = np.pi / 4  # radians from one pose to the next: a correction of the estimate, not a motion
+FAR = 1e6  # cost of a pair that may not be matched
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An object in the image: its label in the masks, its class, where its mask lies."""
+
+    label: int
+    name: str  # of the object in the library
+    center_px: tuple[float, float]  # (x, y) centroid of the mask
+    size_px: float  # diagonal of the mask's box: the object's diameter as it appears
+    caller_id: int | None = None  # an id that the caller keeps stable itself; used as it is
+
+
+@dataclass(eq=False)
+class Track:
+    """An object that is followed."""
+
+    name: str
+    id: int  # unique within the class
+    stamp: float  # seconds, when it was seen last
+    center_px: np.ndarray  # (2,)
+    size_px: float
+    velocity_px: np.ndarray = field(default_factory=lambda: np.zeros(2))  # per second
+    pose: np.ndarray | None = None  # last refined camera_from_object (4, 4)
+    pose_stamp: float = 0.0
+    velocity: np.ndarray | None = None  # (6,) m/s and rad/s, camera axes, about the object's origin
+
+    def predicted_center(self, stamp: float) -> np.ndarray:
+        """(2,) pixels where its mask should be, moving as it did."""
+        return self.center_px + self.velocity_px * (stamp - self.stamp)
+
+    def predicted_pose(self, stamp: float) -> np.ndarray | None:
+        """camera_from_object (4, 4) where it should be, or None before it had a pose."""
+        if self.pose is None or self.velocity is None:
+            return self.pose
+        step = self.velocity * (stamp - self.pose_stamp)
+        pose = self.pose.copy()
+        pose[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
+        pose[:3, 3] += step[:3]
+        return pose if pose[2, 3] > 0 else self.pose
+
+    def initial_poses(self, stamp: float) -> list[np.ndarray]:
+        """Hypotheses for this frame, likeliest first: moving on as before, standing still."""
+        if self.pose is None:
+            return []
+        if self.velocity is None or stamp == self.pose_stamp:
+            return [self.pose]
+        return [self.predicted_pose(stamp), self.pose]
+
+
+class IdentityTracker:
+    """Follows objects through the frames of one camera.
+
+    library: gives the symmetries; without it a symmetric object may turn to an equivalent pose from
+    one frame to the next. lost_after: seconds unseen until a track ends. reuse_after: seconds until
+    another object may get its id. gate: how far, in apparent diameters, an object may be from where
+    it was expected; another one for each second that it was not seen.
+    """
+
+    def __init__(
+        self,
+        library: Mapping[str, ObjectModel] | None = None,
+        lost_after: float = 1.0,
+        reuse_after: float = 60.0,
+        gate: float = 0.75,
+    ):
+        self.library = library or {}
+        self.lost_after, self.reuse_after, self.gate = lost_after, reuse_after, gate
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all tracks and ids."""
+        self.tracks: dict[tuple[str, int], Track] = {}
+        self._stamp = -np.inf
+        self._current: dict[int, Track] = {}  # label -> track, of the frame in work
+        self._last_used: dict[tuple[str, int], float] = {}  # ended (class, id) -> stamp
+
+    def begin_frame(self, stamp: float, observations: Iterable[Observation]) -> dict[int, Track]:
+        """The track of each observation, by label; new ones where none fits.
+
+        stamp: of the image, seconds. One that jumps back (a bag that starts again) resets all.
+        """
+        if stamp < self._stamp:
+            self.reset()
+        self._stamp = stamp
+        self._end_lost(stamp)
+        self._current = {}
+        by_class: dict[str, list[Observation]] = {}
+        for observation in observations:
+            if observation.caller_id is None:
+                by_class.setdefault(observation.name, []).append(observation)
+                continue
+            key = (observation.name, observation.caller_id)
+            self._assign(observation, self.tracks.get(key), stamp, observation.caller_id)
+        for name, seen in by_class.items():
+            taken = set(map(id, self._current.values()))
+            tracks = [t for t in self.tracks.values() if t.name == name and id(t) not in taken]
+            for observation, track in self._match(seen, tracks, stamp):
+                self._assign(observation, track, stamp)
+        return dict(self._current)
+
+    def end_frame(self, poses: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """Store the refined camera_from_object (4, 4) by label; give back the poses to publish.
+
+        A symmetric object's pose is exchanged for the equivalent one nearest to the track's, so
+        that it does not flip. Leave out poses that should not be followed.
+        """
+        result = {}
+        for label, pose in poses.items():
+            track = self._current[label]
+            pose = np.array(pose, dtype=np.float64)
+            expected = track.predicted_pose(self._stamp)
+            model = self.library.get(track.name)
+            if expected is not None and model is not None:
+                pose = model.symmetries.closest_equivalent(pose, expected)
+            _update_pose(track, pose, self._stamp)
+            result[label] = pose
+        return result
+
+    def _match(
+        self, seen: list[Observation], tracks: list[Track], stamp: float
+    ) -> list[tuple[Observation, Track | None]]:
+        """Each observation with its track or None: least sum of distances, within the gates."""
+        cost = np.full((len(seen), len(tracks)), FAR)
+        for i, observation in enumerate(seen):
+            for j, track in enumerate(tracks):
+                size = max(observation.size_px, track.size_px, 1.0)
+                away = np.linalg.norm(track.predicted_center(stamp) - observation.center_px) / size
+                if away <= self.gate + (stamp - track.stamp):
+                    growth = abs(np.log(max(observation.size_px, 1.0) / max(track.size_px, 1.0)))
+                    cost[i, j] = away + 0.5 * growth
+        track_of = {
+            i: tracks[j]
+            for i, j in zip(*linear_sum_assignment(cost), strict=True)
+            if cost[i, j] < FAR
+        }
+        return [(observation, track_of.get(i)) for i, observation in enumerate(seen)]
+
+    def _assign(
+        self,
+        observation: Observation,
+        track: Track | None,
+        stamp: float,
+        caller_id: int | None = None,
+    ) -> None:
+        center = np.array(observation.center_px, dtype=np.float64)
+        if track is None:
+            number = self._free_id(observation.name, stamp) if caller_id is None else caller_id
+            track = Track(observation.name, number, stamp, center, observation.size_px)
+            self.tracks[(track.name, track.id)] = track
+        elif stamp > track.stamp:
+            moved = (center - track.center_px) / (stamp - track.stamp)
+            track.velocity_px = track.velocity_px + SMOOTHING * (moved - track.velocity_px)
+            track.center_px, track.size_px, track.stamp = center, observation.size_px, stamp
+        self._current[observation.label] = track
+
+    def _end_lost(self, stamp: float) -> None:
+        for key, track in list(self.tracks.items()):
+            if stamp - track.stamp > self.lost_after:
+                del self.tracks[key]
+                self._last_used[key] = track.stamp
+        self._last_used = {
+            key: last for key, last in self._last_used.items() if stamp - last <= self.reuse_after
+        }
+
+    def _free_id(self, name: str, stamp: float) -> int:
+        number = 1
+        while (name, number) in self.tracks or (name, number) in self._last_used:
+            number += 1
+        return number
+
+
+def observe(masks: np.ndarray, names: Mapping[int, str]) -> list[Observation]:
+    """The observations of a label image (H, W), for the labels that have a name."""
+    observations = []
+    for label, name in names.items():
+        mask = (masks == label).view(np.uint8)
+        x, y, width, height = cv2.boundingRect(mask)
+        if width == 0:
+            continue
+        moments = cv2.moments(mask[y : y + height, x : x + width], binaryImage=True)
+        center = (x + moments["m10"] / moments["m00"], y + moments["m01"] / moments["m00"])
+        observations.append(Observation(label, name, center, float(np.hypot(width, height))))
+    return observations
+
+
+def _update_pose(track: Track, pose: np.ndarray, stamp: float) -> None:
+    seconds = stamp - track.pose_stamp
+    if track.pose is not None and seconds > 0:
+        turned = Rotation.from_matrix(pose[:3, :3] @ track.pose[:3, :3].T).as_rotvec()
+        moved = np.concatenate([pose[:3, 3] - track.pose[:3, 3], turned]) / seconds
+        if np.linalg.norm(turned) > JUMP:
+            track.velocity = None
+        else:
+            before = moved if track.velocity is None else track.velocity
+            track.velocity = before + SMOOTHING * (moved - before)
+    track.pose, track.pose_stamp = pose, stamp
