@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -92,14 +91,13 @@ def refine(
 
         pipeline = Pipeline(library, device=device.value)
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
-        content = to_json(frame, poses, problems, image)
-        write_atomically(out, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(out, to_json(frame, poses, problems, image).encode())
         if overlay is not None:
             from pose_refiner_ros.rendering.overlay import draw_overlay
 
             write_picture(overlay, draw_overlay(frame.image, frame.camera, library, poses))
     for problem in problems:
-        errors.print(f"warning: {problem}", style="yellow", highlight=False, markup=False)
+        tell(f"warning: {problem}", "yellow")
     console.print(pose_table(poses))
     console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
     if not poses:
@@ -145,14 +143,14 @@ def bop(
             repeats=repeats, seed=seed, masks=masks.value, search=search.value, overlays=overlays,
             device=device.value,
         )  # fmt: skip
-        with Progress(console=errors, transient=True) as progress:
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("Estimating poses", total=None)
             report = run_bop(
                 dataset, out, options,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )  # fmt: skip
     for skipped in report["skipped"]:
-        errors.print(f"warning: {skipped}", style="yellow", highlight=False, markup=False)
+        tell(f"warning: {skipped}", "yellow")
     console.print(rich_table(table(report)))
     console.print(f"Results, report.json and overlays in {out}", highlight=False)
 
@@ -205,11 +203,17 @@ def user_errors() -> Iterator[None]:
         # people. Anything else of that kind is a mistake of ours and keeps its traceback.
         if isinstance(error, ValueError) and not is_for_users(error):
             raise
-        message = " ".join(str(error).split())
-        errors.print(
-            f"pose-refiner: {message}", style="red", highlight=False, markup=False, soft_wrap=True
-        )
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            message = f"{error.filename}: {error.strerror}"
+        else:
+            message = " ".join(str(error).split())
+        tell(f"pose-refiner: {message}", "red")
         raise typer.Exit(WRONG_INPUT) from None
+
+
+def tell(line: str, style: str) -> None:
+    """One line on stderr, whatever the width of the terminal."""
+    errors.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def is_for_users(error: ValueError) -> bool:
@@ -292,7 +296,7 @@ def rich_table(lines: list[list[str]]) -> Table:
 
 
 def main() -> None:
-    app()
+    app(prog_name="pose-refiner")
 
 
 if __name__ == "__main__":

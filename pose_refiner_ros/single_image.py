@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -96,9 +97,9 @@ def read_label_image(path: Path) -> np.ndarray:
 
 def to_json(
     frame: Frame, poses: Sequence[ObjectPose], problems: Sequence[Problem], image: Path
-) -> dict[str, Any]:
-    """What `refine` writes. Poses are camera_from_object, metres; see docs/architecture.md."""
-    return {
+) -> str:
+    """What `refine` writes, as JSON. Poses in metres, covariances in twist order (v, w)."""
+    content = {
         "image": str(image),
         "camera": {
             "width": frame.camera.width,
@@ -133,6 +134,10 @@ def to_json(
         ],
         "problems": [{"label": problem.label, "text": problem.text} for problem in problems],
     }
+    text = json.dumps(content, indent=1)
+    # Rows of numbers on one line each: matrices are to be read.
+    row = re.compile(r"\[\s*([^\[\]{}\"]+?)\s*\]")
+    return row.sub(lambda m: "[" + " ".join(m.group(1).split()) + "]", text) + "\n"
 
 
 def _names_of_labels(

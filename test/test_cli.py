@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from blocks import bop_truth
+from typer.testing import CliRunner
+
+from pose_refiner_ros.cli import app
+from pose_refiner_ros.evaluation import metrics
+
+
+@pytest.fixture
+def inputs(bop_folder, tmp_path):
+    """Options of refine for the first image: the wedge is label 5, the L label 9."""
+    labels = np.zeros((240, 320), np.uint8)
+    for index, label in ((0, 5), (1, 9)):
+        mask = bop_folder / f"test/000003/mask_visib/000000_{index:06d}.png"
+        labels[cv2.imread(str(mask), cv2.IMREAD_UNCHANGED) > 0] = label
+    cv2.imwrite(str(tmp_path / "labels.png"), labels)
+    return {
+        "--image": bop_folder / "test/000003/rgb/000000.png",
+        "--masks": tmp_path / "labels.png",
+        "--camera": bop_folder / "camera.json",
+        "--objects": bop_folder / "models",
+        "--out": tmp_path / "poses.json",
+        "--device": "cpu",
+    }
+
+
+BOTH = ["--label", "5=wedge", "--label", "9=4"]  # by name, and by BOP id
+
+
+def run(command, options=(), extra=()):
+    arguments = [command, *(str(a) for pair in dict(options).items() for a in pair), *extra]
+    return CliRunner().invoke(app, arguments)
+
+
+def check_refused(result, message):
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("pose-refiner: "), result.stderr
+    assert message in lines[0]
+
+
+def test_refine_writes_poses_and_overlay(inputs, tmp_path):
+    inputs["--overlay"] = tmp_path / "overlay.png"
+    result = run("refine", inputs, BOTH)
+    assert result.exit_code == 0, result.output
+    assert "wedge" in result.stdout and "poses.json" in result.stdout
+    content = json.loads((tmp_path / "poses.json").read_text())
+    assert content["problems"] == []
+    assert content["camera"]["width"] == 320 and len(content["camera"]["K"]) == 9
+    for found, label, name, obj_id in zip(
+        content["objects"], (5, 9), ("wedge", "ell"), (1, 4), strict=True
+    ):
+        assert (found["label"], found["name"]) == (label, name)
+        assert 0 <= found["score"] <= 1 and found["iou"] > 0.9
+        assert found["quality"] in ("good", "ambiguous", "partial", "poor")
+        assert np.shape(found["covariance"]) == (6, 6)
+        hypotheses = [found, *found["alternatives"]]
+        poses = np.array([h["camera_from_object"] for h in hypotheses])
+        rotation, translation = metrics.pose_errors(poses, bop_truth()[obj_id])
+        assert np.degrees(rotation.min()) < 8 and translation.min() < 0.03
+    picture = cv2.imread(str(tmp_path / "overlay.png"))
+    assert picture.shape == (240, 320, 3)
+    assert (picture != cv2.imread(str(inputs["--image"]))).any()
+
+
+def test_poses_of_one_run_start_the_next(inputs, tmp_path):
+    assert run("refine", inputs, BOTH).exit_code == 0
+    first = json.loads((tmp_path / "poses.json").read_text())
+    inputs["--init"], inputs["--out"] = inputs["--out"], tmp_path / "again.json"
+    assert run("refine", inputs, BOTH).exit_code == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    for a, b in zip(first["objects"], again["objects"], strict=True):
+        np.testing.assert_allclose(a["camera_from_object"], b["camera_from_object"], atol=0.02)
+
+
+def test_labels_without_object_hide_others_and_are_listed(inputs, tmp_path):
+    result = run("refine", inputs, BOTH[:2])
+    assert result.exit_code == 0
+    assert "label 9: no object for it" in result.stderr
+    content = json.loads((tmp_path / "poses.json").read_text())
+    assert [entry["label"] for entry in content["objects"]] == [5]
+    assert content["problems"][0]["label"] == 9
+
+
+def test_one_object_or_labels_in_the_library_need_no_label_option(inputs, bop_folder, tmp_path):
+    (bop_folder / "models/obj_000004.ply").unlink()
+    assert run("refine", inputs).exit_code == 0
+    content = json.loads((tmp_path / "poses.json").read_text())
+    assert {entry["name"] for entry in content["objects"]} == {"wedge"}
+    library = tmp_path / "objects.yaml"
+    mesh = bop_folder / "models/obj_000001.ply"
+    library.write_text(
+        f"objects: {{a: {{mesh: {mesh}, unit: mm, label: 9}}, b: {{mesh: {mesh}, unit: mm}}}}"
+    )
+    inputs["--objects"] = library
+    assert run("refine", inputs).exit_code == 0
+    content = json.loads((tmp_path / "poses.json").read_text())
+    assert [(entry["label"], entry["name"]) for entry in content["objects"]] == [(9, "a")]
+
+
+def test_refine_without_any_pose_says_so(inputs, tmp_path):
+    labels = np.zeros((240, 320), np.uint8)
+    labels[100, 100] = 5
+    cv2.imwrite(str(inputs["--masks"]), labels)
+    result = run("refine", inputs, BOTH[:2])
+    assert result.exit_code == 1
+    assert "label 5" in result.stderr
+    content = json.loads((tmp_path / "poses.json").read_text())
+    assert content["objects"] == [] and content["problems"][0]["label"] == 5
+
+
+def write(path, content):
+    if isinstance(content, np.ndarray):
+        cv2.imwrite(str(path), content)
+    else:
+        path.write_text(content)
+    return path
+
+
+RAMP = np.arange(240 * 320 * 3).reshape(240, 320, 3).astype(np.uint8)
+WRONG = {
+    "no image": ("--image", None, "cannot be read: No such file"),
+    "image is text": ("--image", "hello", "is not a picture"),
+    "image size": ("--image", np.zeros((480, 640, 3), np.uint8), "640x480 but its camera 320x240"),
+    "colour mask": ("--masks", RAMP, "is a colour picture"),
+    "empty mask": ("--masks", np.zeros((240, 320), np.uint8), "is empty: every pixel is 0"),
+    "mask size": ("--masks", np.ones((120, 160), np.uint8), "the mask"),
+    "no camera": ("--camera", None, "does not exist"),
+    "uncalibrated": ("--camera", "0 0 0 0 320 240", "fx is 0 pixels"),
+    "camera is prose": ("--camera", "a camera", "holds no calibration"),
+    "no library": ("--objects", None, "does not exist"),
+    "broken library": ("--objects", "objects: [", "line 1"),
+    "library of nothing": ("--objects", "objects: {a: {mesh: b.ply, unit: mm}}", "no object can"),
+    "no start poses": ("--init", None, "cannot be read: No such file"),
+    "strange start poses": ("--init", "[1]", "are not in the form that refine writes"),
+    "start poses of others": (
+        "--init",
+        json.dumps([{"label": 77, "camera_from_object": np.eye(4).tolist()}]),
+        "have none for the labels of the mask (5=wedge, 9=ell)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_files_are_one_line_and_exit_code_2(inputs, tmp_path, case):
+    option, content, message = WRONG[case]
+    suffix = ".png" if isinstance(content, np.ndarray) else ".txt"
+    path = tmp_path / f"wrong{suffix}"
+    inputs[option] = path if content is None else write(path, content)
+    check_refused(run("refine", inputs, BOTH), message)
+    assert not (tmp_path / "poses.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([], "which object is label 5? The library has wedge, ell: say it with --label 5=NAME"),
+        (["--label", "5"], "--label 5: write LABEL=NAME, such as --label 1=wedge"),
+        (["--label", "5=mug"], "no object 'mug' in the library; it has wedge, ell"),
+        (["--label", "6=wedge"], "the mask has no label 6; it has 5, 9"),
+        ([*BOTH, "--overlay", "picture.foo"], "OpenCV cannot write .foo files"),
+        ([*BOTH, "--device", "cuda"], "device 'cuda' is not here"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(inputs, extra, message):
+    if "cuda" in extra:
+        import warp
+
+        if warp.is_cuda_available():
+            pytest.skip("there is a CUDA device")
+        del inputs["--device"]
+    check_refused(run("refine", inputs, extra), message)
+
+
+def test_mistakes_of_ours_keep_their_traceback(inputs, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("shapes do not match")
+
+    monkeypatch.setattr("pose_refiner_ros.pipeline.Pipeline.process", broken)
+    result = run("refine", inputs, BOTH)
+    assert isinstance(result.exception, ValueError)
+
+
+def test_bop_command_writes_report(bop_folder, tmp_path):
+    options = {"--out": tmp_path / "out", "--start": "perturbed", "--rotation-deg": 10,
+               "--translation": 0.02, "--repeats": 2, "--device": "cpu"}  # fmt: skip
+    result = run("bop", options, [str(bop_folder)])
+    assert result.exit_code == 0, result.output
+    assert "total" in result.stdout and "wedge" in result.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["total"]["count"] == 8 and len(report["objects"]) == 12
+    assert report["options"]["rotation_deg"] == 10
+    assert len(list((tmp_path / "out/overlays").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("folder", "extra", "message"),
+    [
+        ("nowhere", [], "nowhere is not a folder"),
+        ("blocks", ["--split", "train"], "this data set has the splits test"),
+        ("blocks/models", [], "has no scenes"),
+    ],
+)
+def test_bop_refuses_what_is_no_data_set(bop_folder, tmp_path, folder, extra, message):
+    result = run("bop", {"--out": tmp_path / "out"}, [str(tmp_path / folder), *extra])
+    check_refused(result, message)
+    assert not (tmp_path / "out").exists()
+
+
+def test_commands_are_listed_and_start_fast():
+    """Help imports neither torch nor warp."""
+    code = (
+        "import sys; from pose_refiner_ros.cli import app; app(['--help'], standalone_mode=False);"
+        "assert not {'torch', 'warp', 'cv2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for command in ("refine", "bop", "bag", "bench"):
+        assert command in done.stdout
+
+
+def test_a_refusal_in_a_process_of_its_own_is_one_line():
+    """Nothing else on stderr: no greeting of Warp, no traceback, no log."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pose_refiner_ros.cli", "bop", "/nowhere", "--out", "/nowhere"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "pose-refiner: data set /nowhere is not a folder\n"
