@@ -203,7 +203,7 @@ class FrameAssembler:
                 frame = self._complete(pending, now)
                 if frame is not None:
                     for older in self._pending[: self._pending.index(pending)]:
-                        self._drop([older], older.waiting_for)
+                        self._drop([older], NEWER_FRAME)
                     self._pending.remove(pending)
                     self._last_taken = pending.stamp
                     return frame

@@ -108,7 +108,7 @@ class Inputs:
                 topic,
                 self._types[name],
                 count,
-                self._node.count_publishers(topic),
+                [info.topic_type for info in self._node.get_publishers_info_by_topic(topic)],
                 graph,
                 self._incompatible.get(topic, ""),
             )

@@ -24,7 +24,7 @@ from std_srvs.srv import Trigger
 
 from pose_refiner_ros.ros import diagnostics, log_bridge, parameters, watchdog
 from pose_refiner_ros.ros.bad_input import BadInput
-from pose_refiner_ros.ros.frame_assembler import FrameAssembler, SyncOptions
+from pose_refiner_ros.ros.frame_assembler import FrameAssembler, InputCounts, SyncOptions
 from pose_refiner_ros.ros.inputs import Inputs
 from pose_refiner_ros.ros.outputs import Outputs
 from pose_refiner_ros.ros.reports import ReportLog
@@ -159,6 +159,8 @@ class PoseRefinerNode(LifecycleNode):
                 return FAILURE
         result = super().on_activate(state)  # enables the publishers
         self._assembler.clear()
+        self._assembler.counts = InputCounts()
+        self._statistics.last_answer = None
         self._processor.reset()
         self._inputs = Inputs(
             self, self._assembler, self._worker.wake, values.image_transport == "compressed"
@@ -339,11 +341,12 @@ class PoseRefinerNode(LifecycleNode):
                 self._reports.warn(f"no pose for some seconds: {silence}", kind=silence)
         errors = self._statistics.errors
         processor = self._processor
+        name = self.get_fully_qualified_name().lstrip("/")
         self._diagnostics.publish(
             diagnostics.array(
                 [
                     diagnostics.objects_status(
-                        self.get_name(),
+                        name,
                         self.get_parameter("objects_file").value,
                         processor.library if processor else None,
                         self._load_error,
@@ -351,7 +354,7 @@ class PoseRefinerNode(LifecycleNode):
                         getattr(processor.pipeline, "device", "") if processor else "",
                     ),
                     diagnostics.poses_status(
-                        self.get_name(),
+                        name,
                         self._state(),
                         self._statistics,
                         silence,

@@ -12,7 +12,7 @@ class InputView:
     topic: str
     type_name: str  # sensor_msgs/msg/Image
     received: int  # messages since the node became active
-    publishers: int
+    published_as: list = field(default_factory=list)  # type name of each publisher
     graph: dict = field(default_factory=dict)  # topic -> type names, of all that is published
     incompatible: str = ""  # explanation of incompatible QoS
 
@@ -22,12 +22,11 @@ class InputView:
             return ""
         if self.incompatible:
             return self.incompatible
-        other_types = [name for name in self.graph.get(self.topic, []) if name != self.type_name]
-        if self.publishers and other_types and len(self.graph[self.topic]) == len(other_types):
-            return f"{self.topic} is published as {other_types[0]}, not {self.type_name}"
-        if self.publishers:
+        if self.published_as and self.type_name not in self.published_as:
+            return f"{self.topic} is published as {self.published_as[0]}, not {self.type_name}"
+        if self.published_as:
             return (
-                f"{self.topic} has {self.publishers} publisher(s), but nothing has arrived: either "
+                f"{self.topic} has {len(self.published_as)} publisher(s), but nothing has arrived: either "
                 "they publish nothing, or the network or shared memory loses it"
             )
         similar = self.similar()
@@ -93,7 +92,7 @@ def explain(situation):
         )
     return (
         f"no masks have arrived lately on {situation.masks.topic} ({situation.masks.received} so "
-        f"far, {situation.masks.publishers} publisher(s) now)"
+        f"far, {len(situation.masks.published_as)} publisher(s) now)"
     )
 
 

@@ -12,9 +12,10 @@ GRAPH = {
 }
 
 
-def view(name, received=10, publishers=1, **options):
+def view(name, received=10, publishers=1, published_as=None, **options):
     types = {"camera_info": "sensor_msgs/msg/CameraInfo"}
-    return InputView(f"/{name}", types.get(name, IMAGE), received, publishers, **options)
+    own = types.get(name, IMAGE)
+    return InputView(f"/{name}", own, received, published_as or [own] * publishers, **options)
 
 
 def situation(**changes):
@@ -31,7 +32,7 @@ def situation(**changes):
         ),
         ({"masks": view("masks", 0, 0)}, ["nobody publishes /masks", IMAGE]),
         (
-            {"masks": view("masks", 0, 1, graph={"/masks": ["std_msgs/msg/String"]})},
+            {"masks": view("masks", 0, published_as=["std_msgs/msg/String"])},
             ["/masks is published as std_msgs/msg/String", IMAGE],
         ),
         ({"masks": view("masks", 0, 1)}, ["/masks has 1 publisher", "nothing has arrived"]),
