@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -33,31 +34,44 @@ class Crop:
     origin: tuple[int, int]  # photo pixel (x, y) at the corner of an undistorted crop
     side: int  # of that window in photo pixels
 
-    def cut(self, image: np.ndarray) -> np.ndarray:
-        """The crop (S, S) of a binary photo (H, W) uint8 0/1; 0 beyond the photo.
+    @property
+    def resampled(self) -> bool:
+        """Whether crop pixels are not photo pixels."""
+        return self.camera.is_distorted or self.side != self.size
 
-        A pixel of the crop is 1 where at least half of what it covers is.
-        """
+    def window(self, image: np.ndarray) -> np.ndarray | None:
+        """The part of a photo (H, W) that an undistorted crop shows, a view (None: distorted)."""
         if self.camera.is_distorted:
-            x, y = self._map()
-            cut = cv2.remap(
+            return None
+        x0, y0 = self.origin
+        return image[max(y0, 0) : max(y0 + self.side, 0), max(x0, 0) : max(x0 + self.side, 0)]
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The crop (S, S) uint8 of a binary photo (H, W) uint8 0/1: which share of a crop pixel is
+        set, 0 to 255; 0 beyond the photo."""
+        if self.camera.is_distorted:
+            x, y = self._map
+            return cv2.remap(
                 image * np.uint8(255), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
             )
-            return (cut > 127).view(np.uint8)
-        x0, y0 = self.origin
-        height, width = image.shape
-        inner = image[max(y0, 0) : max(y0 + self.side, 0), max(x0, 0) : max(x0 + self.side, 0)]
-        if inner.shape != (self.side, self.side):
-            window = np.zeros((self.side, self.side), np.uint8)
+        return self.fit(self.window(image))
+
+    def fit(self, window: np.ndarray) -> np.ndarray:
+        """The crop (S, S) uint8 0 to 255 of a window (h, w) uint8 0/1 of an undistorted photo."""
+        picture = window * np.uint8(255)
+        if picture.shape != (self.side, self.side):
+            x0, y0 = self.origin
+            whole = np.zeros((self.side, self.side), np.uint8)
             top, left = max(-y0, 0), max(-x0, 0)
-            window[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-            inner = window
-        if self.side == self.size:
-            return np.ascontiguousarray(inner)
-        size = (self.size, self.size)
-        return (
-            cv2.resize(inner * np.uint8(255), size, interpolation=cv2.INTER_AREA) > 127
-        ).view(np.uint8)
+            whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            picture = whole
+        side = self.side
+        while side >= 2 * self.size:  # halves are exact and fast; the rest is interpolated
+            side //= 2
+            picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        if side != self.size:
+            picture = cv2.resize(picture, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        return picture
 
     def outside(self) -> np.ndarray | None:
         """(S, S) uint8, 1 where the crop reaches beyond the photo; None where it nowhere does."""
@@ -71,12 +85,13 @@ class Crop:
             column1, row1 = np.floor([x1 + 0.5, y1 + 0.5]).astype(int) + 1
             outside[row0 : max(row1, 0), column0 : max(column1, 0)] = 0
             return outside
-        x, y = self._map()
+        x, y = self._map
         height, width = self.camera.size
         with np.errstate(invalid="ignore"):
             inside = (x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)
         return None if inside.all() else (~inside).view(np.uint8)
 
+    @cached_property
     def _map(self) -> tuple[np.ndarray, np.ndarray]:
         """Photo pixel (x, y), each (S, S) float32, of every crop pixel."""
         # one cell more on each side, so that the interpolation never runs out

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+from scipy.special import erfinv
 
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.crop import Crop, crop_around
@@ -95,42 +96,58 @@ def gather_evidence(
             "to tell a pose from"
         )
     crop = crop_around(camera, (x, y, x + width - 1, y + height - 1), sizes[-1], MARGIN)
-    mask = crop.cut(own)
-    others = (masks != 0).view(np.uint8)
-    others -= own
-    unknown = crop.cut(others)
-    outside = crop.outside()
-    if outside is not None:
-        unknown |= outside
-    unknown &= 1 - mask
-    if not unknown.any():
-        unknown = None
-    if unknown is not None and not (1 - mask - unknown).any():
-        raise EvidenceError(
-            f"label {label} covers all that is seen of its surroundings ({pixels} pixels): no "
-            "outline to compare with"
-        )
-    levels = build_pyramid(mask, unknown, crop.pinhole, crop.bounds, sizes)
+    share = crop.cut(own)
+    hidden = _hidden_share(masks, own, crop)
+    mask = (share > 127).view(np.uint8)
+    unknown = None
+    region_share = share
+    if hidden is not None:
+        region_share = cv2.add(share, hidden)
+        unknown = (region_share > 127).view(np.uint8) - mask
+        if not unknown.any():
+            unknown = None
+        elif cv2.countNonZero(mask) + cv2.countNonZero(unknown) == mask.size:
+            raise EvidenceError(
+                f"label {label} covers all that is seen of its surroundings ({pixels} pixels): "
+                "no outline to compare with"
+            )
+    distance = signed_distance(mask, unknown, region_share if crop.resampled else None)
+    levels = build_pyramid(distance, unknown is not None, crop.pinhole, crop.bounds, sizes)
     return ObjectEvidence(label, crop, mask, unknown, levels)
 
 
+def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray | None:
+    """Share (S, S) uint8 0 to 255 of each crop pixel that other instances or the photo's end hide;
+    None where they nowhere do."""
+    window = crop.window(masks)
+    if window is None:
+        hidden = crop.cut((masks != 0).view(np.uint8) - own)
+    else:
+        others = (window != 0).view(np.uint8) - crop.window(own)
+        hidden = crop.fit(others) if others.any() else None
+    outside = crop.outside()
+    if outside is None:
+        return hidden if hidden is not None and hidden.any() else None
+    outside *= np.uint8(255)
+    return outside if hidden is None else cv2.max(hidden, outside)
+
+
 def build_pyramid(
-    mask: np.ndarray,
-    unknown: np.ndarray | None,
+    distance: np.ndarray,
+    hidden: bool,
     camera: np.ndarray,
     bounds: np.ndarray,
-    sizes: tuple[int, ...],
+    sizes: tuple[int, ...] = LEVEL_SIZES,
     robust_share: tuple[float, ...] = ROBUST_SHARE,
 ) -> list[EvidenceLevel]:
     """Signed distances of a crop at each of the given largest sizes, the last being the crop's own.
 
-    mask, unknown: (S, S) uint8 0/1 with S at most sizes[-1]; camera: fx, fy, cx, cy and bounds:
-    x0, y0, x1, y1 of the photo in crop pixels. A level is the crop shrunk by the least power of two
-    that fits its size, so a small object starts at a resolution that still shows it.
+    distance: (S, S) float32 with S at most sizes[-1]; hidden: whether any of it is UNKNOWN; camera:
+    fx, fy, cx, cy and bounds: x0, y0, x1, y1 of the photo in crop pixels. A level is the crop
+    shrunk by the least power of two that fits its size, so a small object starts at a resolution
+    that still shows it.
     """
-    side = mask.shape[0]
-    distance = signed_distance(mask, unknown)
-    hidden = unknown is not None and unknown.any()
+    side = distance.shape[0]
     shrunk = {1: distance}
     for factor in (2, 4, 8):
         if min(sizes) * factor // 2 < side:
@@ -172,14 +189,16 @@ def shrink_camera(camera: np.ndarray, factor: float) -> np.ndarray:
     return np.concatenate([camera[:2] / factor, shrink_points(camera[2:], factor)])
 
 
-def signed_distance(mask: np.ndarray, unknown: np.ndarray | None = None) -> np.ndarray:
+def signed_distance(
+    mask: np.ndarray, unknown: np.ndarray | None = None, share: np.ndarray | None = None
+) -> np.ndarray:
     """Distance in pixels to the border of mask (S, S) uint8 0/1, negative inside.
 
-    Unknown pixels (S, S) 0/1 may hide more of the object: they belong to neither side, and are
-    marked UNKNOWN.
+    Unknown pixels (S, S) 0/1, apart from the mask, may hide more of the object: they belong to
+    neither side, and are marked UNKNOWN. share: (S, S) uint8, how much of each pixel the mask and
+    the unknown cover, 0 to 255, where the mask was resampled: it places the border between pixels.
     """
-    hidden = unknown is not None and unknown.any()
-    region = mask | unknown if hidden else mask
+    region = mask if unknown is None else mask | unknown
     # one distance transform serves both sides: distances to the region's own border pixels
     free = 1 - region
     free += cv2.erode(region, _CROSS, borderType=cv2.BORDER_REPLICATE)
@@ -189,9 +208,19 @@ def signed_distance(mask: np.ndarray, unknown: np.ndarray | None = None) -> np.n
     sign += 1.0
     distance *= sign
     distance -= 0.5
-    if hidden:
+    if share is not None:
+        blurred = cv2.GaussianBlur(share, (5, 5), _BLUR)
+        near = cv2.inRange(blurred, 10, 245)
+        np.copyto(distance, cv2.LUT(blurred, _BORDER_DISTANCE), where=near.view(bool))
+    if unknown is not None:
         distance[unknown.view(bool)] = UNKNOWN
     return distance
 
 
 _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_BLUR = 0.7
+# Blurring a straight edge makes its profile a normal distribution, whatever its direction; the
+# inverse of that tells the distance of the edge from a blurred share of 0 to 255.
+_BORDER_DISTANCE = (
+    -_BLUR * np.sqrt(2.0) * erfinv(np.clip(np.linspace(-1.0, 1.0, 256), -0.9999, 0.9999))
+).astype(np.float32)

@@ -48,7 +48,7 @@ class Refined:
 
 
 @dataclass(eq=False)
-class _Candidate:
+class Candidate:
     """A pose (4, 4) on its way, in the frame of its object's crop."""
 
     owner: int
@@ -75,6 +75,7 @@ class Refiner:
         self.term = SilhouetteTerm(meshes, capacity, capacity)
         self.solver = Solver(capacity, device)
         self.diameter = np.array([model.diameter for model in self.models])
+        self._loaded: list[Candidate] = []  # whose poses the solver holds
         self.near = np.maximum(0.02 * self.diameter, 1e-3)
 
     def refine(
@@ -99,13 +100,18 @@ class Refiner:
             )
         return results
 
+    @staticmethod
+    def candidate(owner: int, seen: ObjectEvidence, camera_from_object: np.ndarray) -> Candidate:
+        """A start pose (4, 4) of the batch's object number `owner`, taken to its crop's frame."""
+        return Candidate(owner, _crop_transform(seen) @ np.asarray(camera_from_object, np.float64))
+
     def evaluate(
         self, evidence: ObjectEvidence, name: str, camera_from_object: np.ndarray
     ) -> Refined:
         """Measure a pose (4, 4) as it is."""
         self._load_evidence([evidence])
-        pose = _crop_transform(evidence) @ camera_from_object
-        return self._measure([_Candidate(0, pose)], [evidence], [self.index[name]])[0]
+        candidate = self.candidate(0, evidence, camera_from_object)
+        return self._measure([candidate], [evidence], [self.index[name]])[0]
 
     def merge(self, name: str, found: Sequence[Refined]) -> list[Refined]:
         """Results of one object without repeats, best first."""
@@ -116,7 +122,7 @@ class Refiner:
         self._load_evidence(evidence)
         mesh = [self.index[name] for name in names]
         starts = [
-            _Candidate(owner, _crop_transform(seen) @ np.asarray(pose, np.float64))
+            self.candidate(owner, seen, pose)
             for owner, seen in enumerate(evidence)
             for pose in hypotheses[owner]
         ]
@@ -128,7 +134,7 @@ class Refiner:
                 limit = RESTART_RMS * seen.crop.size / seen.crop.scale
                 if found and not found[0].contour_rms_px < limit:
                     first = next(start.pose for start in starts if start.owner == owner)
-                    again += [_Candidate(owner, pose) for pose in _turned(first)]
+                    again += [Candidate(owner, pose) for pose in _turned(first)]
             if again:
                 more = self._from_starts(again, evidence, mesh, 2)
                 for owner, found in enumerate(more):
@@ -136,26 +142,29 @@ class Refiner:
         return results
 
     def _from_starts(self, starts, evidence, mesh, keep) -> list[list[Refined]]:
-        candidates = self._solve(starts, mesh, COARSE)
-        kept = []
-        for owner in range(len(evidence)):
-            own = [c for c in candidates if c.owner == owner and np.isfinite(c.cost)]
-            own.sort(key=lambda c: c.cost)
-            kept += self._promising(own, mesh[owner], keep)
-        finished = self._solve(kept, mesh, FINE)
-        measured = self._measure(finished, evidence, mesh)
+        if len({c.owner for c in starts}) == len(starts) <= self.capacity:
+            finished = self._solve(starts, mesh, COARSE + FINE)  # one each: nothing to choose from
+        else:
+            candidates = self._solve(starts, mesh, COARSE)
+            kept = []
+            for owner in range(len(evidence)):
+                own = [c for c in candidates if c.owner == owner and np.isfinite(c.cost)]
+                own.sort(key=lambda c: c.cost)
+                kept += self._promising(own, mesh[owner], keep)
+            finished = self._solve(kept, mesh, FINE)
         results: list[list[Refined]] = [[] for _ in evidence]
-        for candidate, refined in zip(finished, measured, strict=True):
+        for candidate, refined in zip(finished, self._measure(finished, evidence, mesh), strict=True):
             results[candidate.owner].append(refined)
         for owner, found in enumerate(results):
             found.sort(key=lambda r: r.cost)
-            results[owner] = self._distinct(found, mesh[owner])
+            if len(found) > 1:
+                results[owner] = self._distinct(found, mesh[owner])
         return results
 
     def _load_evidence(self, evidence: Sequence[ObjectEvidence]) -> None:
         self.term.load_evidence([seen.levels for seen in evidence])
 
-    def _solve(self, candidates, mesh, levels) -> list[_Candidate]:
+    def _solve(self, candidates, mesh, levels) -> list[Candidate]:
         """Run candidates through levels, in batches of the solver's capacity."""
         for first in range(0, len(candidates), self.capacity):
             batch = candidates[first : first + self.capacity]
@@ -170,6 +179,7 @@ class Refiner:
         return candidates
 
     def _load_batch(self, batch, mesh) -> None:
+        self._loaded = list(batch)
         index = np.array([mesh[c.owner] for c in batch], np.int32)
         owner = np.array([c.owner for c in batch], np.int32)
         self.term.load(index, owner, self.near[index])
@@ -179,7 +189,8 @@ class Refiner:
         results = []
         for first in range(0, len(candidates), self.capacity):
             batch = candidates[first : first + self.capacity]
-            self._load_batch(batch, mesh)
+            if batch != self._loaded:
+                self._load_batch(batch, mesh)
             found = self.solver.evaluate(self.term, FINEST)
             diameter = self.diameter[[mesh[c.owner] for c in batch]]
             covariance = pose_covariance(found.hessian, found.sectors, diameter)
@@ -204,10 +215,10 @@ class Refiner:
                 )
         return results
 
-    def _promising(self, candidates, mesh, keep) -> list[_Candidate]:
+    def _promising(self, candidates, mesh, keep) -> list[Candidate]:
         """The best of candidates sorted by cost that differ from each other, without those so far
         behind the best that the finer levels cannot bring them back."""
-        chosen: list[_Candidate] = []
+        chosen: list[Candidate] = []
         for candidate in candidates:
             behind = candidate.cost - candidates[0].cost
             if len(chosen) == keep or behind > 0.3 * abs(candidates[0].cost):

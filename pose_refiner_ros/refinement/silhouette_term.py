@@ -130,12 +130,12 @@ class SilhouetteTerm:
         self.level = index
 
     def accumulate(self, state: State) -> None:
-        self._launch(state)
+        """Add the silhouettes' cost and derivatives at the trial poses of the state."""
+        finest = self.level == len(self.stages) - 1
+        self._launch(state, with_sectors=int(finest))
 
-    def evaluate(self, state: State) -> Fit:
-        """Measure the trial poses at the current level."""
-        self.sectors.zero_()
-        self._launch(state, with_sectors=1)
+    def fit(self, state: State) -> Fit:
+        """How the poses that were looked at last lie on their masks."""
         rows = slice(0, self.count)
         measures = self.measures.numpy()[rows].astype(np.float64)
         area, overlap, square, length, unknown, weight, _ = measures.T
@@ -149,7 +149,7 @@ class SilhouetteTerm:
             known_share=1.0 - unknown / np.maximum(length, 1e-9),
         )
 
-    def _launch(self, state: State, with_sectors: int = 0) -> None:
+    def _launch(self, state: State, with_sectors: int) -> None:
         key = (self.level, with_sectors, id(state))
         launch = self._launches.get(key)
         if launch is None:

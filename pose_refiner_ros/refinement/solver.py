@@ -57,6 +57,7 @@ class State:
     trial_translation: wp.array(dtype=wp.vec3)
     step: wp.array(dtype=wp.spatial_vector)
     fresh: wp.array(dtype=wp.int32)  # 1: the trial is the start of a level, taken as it is
+    settled: wp.array(dtype=wp.int32)  # 1: the trial is the best pose, its derivatives are current
     damping: wp.array(dtype=wp.float32)
     cost: wp.array(dtype=wp.float32)
     hessian: wp.array(dtype=wp.spatial_matrix)
@@ -73,14 +74,16 @@ class State:
 class Term(Protocol):
     """Evidence that pulls on poses."""
 
+    level: int
+
     def set_level(self, index: int) -> None:
         """Choose the resolution."""
 
     def accumulate(self, state: State) -> None:
         """Add cost, gradient, Gauss-Newton matrix and weight at the trial poses to the state."""
 
-    def evaluate(self, state: State) -> Any:
-        """What the term has to say of the trial poses beyond their cost."""
+    def fit(self, state: State) -> Any:
+        """What the term has to say, beyond their cost, of the poses it saw last."""
 
 
 @wp.func
@@ -193,6 +196,7 @@ def advance(state: State, tolerance: float):
         return
     if accepted and motion < tolerance:
         state.reason[i] = int(1)
+        state.settled[i] = 1
         state.active[i] = 0
         return
 
@@ -211,6 +215,7 @@ def advance(state: State, tolerance: float):
         # a rejected trial led to a step too short to matter, or the gradient is all but zero
         if accepted:
             state.reason[i] = int(1)
+            state.settled[i] = 1
         else:
             state.reason[i] = int(2)
         state.active[i] = 0
@@ -235,6 +240,7 @@ def begin_level(state: State, damping: float):
         return
     state.active[i] = 1
     state.fresh[i] = 1
+    state.settled[i] = 0
     state.reason[i] = 0
     state.damping[i] = damping
     state.trial_rotation[i] = state.rotation[i]
@@ -276,6 +282,7 @@ class Solver:
         write(self.state.rotation, poses[:, :3, :3])
         write(self.state.translation, poses[:, :3, 3])
         write(self.state.diameter, diameter)
+        write(self.state.settled, np.zeros(count, np.int32))
         write(self.state.iterations, np.zeros(count, np.int32))
         write(self.state.reason, np.zeros(count, np.int32))
 
@@ -298,11 +305,16 @@ class Solver:
             damping = 1e-4
 
     def evaluate(self, term: Term, level: int) -> Any:
-        """Look at the loaded poses as they are, through one term at one level."""
-        term.set_level(level)
-        self._begin.set_dim(self.count)
-        self._begin.launch()
-        return term.evaluate(self.state)
+        """Look at the poses as they are, through one term at one level.
+
+        Poses that the run before left at this very level need no second look.
+        """
+        if term.level != level or not self.state.settled.numpy()[: self.count].all():
+            term.set_level(level)
+            self._begin.set_dim(self.count)
+            self._begin.launch()
+            term.accumulate(self.state)
+        return term.fit(self.state)
 
     def result(self) -> dict[str, np.ndarray]:
         """Poses (B, 4, 4), cost, iterations and reason of the loaded batch."""

@@ -34,7 +34,7 @@ class OutlineEdges:
     edges: (E, 4) int32, rows (vertex, vertex, face, face), the vertices in the order in which the
     first face goes round. A second face of -1 marks an edge
     without a front/back rule (open border, more than two faces, inconsistent winding): it is tried
-    from everywhere. closed: no open border and one winding, so that back faces are always hidden.
+    from everywhere. closed: no open border, so that back faces are always hidden.
     planes: (F, 4) float32 outward unit normal and offset.
     """
 
@@ -68,7 +68,9 @@ def outline_edges(vertices: np.ndarray, faces: np.ndarray) -> OutlineEdges:
 
     pair = start[count == 2]
     consistent = forward[pair] != forward[pair + 1]
-    closed = bool(np.all(count == 2) and np.all(consistent)) and len(faces) > 0
+    # closed: every edge is gone along as often one way as the other, however many faces share it
+    balance = np.add.reduceat(np.where(forward, 1, -1), start) if len(start) else np.zeros(0)
+    closed = len(faces) > 0 and not balance.any()
     regular = pair[consistent]
     first, second = owner[regular], owner[regular + 1]
     sine = np.linalg.norm(np.cross(normals[first], normals[second]), axis=1)

@@ -382,6 +382,10 @@ def linearise_silhouette(
     to_grain = 1.0 / float(grain)
     grain_shift = 0.5 * to_grain - 0.5
 
+    if with_sectors != 0:
+        for i in range(lane, SECTORS, lanes):
+            out.sectors[pose, i] = wp.spatial_vector()
+
     # 1. project, 2. fill the coverage
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
     drawn = fill_faces(
@@ -490,8 +494,11 @@ def linearise_silhouette(
                             if with_sectors != 0:
                                 ox = x - (camera[0] * t[0] / t[2] + camera[2])
                                 oy = y - (camera[1] * t[1] / t[2] + camera[3])
-                                turn_share = (wp.atan2(oy, ox) + wp.pi) / (2.0 * wp.pi)
-                                sector = wp.min(int(turn_share * float(SECTORS)), SECTORS - 1)
+                                # a stand-in for the angle that grows as it does, 0 to 4
+                                turned = 1.0 - ox / wp.max(wp.abs(ox) + wp.abs(oy), 1.0e-9)
+                                if oy < 0.0:
+                                    turned = 4.0 - turned
+                                sector = wp.min(int(turned * float(SECTORS) / 4.0), SECTORS - 1)
                                 wp.atomic_add(out.sectors, pose, sector, force)
 
     hessian_sum = wp.tile_sum(wp.tile(hessian, preserve_type=True))[0]
