@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import cdist
 
 log = logging.getLogger(__name__)
 
@@ -66,15 +67,22 @@ class Mesh:
         return digest.hexdigest()
 
     @cached_property
+    def used_vertices(self) -> np.ndarray:
+        """(U,) indices of the vertices that faces use."""
+        used = np.zeros(len(self.vertices), bool)
+        used[self.faces] = True
+        return np.nonzero(used)[0]
+
+    @cached_property
     def bounds(self) -> np.ndarray:
         """(2, 3) float64: least and greatest x, y, z of the vertices that faces use."""
-        used = self.vertices[np.unique(self.faces)]
+        used = self.vertices[self.used_vertices]
         return np.array([used.min(axis=0), used.max(axis=0)], dtype=np.float64)
 
     @cached_property
     def diameter(self) -> float:
         """Largest distance between two vertices, metres."""
-        return _largest_distance(self.vertices[np.unique(self.faces)].astype(np.float64))
+        return _largest_distance(self.vertices[self.used_vertices].astype(np.float64))
 
     @cached_property
     def face_normals(self) -> np.ndarray:
@@ -87,10 +95,9 @@ class Mesh:
     def watertight(self) -> bool:
         """Whether each edge belongs to two faces, which run along it in opposite directions."""
         start, end = self.faces[:, [0, 1, 2]].ravel(), self.faces[:, [1, 2, 0]].ravel()
-        forward = start.astype(np.int64) * len(self.vertices) + end
-        backward = end.astype(np.int64) * len(self.vertices) + start
-        unique = np.unique(forward)
-        return len(unique) == len(forward) and np.array_equal(unique, np.unique(backward))
+        forward = np.sort(start.astype(np.int64) * len(self.vertices) + end)
+        backward = np.sort(end.astype(np.int64) * len(self.vertices) + start)
+        return np.array_equal(forward, backward) and bool((np.diff(forward) > 0).all())
 
     def transformed(self, target_from_mesh: np.ndarray) -> Mesh:
         """The mesh after a rigid (4, 4) transform."""
@@ -135,15 +142,16 @@ def clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarr
     texture coordinates or normals, and the triangle soup of STL files.
     """
     vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
-    extent = float(np.ptp(vertices[np.unique(faces)], axis=0).max())
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    extent = float(np.ptp(vertices[used], axis=0).max())
     cells = np.round((vertices - vertices.min(axis=0)) / max(extent * 1e-6, 1e-300)).astype(
         np.int64
     )
-    _, first, vertex_of = np.unique(cells, axis=0, return_index=True, return_inverse=True)
-    vertices, faces = vertices[first], vertex_of.reshape(-1)[faces]
+    first, vertex_of = _unique_rows(cells)
+    vertices, faces = vertices[first], vertex_of[faces]
 
-    corners = np.sort(faces, axis=1)
-    _, distinct = np.unique(corners, axis=0, return_index=True)
+    distinct, _ = _unique_rows(np.sort(faces, axis=1))
     faces = faces[np.sort(distinct)]
     double_area = np.linalg.norm(np.cross(*_edges_of(vertices, faces)), axis=1)
     faces = faces[double_area > 1e-12 * extent**2]
@@ -222,22 +230,52 @@ def _edges_of(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.n
     return vertices[faces[:, 1]] - corner, vertices[faces[:, 2]] - corner
 
 
+def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First index of each distinct row of whole numbers (N, 3), and which of them each row is."""
+    if rows.max(initial=0) < 2**21:  # three numbers fit in one, which sorts many times faster
+        rows = (rows[:, 0] << 42) | (rows[:, 1] << 21) | rows[:, 2]
+    _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, which.reshape(-1)
+
+
 def _largest_distance(points: np.ndarray) -> float:
-    """Exact largest distance between two of the points (N, 3): both ends lie on the hull."""
+    """Exact largest distance between two of the points (N, 3).
+
+    Both ends lie on the hull. Its points are divided into small clusters, whose distances bound
+    those of their points: few pairs of clusters are left to compare.
+    """
     try:
         points = points[ConvexHull(points).vertices]
     except (QhullError, ValueError):  # flat or fewer than four points: no 3-D hull
         points = np.unique(points, axis=0)
-    # Only points far from the middle can be an end: |a - b| <= |a - c| + |b - c|.
-    radius = np.linalg.norm(points - points.mean(axis=0), axis=1)
-    farthest = points[radius.argmax()]
-    at_least = np.linalg.norm(points - farthest, axis=1).max()
-    points = points[radius + radius.max() >= at_least * (1 - 1e-12)]
-    best = at_least
-    for start in range(0, len(points), 256):
-        block = points[start : start + 256, None] - points[None, start:]
-        best = max(best, float(np.sqrt(np.einsum("ijk,ijk->ij", block, block).max())))
-    return float(best)
+    clusters = [points]
+    while max(map(len, clusters)) > 32:
+        clusters = [half for cluster in clusters for half in _halves(cluster)]
+    center = np.array([cluster.mean(axis=0) for cluster in clusters])
+    radius = np.array(
+        [
+            np.linalg.norm(cluster - c, axis=1).max()
+            for cluster, c in zip(clusters, center, strict=True)
+        ]
+    )
+    bound = cdist(center, center) + radius[:, None] + radius
+    first, second = np.triu_indices(len(clusters))
+    order = np.argsort(-bound[first, second])
+    largest = 0.0
+    for i, j in zip(first[order], second[order], strict=True):
+        if bound[i, j] <= largest:
+            break
+        largest = max(largest, float(cdist(clusters[i], clusters[j]).max()))
+    return largest
+
+
+def _halves(points: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The points on either side of the median along their widest extent; few stay together."""
+    if len(points) <= 32:
+        return (points,)
+    order = np.argsort(points[:, np.ptp(points, axis=0).argmax()])
+    middle = len(points) // 2
+    return points[order[:middle]], points[order[middle:]]
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

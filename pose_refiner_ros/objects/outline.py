@@ -34,9 +34,10 @@ class Outlines:
     def __init__(self, mesh: Mesh, resolution: int = 256, views: int = 24):
         self.subpixels_per_metre = resolution * SUBPIXELS / mesh.diameter
         self.views = []
+        vertices = mesh.vertices.astype(np.float64)
         for axes in view_axes(views):
-            points = mesh.vertices.astype(np.float64) @ (axes.T * self.subpixels_per_metre)
-            used = points[np.unique(mesh.faces)]
+            points = vertices @ (axes.T * self.subpixels_per_metre)
+            used = points[mesh.used_vertices]
             corner = np.floor(used.min(axis=0)) - 2 * SUBPIXELS
             size = np.ceil(used.max(axis=0) - corner).astype(int) + 2 * SUBPIXELS
             mask = fill_triangles(points - corner, _facing(mesh, axes), (size[1], size[0]))
@@ -75,8 +76,9 @@ class Outlines:
 
     def _pairs(self, mesh: Mesh, every: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The reference's silhouette and that of the mesh, view by view."""
+        vertices = mesh.vertices.astype(np.float64)
         for axes, corner, mask in self.views[::every]:
-            points = mesh.vertices.astype(np.float64) @ (axes.T * self.subpixels_per_metre)
+            points = vertices @ (axes.T * self.subpixels_per_metre)
             yield mask, fill_triangles(points - corner, _facing(mesh, axes), mask.shape)
 
 
@@ -107,13 +109,15 @@ class Coverage:
 
     def __init__(self, points: np.ndarray, faces: np.ndarray, size: tuple[int, int]):
         self.height, self.width = height, width = size
-        x, y = points[:, 0][faces], points[:, 1][faces]  # (F, 3)
+        row_of = np.ceil(points[:, 1])[faces]  # (F, 3); many faces of a fine mesh cross no row
+        crossed = np.nonzero(row_of.max(axis=1) > row_of.min(axis=1))[0]
+        faces = faces[crossed]
+        x, y = points[:, 0][faces], points[:, 1][faces]
         order = np.argsort(y, axis=1)
         x, y = np.take_along_axis(x, order, axis=1), np.take_along_axis(y, order, axis=1)
         first = np.clip(np.ceil(y[:, 0]), 0, height).astype(np.int64)
         last = np.clip(np.ceil(y[:, 2]), 0, height).astype(np.int64)
-        crossed = np.nonzero(last > first)[0]  # many faces of a fine mesh lie between two rows
-        x, y, first, rows = x[crossed], y[crossed], first[crossed], (last - first)[crossed]
+        rows = last - first
 
         def inverse_slope(a, b):
             rise = y[:, b] - y[:, a]
