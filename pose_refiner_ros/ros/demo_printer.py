@@ -100,14 +100,14 @@ class DemoPrinter(Node):
     def _on_object_poses(self, message):
         stamp = nanoseconds(message.header.stamp)
         latency = (self.get_clock().now().nanoseconds - stamp) / 1e9
-        estimates = {
-            int(detection.id): (
+        estimates = [
+            (
                 detection.results[0].hypothesis.class_id,
                 matrix_from_pose(detection.results[0].pose.pose),
                 detection.results[0].hypothesis.score,
             )
             for detection in message.detections
-        }
+        ]
         rows = self.report.add_estimates(stamp, estimates, latency, time.monotonic())
         if rows is not None:
             self._captions[stamp] = caption(rows, latency)

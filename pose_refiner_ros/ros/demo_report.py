@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from pose_refiner_ros.evaluation.metrics import pose_errors
 
@@ -37,18 +38,19 @@ class DriveReport:
         self._truths[stamp] = objects
 
     def add_estimates(self, stamp, estimates, latency, arrival):
-        """estimates: {label: (name, camera_from_object, score)}. The rows of this frame, or None if
-        its truth is not known."""
+        """estimates: [(name, camera_from_object, score)]. The rows of this frame, or None if its
+        truth is not known."""
         truths = self._truths.pop(stamp, None)
         if truths is None:
             return None
         self.latencies.append(latency)
         self.arrivals.append(arrival)
         rows = []
+        matches = _matches(truths, estimates)
         for label, (name, truth) in truths.items():
             row = Row(label, name, truth)
-            if label in estimates and estimates[label][0] == name:
-                _, row.estimate, row.score = estimates[label]
+            if label in matches:
+                _, row.estimate, row.score = matches[label]
                 rotation, translation = pose_errors(row.estimate, truth)
                 row.rotation_error = float(np.degrees(rotation))
                 row.translation_error = float(translation)
@@ -77,6 +79,23 @@ class DriveReport:
                 for rows in [[row for row in found if row.name == name]]
             },
         }
+
+
+def _matches(truths, estimates):
+    """{label: estimate}: of the same class, so that the distances add up to the least. Ids do not
+    tell: those of the poses are the tracker's."""
+    matches = {}
+    for kind in {name for name, _ in truths.values()}:
+        labels = [label for label, (name, _) in truths.items() if name == kind]
+        found = [estimate for estimate in estimates if estimate[0] == kind]
+        if not found:
+            continue
+        positions = np.array([truths[label][1][:3, 3] for label in labels])
+        guesses = np.array([pose[:3, 3] for _, pose, _ in found])
+        distances = np.linalg.norm(positions[:, None] - guesses[None], axis=2)
+        for i, j in zip(*linear_sum_assignment(distances), strict=True):
+            matches[labels[i]] = found[j]
+    return matches
 
 
 def _statistics(rows):
