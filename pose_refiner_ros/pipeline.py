@@ -112,6 +112,7 @@ class ObjectPose:
 
 
 CONFIRM_ANGLE = np.radians(12.0)
+START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
 POOR_IOU = 0.7
 AMBIGUOUS_BELIEF = 0.7
 PARTIAL_VISIBLE = 0.5
@@ -213,13 +214,15 @@ class Pipeline:
         if not found or found[0].iou < self.settings.confirm_iou:
             return True
         # A fit like that of real masks proves a pose that was nearly right already (a tracked
-        # one), but not one that had to turn far to get there.
+        # one). One that had to turn further must fit better, and one that turned far proves
+        # nothing: its silhouette may fit as well as the right one's.
         model = self.library[name]
         pose, start = found[0].camera_from_object, given[0]
         turned = model.symmetries.reduced_rotation_error(pose, start)
         moved = np.linalg.norm(pose[:3, 3] - start[:3, 3])
-        near = turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter
-        return not near and found[0].iou < self.settings.accept_iou
+        if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
+            return False
+        return turned > START_SIGMA or found[0].iou < self.settings.accept_iou
 
     def _guess(self, evidence: ObjectEvidence, name: str) -> list[np.ndarray]:
         camera_from_crop = np.eye(4)
@@ -231,9 +234,9 @@ class Pipeline:
         """One verdict from an object's refined hypotheses.
 
         Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
-        lacks itself: a mask that no pose fits well tells poses apart less sharply. Where several
-        fit about equally, the one turned least from the first given pose is taken, so that an
-        ambiguous object does not flip.
+        lacks itself: a mask that no pose fits well tells poses apart less sharply. The choice
+        also weighs how far each is turned from the first given pose, so that an ambiguous object
+        does not flip; score and quality do not, since silhouettes alone cannot tell.
         """
         missing = np.array([1.0 - one.iou for one in found])
         sharpness = max(0.25 * missing.min(), 0.004)
@@ -241,11 +244,10 @@ class Pipeline:
         belief /= belief.sum()
         chosen = int(belief.argmax())
         if given:
-            rivals = np.flatnonzero(belief > 0.4 * belief[chosen])
             turned = self.library[name].symmetries.reduced_rotation_error(
-                np.stack([found[i].camera_from_object for i in rivals]), given[0]
+                np.stack([one.camera_from_object for one in found]), given[0]
             )
-            chosen = int(rivals[turned.argmin()])
+            chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
         best = found[chosen]
         if best.iou < POOR_IOU:
             quality = "poor"

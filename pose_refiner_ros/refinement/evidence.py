@@ -20,7 +20,7 @@ UNKNOWN_LIMIT = np.float32(1.0e4)
 # A distance that counts half, as a share of the crop's side, at each level from coarse to fine: far
 # off at first, then less and less, so that what is wrong in the mask (a missing handle, a strip of
 # the table) pulls little at the end.
-ROBUST_SHARE = (0.04, 0.01)
+ROBUST_SHARE = (0.08, 0.01)
 
 
 MIN_PIXELS = 25  # a smaller mask says next to nothing about a pose
