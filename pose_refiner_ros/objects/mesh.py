@@ -87,7 +87,7 @@ class Mesh:
     @cached_property
     def face_normals(self) -> np.ndarray:
         """(F, 3) float32 unit normals, outward where the mesh is closed; zero where no area."""
-        normals = np.cross(*_edges_of(self.vertices.astype(np.float64), self.faces))
+        normals = np.cross(*_side_vectors(self.vertices.astype(np.float64), self.faces))
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0).astype("f4")
 
@@ -153,7 +153,7 @@ def clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     distinct, _ = _unique_rows(np.sort(faces, axis=1))
     faces = faces[np.sort(distinct)]
-    double_area = np.linalg.norm(np.cross(*_edges_of(vertices, faces)), axis=1)
+    double_area = np.linalg.norm(np.cross(*_side_vectors(vertices, faces)), axis=1)
     faces = faces[double_area > 1e-12 * extent**2]
     if len(faces) == 0:
         return vertices, faces
@@ -170,7 +170,7 @@ def orient(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     Neighbours are faces that share an edge which no third face uses.
     """
     count = len(faces)
-    _, edge_of, uses = _edges(faces)
+    _, edge_of, uses = edges_of(faces)
     # The two uses (half edges) of each edge that has exactly two.
     order = np.argsort(edge_of, kind="stable")
     pairs = order[uses[edge_of[order]] == 2].reshape(-1, 2)
@@ -188,7 +188,7 @@ def orient(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     _, label = connected_components(graph, directed=False)
     kept_label, turned_label = label[:count], label[count:]
 
-    area = np.linalg.norm(np.cross(*_edges_of(vertices, faces)), axis=1)
+    area = np.linalg.norm(np.cross(*_side_vectors(vertices, faces)), axis=1)
     area_kept = np.bincount(kept_label, area, minlength=label.max() + 1)
     component = np.minimum(kept_label, turned_label)
     other = np.maximum(kept_label, turned_label)
@@ -213,18 +213,18 @@ def orient(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return np.where(inside_out[:, None], faces[:, ::-1], faces)
 
 
-def _edges(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def edges_of(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Undirected edges (E, 2), the edge of each half edge (3F,), and the uses of each edge (E,)."""
     half_edges = np.stack([faces.ravel(), faces[:, [1, 2, 0]].ravel()], axis=1).astype(np.int64)
     half_edges.sort(axis=1)
-    base = int(half_edges.max()) + 1
+    base = int(half_edges.max(initial=0)) + 1
     key, edge_of, uses = np.unique(
         half_edges[:, 0] * base + half_edges[:, 1], return_inverse=True, return_counts=True
     )
     return np.stack([key // base, key % base], axis=1), edge_of.reshape(-1), uses
 
 
-def _edges_of(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _side_vectors(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Two edge vectors of each face; their cross product is twice its area along its normal."""
     corner = vertices[faces[:, 0]]
     return vertices[faces[:, 1]] - corner, vertices[faces[:, 2]] - corner

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.objects.mesh import Mesh, edges_of
 
 SUBPIXELS = 3  # along each axis of a working pixel
 
@@ -34,13 +34,13 @@ class Outlines:
     def __init__(self, mesh: Mesh, resolution: int = 256, views: int = 24):
         self.subpixels_per_metre = resolution * SUBPIXELS / mesh.diameter
         self.views = []
-        vertices = mesh.vertices.astype(np.float64)
+        vertices, rasterizer = mesh.vertices.astype(np.float64), Rasterizer(mesh.faces)
         for axes in view_axes(views):
             points = vertices @ (axes.T * self.subpixels_per_metre)
             used = points[mesh.used_vertices]
             corner = np.floor(used.min(axis=0)) - 2 * SUBPIXELS
             size = np.ceil(used.max(axis=0) - corner).astype(int) + 2 * SUBPIXELS
-            mask = fill_triangles(points - corner, _facing(mesh, axes), (size[1], size[0]))
+            mask = rasterizer.covered(points - corner, (size[1], size[0]))
             self.views.append((axes, corner, mask))
 
     def error_of(self, mesh: Mesh) -> OutlineError:
@@ -76,10 +76,10 @@ class Outlines:
 
     def _pairs(self, mesh: Mesh, every: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The reference's silhouette and that of the mesh, view by view."""
-        vertices = mesh.vertices.astype(np.float64)
+        vertices, rasterizer = mesh.vertices.astype(np.float64), Rasterizer(mesh.faces)
         for axes, corner, mask in self.views[::every]:
             points = vertices @ (axes.T * self.subpixels_per_metre)
-            yield mask, fill_triangles(points - corner, _facing(mesh, axes), mask.shape)
+            yield mask, rasterizer.covered(points - corner, mask.shape)
 
 
 def view_axes(count: int) -> np.ndarray:
@@ -94,64 +94,50 @@ def view_axes(count: int) -> np.ndarray:
     return np.stack([right, np.cross(forward, right)], axis=1)
 
 
-def fill_triangles(points: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(height, width) uint8 union of triangles with corners points (V, 2): 1 where a pixel's centre
-    lies in one."""
-    return (Coverage(points, faces, size).total() > 0).view(np.uint8)
+class Rasterizer:
+    """Fills the triangles of one mesh, projected in any way.
 
-
-class Coverage:
-    """Which pixels (height, width) each triangle covers, as one run of pixels per triangle and row.
-
-    Only runs are kept, so that sums over many small triangles cost little: each run adds where it
-    starts and takes away behind its end, and the running sum gives the pixels.
+    The triangles over a pixel are counted from their borders: along each row of pixels, an edge
+    adds or takes away one where the row crosses it. Edges between neighbours that face the same
+    way cancel: only the edges of folds and of open borders are drawn, few in a fine mesh.
     """
 
-    def __init__(self, points: np.ndarray, faces: np.ndarray, size: tuple[int, int]):
-        self.height, self.width = height, width = size
-        row_of = np.ceil(points[:, 1])[faces]  # (F, 3); many faces of a fine mesh cross no row
-        crossed = np.nonzero(row_of.max(axis=1) > row_of.min(axis=1))[0]
-        faces = faces[crossed]
-        x, y = points[:, 0][faces], points[:, 1][faces]
-        order = np.argsort(y, axis=1)
-        x, y = np.take_along_axis(x, order, axis=1), np.take_along_axis(y, order, axis=1)
-        first = np.clip(np.ceil(y[:, 0]), 0, height).astype(np.int64)
-        last = np.clip(np.ceil(y[:, 2]), 0, height).astype(np.int64)
-        rows = last - first
+    def __init__(self, faces: np.ndarray):
+        self.faces = faces
+        self.edges, self.edge_of, _ = edges_of(faces)
+        self.direction = np.where(self.edges[self.edge_of, 0] == faces.ravel(), 1.0, -1.0)
 
-        def inverse_slope(a, b):
-            rise = y[:, b] - y[:, a]
-            return np.divide(x[:, b] - x[:, a], rise, out=np.zeros(len(rise)), where=rise > 0)
+    def covered(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """(height, width) uint8: 1 where a pixel's centre lies in a triangle; points (V, 2)."""
+        return (self.total(points, size) > 0).view(np.uint8)
 
-        run = np.repeat(np.arange(len(rows)), rows)
-        row = np.arange(len(run)) - np.repeat(np.cumsum(rows) - rows - first, rows)
-        long_side = x[run, 0] + (row - y[run, 0]) * inverse_slope(0, 2)[run]
-        half = (row >= y[run, 1]).astype(np.int64)  # which of the two short sides the row crosses
-        slopes = np.stack([inverse_slope(0, 1), inverse_slope(1, 2)], axis=1)
-        short_side = x[run, half] + (row - y[run, half]) * slopes[run, half]
-        left = np.ceil(np.minimum(long_side, short_side)).clip(0, width).astype(np.int64)
-        right = np.ceil(np.maximum(long_side, short_side)).clip(0, width).astype(np.int64)
-        self.face = crossed[run]
-        self.start = row * (width + 1) + left
-        self.end = row * (width + 1) + right
-
-    def total(self, weights: np.ndarray | None = None) -> np.ndarray:
+    def total(
+        self, points: np.ndarray, size: tuple[int, int], weights: np.ndarray | None = None
+    ) -> np.ndarray:
         """(height, width) sum of the weights (F,) of the triangles over each pixel; None: ones."""
-        weights = None if weights is None else weights[self.face]
-        cells = self.height * (self.width + 1)
-        change = np.bincount(self.start, weights, minlength=cells)
-        change -= np.bincount(self.end, weights, minlength=cells)
+        height, width = size
+        a, b, c = (points[self.faces[:, k]] for k in range(3))
+        turn = np.sign(
+            (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+        )
+        around = np.repeat(turn if weights is None else turn * weights, 3) * self.direction
+        weight = np.bincount(self.edge_of, around, minlength=len(self.edges))
+        drawn = np.nonzero(weight)[0]
+        (x, y), (x_end, y_end) = (points[self.edges[drawn, k]].T for k in range(2))
+        weight = np.where(y_end < y, weight[drawn], -weight[drawn])
+
+        first = np.ceil(np.minimum(y, y_end)).clip(0, height).astype(np.int64)
+        rows = np.ceil(np.maximum(y, y_end)).clip(0, height).astype(np.int64) - first
+        edge = np.repeat(np.arange(len(rows)), rows)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows - first, rows)
+        slope = np.divide(x_end - x, y_end - y, out=np.zeros(len(x)), where=y_end != y)
+        column = np.ceil(x[edge] + (row - y[edge]) * slope[edge]).clip(0, width).astype(np.int64)
+        cells = height * (width + 1)
+        change = np.bincount(row * (width + 1) + column, weight[edge], minlength=cells)
         if weights is None:
             change = change.astype(np.int16)  # half the time
-        total = np.cumsum(change, dtype=change.dtype).reshape(self.height, self.width + 1)
-        return np.ascontiguousarray(total[:, : self.width])
-
-
-def _facing(mesh: Mesh, axes: np.ndarray) -> np.ndarray:
-    """Faces that a silhouette needs: of a closed mesh those on the near side are enough."""
-    if not mesh.watertight:
-        return mesh.faces
-    return mesh.faces[mesh.face_normals @ np.cross(axes[0], axes[1]) > 0]
+        total = np.cumsum(change, dtype=change.dtype).reshape(height, width + 1)
+        return np.ascontiguousarray(total[:, :width])
 
 
 def _perimeter(mask: np.ndarray) -> float:

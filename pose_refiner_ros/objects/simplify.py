@@ -20,10 +20,9 @@ from scipy.sparse.csgraph import connected_components
 from pose_refiner_ros.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.mesh import Mesh, clean
 from pose_refiner_ros.objects.outline import (
-    Coverage,
     OutlineError,
     Outlines,
-    fill_triangles,
+    Rasterizer,
     view_axes,
 )
 
@@ -37,6 +36,7 @@ FEW_FACES = 32  # not worth simplifying
 HUGE = 40_000  # faces; above, a first pass makes the search affordable
 HIDDEN_VIEWS = 48  # directions from which a hidden part must not be seen
 HIDDEN_RESOLUTION = 512  # pixels that the diameter spans there
+SEEN_PIXELS = 4  # of those, about one working pixel; fewer may come from rounding
 VERSION = 1  # of the result; raise it when the code gives another one: cached meshes are rebuilt
 
 _collapse_lock = threading.Lock()  # fast_simplification keeps its mesh in a global
@@ -136,31 +136,36 @@ def without_hidden_parts(mesh: Mesh) -> Mesh:
     if count == 1:
         return mesh
     scale = HIDDEN_RESOLUTION / mesh.diameter
+    rasterizer = Rasterizer(mesh.faces)
     needed = np.zeros(count, bool)
     silhouettes = []
     for axes in view_axes(HIDDEN_VIEWS):
         points = mesh.vertices.astype(np.float64) @ (axes.T * scale)
         points -= points.min(axis=0)
         size = tuple(np.ceil(points.max(axis=0)).astype(int)[::-1] + 1)
-        coverage = Coverage(points, mesh.faces, size)
         # Where the part numbers of the triangles over a pixel have no variance, one part covers
         # the pixel alone.
-        number = part.astype(np.float64)
-        triangles, total = coverage.total().astype(np.float64), coverage.total(number)
-        alone = (triangles > 0) & (triangles * coverage.total(number**2) == total**2)
-        needed[np.unique((total[alone] / triangles[alone]).astype(np.int64))] = True
+        triangles = rasterizer.total(points, size).astype(np.float64)
+        total = rasterizer.total(points, size, part)
+        squares = rasterizer.total(points, size, part.astype(np.float64) ** 2)
+        alone = (triangles > 0) & (triangles * squares == total**2)
+        pixels = np.bincount((total[alone] / triangles[alone]).astype(np.int64), minlength=count)
+        needed |= pixels >= SEEN_PIXELS
         silhouettes.append((points, size, triangles > 0))
 
     # What is left hides one another: the larger ones stay.
     spare = [k for k in np.argsort(-np.bincount(part, minlength=count)) if not needed[k]]
+    spare = [(k, Rasterizer(mesh.faces[part == k])) for k in spare]
+    covering = Rasterizer(mesh.faces[needed[part]])
     for points, size, covered in silhouettes:
-        missing = covered & (fill_triangles(points, mesh.faces[needed[part]], size) == 0)
-        for k in spare:
-            if not missing.any():
+        missing = covered & (covering.covered(points, size) == 0)
+        for k, rasterizer in spare:
+            if np.count_nonzero(missing) < SEEN_PIXELS:
                 break
-            own = fill_triangles(points, mesh.faces[part == k], size) > 0
-            if (own & missing).any():
+            own = rasterizer.covered(points, size) > 0
+            if np.count_nonzero(own & missing) >= SEEN_PIXELS:
                 needed[k] = True
+            if needed[k]:
                 missing &= ~own
     if needed.all():
         return mesh

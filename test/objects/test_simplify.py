@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pose_refiner_ros.objects import simplify
 from pose_refiner_ros.objects.mesh import Mesh, load_mesh
-from pose_refiner_ros.objects.outline import SUBPIXELS, OutlineError, Outlines, fill_triangles
+from pose_refiner_ros.objects.outline import SUBPIXELS, OutlineError, Outlines, Rasterizer
 from pose_refiner_ros.objects.simplify import (
     simplify_and_measure,
     simplify_for_silhouette,
@@ -30,11 +30,11 @@ def fail(text):
 
 
 @given(seed=st.integers(0, 10**6))
-def test_fill_triangles_against_a_plain_inside_test(seed):
+def test_rasterizer_against_a_plain_inside_test(seed):
     rng = np.random.default_rng(seed)
     points = rng.uniform(-10, 50, (9, 2))
     faces = rng.permutation(9).reshape(3, 3)
-    filled = fill_triangles(points, faces, (40, 44))
+    filled = Rasterizer(faces).covered(points, (40, 44))
     y, x = np.mgrid[:40, :44].astype(float)
     expected = np.zeros((40, 44), bool)
     for a, b, c in points[faces]:
@@ -46,11 +46,11 @@ def test_fill_triangles_against_a_plain_inside_test(seed):
     np.testing.assert_array_equal(filled, expected)
 
 
-def test_fill_triangles_leaves_no_gap_between_neighbours():
+def test_rasterizer_leaves_no_gap_between_neighbours():
     plate = open_plate(16)
     points = plate.vertices[:, :2].astype(np.float64) @ [[21.3, 4.7], [-4.7, 21.3]] + 8
-    filled = fill_triangles(points, plate.faces, (48, 48))
-    whole = fill_triangles(points[[0, 16, 288, 272]], np.array([[0, 1, 2], [0, 2, 3]]), (48, 48))
+    filled = Rasterizer(plate.faces).covered(points, (48, 48))
+    whole = Rasterizer(np.array([[0, 16, 288], [0, 288, 272]])).covered(points, (48, 48))
     np.testing.assert_array_equal(filled, whole)
 
 
