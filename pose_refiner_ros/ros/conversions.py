@@ -2,6 +2,7 @@
 """ROS messages to the core's types and back: stamps, cameras, poses."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 from geometry_msgs.msg import Pose
@@ -79,6 +80,24 @@ def rotate_covariance(covariance, rotation):
     turn = np.zeros((6, 6))
     turn[:3, :3] = turn[3:, 3:] = rotation
     return turn @ covariance @ turn.T
+
+
+def poses_in_frame(frame_from_camera, poses):
+    """ObjectPoses that lie in another frame than the camera's, their covariances along its axes."""
+
+    def placed(pose, **changes):
+        return replace(
+            pose, camera_from_object=frame_from_camera @ pose.camera_from_object, **changes
+        )
+
+    return [
+        placed(
+            pose,
+            covariance=rotate_covariance(pose.covariance, frame_from_camera[:3, :3]),
+            alternatives=[placed(other) for other in pose.alternatives],
+        )
+        for pose in poses
+    ]
 
 
 def detection_from_pose(result, model, track_id, header, with_alternatives=False):

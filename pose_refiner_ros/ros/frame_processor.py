@@ -2,7 +2,7 @@
 """One frame's messages to poses: decode, name the labels, follow the objects, refine. Runs in the
 worker thread; publishes nothing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from std_msgs.msg import Header
@@ -11,7 +11,7 @@ from pose_refiner_ros.pipeline import Frame, FrameError, Settings
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
-from pose_refiner_ros.tracking.identity import IdentityTracker
+from pose_refiner_ros.tracking.identity import IdentityTracker, observe
 
 
 @dataclass
@@ -33,11 +33,13 @@ class FrameProcessor:
         self.pipeline = pipeline
         self.library = library
         self.transforms = None  # a TransformLookup, for initial poses in other frames
-        self._tracker = IdentityTracker()
+        self._tracker = IdentityTracker(library)
+        self._numbers = {}  # (class, track id) -> published id
 
     def reset(self):
         """Forget every object followed so far."""
-        self._tracker = IdentityTracker()
+        self._tracker.reset()
+        self._numbers.clear()
 
     def process(self, messages, parameters, with_image, report):
         """An Answer to FrameMessages; BadInput if there can be none.
@@ -52,7 +54,7 @@ class FrameProcessor:
 
         masks = images.decode_labels(messages.masks)
         camera = camera_from_info(messages.camera_info, masks.shape, parameters.image_is_rectified)
-        header = self._header(messages)
+        header = self._header(messages, note)
         found = labels.labels_in(masks)
         names = labels.name_labels(
             found,
@@ -61,41 +63,63 @@ class FrameProcessor:
             self.library,
             note,
         )
-        frame = Frame(
-            masks=masks,
-            camera=camera,
-            labels=names,
-            initial_poses=self._initial_poses(messages, header, names, note),
-            image=self._image(messages.image, masks.shape, report) if with_image else None,
-        )
+        tracks = self._follow(messages.stamp, masks, names, parameters.labels_are_ids)
+        initial_poses = self._initial_poses(messages, header, names, note)
+        if parameters.use_last_pose:
+            for label, track in tracks.items():
+                last = track.initial_poses(messages.stamp / 1e9)
+                initial_poses[label] = last + initial_poses.get(label, [])
+        image = self._image(messages.image, masks.shape, report) if with_image else None
+        frame = Frame(masks, camera, names, initial_poses, image)
+        poses = self._estimate(frame, parameters, note) if names else []
+        if parameters.labels_are_ids:
+            ids = {label: label for label in tracks}
+        else:
+            ids = {label: self._published_id(track) for label, track in tracks.items()}
+        poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
+        return Answer(header, frame, poses, ids, len(found), reasons)
+
+    def _estimate(self, frame, parameters, report):
         self.pipeline.settings = Settings(
             hypotheses=parameters.max_hypotheses,
             keep=parameters.keep_hypotheses,
             search=parameters.search,
-            accept_iou=parameters.accept_iou,
         )
         try:
-            poses = self.pipeline.process(frame, report=note) if names else []
+            poses = self.pipeline.process(frame, report=report)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
-        ids = {pose.label: pose.label for pose in poses}
-        poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
-        return Answer(header, frame, poses, ids, len(found), reasons)
+        # A pose that does not fit its mask is no place to start from in the next frame.
+        steady = self._tracker.end_frame(
+            {pose.label: pose.camera_from_object for pose in poses if pose.quality != "poor"}
+        )
+        return [
+            replace(pose, camera_from_object=steady.get(pose.label, pose.camera_from_object))
+            for pose in poses
+        ]
+
+    def _follow(self, stamp, masks, names, labels_are_ids):
+        """{label: track} of the labels that have a name."""
+        observations = observe(masks, names)
+        if labels_are_ids:
+            observations = [replace(one, caller_id=one.label) for one in observations]
+        return self._tracker.begin_frame(stamp / 1e9, observations)
+
+    def _published_id(self, track):
+        """The tracker counts within a class; messages need one id for one object."""
+        return self._numbers.setdefault((track.name, track.id), len(self._numbers) + 1)
 
     @staticmethod
-    def _header(messages):
+    def _header(messages, report):
         """The image's header where there is one; else that of the masks, which copies it."""
         source = (messages.image or messages.masks).header
-        frame_id = (
-            source.frame_id
-            or messages.masks.header.frame_id
-            or messages.camera_info.header.frame_id
-        )
+        headers = (source, messages.masks.header, messages.camera_info.header)
+        frame_id = next((header.frame_id for header in headers if header.frame_id), "")
         if not frame_id:
-            raise BadInput(
-                "frame_id",
-                "image, masks and camera_info have an empty frame_id, so poses would lie in no "
-                "frame; set frame_id in the camera driver",
+            report(
+                None,
+                "image, masks and camera_info have an empty frame_id: poses lie in no frame and "
+                "there is no TF; set frame_id in the camera driver",
             )
         return Header(stamp=source.stamp, frame_id=frame_id)
 

@@ -292,11 +292,11 @@ class PoseRefinerNode(LifecycleNode):
             answer = self._processor.process(messages, values, outputs.overlay_wanted, self._report)
             outputs.publish(answer, values)
         except BadInput as error:
-            self._statistics.skip(error.kind)
-            self._reports.warn(str(error), kind=error.kind)
+            self._statistics.skip(error.kind, str(error))
+            self._reports.warn(str(error))
             return
         except LookupError as error:
-            self._statistics.skip("no transform into target_frame")
+            self._statistics.skip("no transform into target_frame", str(error))
             self._reports.warn(str(error), kind="transform")
             return
         now = time.monotonic()

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """All that the node publishes of a frame: poses, TF, markers, overlay."""
 
-from dataclasses import replace
-
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from pose_refiner_ros.ros import images, qos
-from pose_refiner_ros.ros.conversions import detection_from_pose, frame_name, rotate_covariance
+from pose_refiner_ros.ros.conversions import detection_from_pose, frame_name, poses_in_frame
 from pose_refiner_ros.ros.markers import ObjectMarkers
 from pose_refiner_ros.ros.transforms import ObjectFrames
 
@@ -85,19 +83,7 @@ class Outputs:
     def _in_target_frame(self, answer, target_frame):
         source = answer.header
         target_from_camera = self._transforms.matrix(target_frame, source.frame_id, source.stamp)
-        rotation = target_from_camera[:3, :3]
-        placed = [
-            replace(
-                pose,
-                camera_from_object=target_from_camera @ pose.camera_from_object,
-                covariance=rotate_covariance(pose.covariance, rotation),
-                alternatives=[
-                    replace(other, camera_from_object=target_from_camera @ other.camera_from_object)
-                    for other in pose.alternatives
-                ],
-            )
-            for pose in answer.poses
-        ]
+        placed = poses_in_frame(target_from_camera, answer.poses)
         return Header(stamp=source.stamp, frame_id=target_frame), placed
 
     def _publish_overlay(self, answer):

@@ -162,6 +162,12 @@ GROUPS = {
             pattern=r"\d+:.+",
         ),
         Declaration(
+            "labels_are_ids",
+            False,
+            "The labels in the masks stay the same from frame to frame (a tracker made them): "
+            "publish them as ids. With false the node follows the objects itself.",
+        ),
+        Declaration(
             "initial_pose_max_age",
             1.0,
             "A message on `initial_poses` is used while its stamp differs from that of the masks "
@@ -193,14 +199,6 @@ GROUPS = {
             "there is none or it fits badly. always: slower, never caught in a wrong pose. never: "
             "only objects with a given pose are found.",
             choices=("auto", "always", "never"),
-        ),
-        Declaration(
-            "accept_iou",
-            0.8,
-            "With search auto, the overlap of silhouette and mask (intersection over union) from "
-            "which a given pose counts as fitting.",
-            minimum=0.0,
-            maximum=1.0,
         ),
         Declaration(
             "use_last_pose",

@@ -24,7 +24,7 @@ class Statistics:
         self.last_answer = None  # when a frame was answered that had a pose or nothing to find
         self.last_error = ""
         self.errors = 0
-        # Why the last frame gave no pose although something was to be found.
+        # Why the last frame gave no pose, or not all.
         self.last_reasons = ()
 
     def answered(self, now, latency, processing, poses, objects, reasons):
@@ -37,9 +37,12 @@ class Statistics:
                 self.last_answer = now
                 self._skipped_at_answer = self.skipped.copy()
 
-    def skip(self, reason):
+    def skip(self, reason, text=""):
+        """reason: a short name to count by; text: what to tell the user, if there is more."""
         with self._lock:
             self.skipped[reason] += 1
+            if text:
+                self.last_reasons = (text,)
 
     def skipped_since_answer(self):
         """Reasons and counts since a pose was last published."""

@@ -24,10 +24,11 @@ class ObjectFrames:
     def send(self, header, poses):
         """poses: {child frame: 4x4 pose in the header's frame}."""
         stamp = nanoseconds(header.stamp)
+        if not header.frame_id or stamp == 0:  # tf2 reads stamp 0 as "the latest"
+            return
         transforms = []
         for child, matrix in poses.items():
-            # tf2 reads stamp 0 as "the latest", so unstamped images give no frames.
-            if stamp == 0 or self._last_stamps.get(child) == stamp:
+            if self._last_stamps.get(child) == stamp:
                 continue
             self._last_stamps[child] = stamp
             transform = TransformStamped(header=header, child_frame_id=child)

@@ -26,8 +26,8 @@ class InputView:
             return f"{self.topic} is published as {self.published_as[0]}, not {self.type_name}"
         if self.published_as:
             return (
-                f"{self.topic} has {len(self.published_as)} publisher(s), but nothing has arrived: either "
-                "they publish nothing, or the network or shared memory loses it"
+                f"{self.topic} has {len(self.published_as)} publisher(s), but nothing has arrived: "
+                "either they publish nothing, or the network or shared memory loses it"
             )
         similar = self.similar()
         hint = f"; published with that type: {', '.join(similar)} (remap it)" if similar else ""
@@ -61,7 +61,7 @@ class Situation:
     use_detections: str = "auto"
     nearest: dict = field(default_factory=dict)  # input -> seconds to the nearest stamp, or None
     skipped: dict = field(default_factory=dict)  # reasons since the last answer -> frames
-    last_reasons: tuple = ()  # why the last answered frame has no pose
+    last_reasons: tuple = ()  # why the last frame gave no pose
     busy_seconds: float = 0.0  # how long the frame at hand has taken so far
     sync_slop: float = 0.0
 

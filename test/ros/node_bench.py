@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,10 +66,10 @@ class NodeProcess:
     def log(self):
         return "\n".join(self.lines)
 
-    def wait_for_log(self, text, timeout=TIMEOUT):
+    def wait_for_log(self, pattern, timeout=TIMEOUT):
         deadline = time.monotonic() + timeout
-        while text not in self.log:
-            assert time.monotonic() < deadline, f"no '{text}' in the log:\n{self.log}"
+        while not re.search(pattern, self.log):
+            assert time.monotonic() < deadline, f"no '{pattern}' in the log:\n{self.log}"
             assert self.process.poll() is None, f"the node ended:\n{self.log}"
             time.sleep(0.02)
 

@@ -61,6 +61,8 @@ def test_skips_since_the_last_answer():
     statistics.skip("masks size")
     assert statistics.skipped_since_answer() == {"masks size": 1}
     assert statistics.skipped == {"masks encoding": 1, "masks size": 1}
+    statistics.skip("masks size", "masks are 80x60 pixels")
+    assert statistics.last_reasons == ("masks are 80x60 pixels",)
 
 
 def test_reasons_are_bounded():

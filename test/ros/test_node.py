@@ -51,7 +51,9 @@ def test_a_frame_is_answered(client):
         # The origin of the box's mesh is at its bottom.
         origin, center = detection.results[0].pose.pose.position, detection.bbox.center.position
         assert center.z - origin.z == pytest.approx(0.05)
-    assert len({d.id for d in answer.detections}) == 2
+    ids = [d.id for d in answer.detections]
+    assert len(set(ids)) == 2
+    assert [d.id for d in client.ask(MUG, BOX).detections] == ids
     assert client.ask().detections == []  # empty scenes are answered, too
 
 
