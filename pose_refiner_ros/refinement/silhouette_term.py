@@ -93,7 +93,10 @@ class SilhouetteTerm:
         scratch = Scratch()
         scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
         scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
-        scratch.coverage = wp.zeros((capacity, sizes[-1], sizes[-1]), dtype=wp.uint8, device=device)
+        words = (sizes[-1] + 31) // 32
+        scratch.coverage = wp.zeros(
+            (capacity, sizes[-1], words), dtype=wp.uint32, device=device
+        )
         self.scratch = scratch
         self.measures = wp.zeros(capacity, dtype=vec7, device=device)
         self.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)

@@ -22,6 +22,8 @@ UNKNOWN_LIMIT = wp.constant(1.0e4)
 # taken as correlated when the covariance is estimated.
 SECTORS = wp.constant(48)
 
+ALL_BITS = wp.constant(wp.uint32(0xFFFFFFFF))
+
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
 
 
@@ -44,7 +46,7 @@ class Scratch:
 
     projected: wp.array2d(dtype=wp.vec3)  # (B, V) u, v, depth
     facing: wp.array2d(dtype=wp.uint8)  # (B, F)
-    coverage: wp.array3d(dtype=wp.uint8)  # (B, S, S)
+    coverage: wp.array3d(dtype=wp.uint32)  # (B, S, S / 32), a bit per pixel, lowest bit first
 
 
 @wp.struct
@@ -62,52 +64,68 @@ class Linearisation:
 
 
 @wp.func
+def fill_row(pose: int, y: int, x0: int, x1: int, coverage: wp.array3d(dtype=wp.uint32)):
+    """Set the pixels x0 to x1 of a row."""
+    first = x0 >> 5
+    last = x1 >> 5
+    head = ALL_BITS << wp.uint32(x0 & 31)
+    tail = ALL_BITS >> wp.uint32(31 - (x1 & 31))
+    if first == last:
+        wp.atomic_or(coverage, pose, y, first, head & tail)
+    else:
+        wp.atomic_or(coverage, pose, y, first, head)
+        for word in range(first + 1, last):
+            coverage[pose, y, word] = ALL_BITS
+        wp.atomic_or(coverage, pose, y, last, tail)
+
+
+@wp.func
 def fill_triangle(
-    a: wp.vec2,
-    b: wp.vec2,
-    c: wp.vec2,
+    p: wp.vec2,
+    q: wp.vec2,
+    r: wp.vec2,
     pose: int,
     size: int,
-    coverage: wp.array3d(dtype=wp.uint8),
+    coverage: wp.array3d(dtype=wp.uint32),
 ):
     """Set every pixel whose centre lies in the triangle, borders included."""
     limit = float(size - 1)
-    y_min = wp.min(a[1], wp.min(b[1], c[1]))
-    y_max = wp.max(a[1], wp.max(b[1], c[1]))
-    x_min = wp.min(a[0], wp.min(b[0], c[0]))
-    x_max = wp.max(a[0], wp.max(b[0], c[0]))
-    if y_max >= 0.0 and y_min <= limit and x_max >= 0.0 and x_min <= limit:
-        y0 = int(wp.ceil(wp.max(y_min, 0.0)))
-        y1 = int(wp.floor(wp.min(y_max, limit)))
-        slope_ab = (b[0] - a[0]) / wp.where(a[1] == b[1], 1.0, b[1] - a[1])
-        slope_bc = (c[0] - b[0]) / wp.where(b[1] == c[1], 1.0, c[1] - b[1])
-        slope_ca = (a[0] - c[0]) / wp.where(c[1] == a[1], 1.0, a[1] - c[1])
-        for y in range(y0, y1 + 1):
-            row = float(y)
-            left = float(1.0e9)
-            right = float(-1.0e9)
-            if (a[1] <= row) != (b[1] <= row) or a[1] == row or b[1] == row:
-                x_ab = wp.clamp(
-                    a[0] + slope_ab * (row - a[1]), wp.min(a[0], b[0]), wp.max(a[0], b[0])
-                )
-                left = wp.min(left, x_ab)
-                right = wp.max(right, x_ab)
-            if (b[1] <= row) != (c[1] <= row) or b[1] == row or c[1] == row:
-                x_bc = wp.clamp(
-                    b[0] + slope_bc * (row - b[1]), wp.min(b[0], c[0]), wp.max(b[0], c[0])
-                )
-                left = wp.min(left, x_bc)
-                right = wp.max(right, x_bc)
-            if (c[1] <= row) != (a[1] <= row) or c[1] == row or a[1] == row:
-                x_ca = wp.clamp(
-                    c[0] + slope_ca * (row - c[1]), wp.min(c[0], a[0]), wp.max(c[0], a[0])
-                )
-                left = wp.min(left, x_ca)
-                right = wp.max(right, x_ca)
-            x0 = int(wp.ceil(wp.max(left, 0.0)))
-            x1 = int(wp.floor(wp.min(right, limit)))
-            for x in range(x0, x1 + 1):
-                coverage[pose, y, x] = wp.uint8(1)
+    # a, b, c from top to bottom
+    a = p
+    b = q
+    c = r
+    if b[1] < a[1]:
+        a = q
+        b = p
+    if c[1] < a[1]:
+        c = b
+        b = a
+        a = r
+    elif c[1] < b[1]:
+        c = b
+        b = r
+    y0 = int(wp.ceil(wp.max(a[1], 0.0)))
+    y1 = int(wp.floor(wp.min(c[1], limit)))
+    if y0 <= y1:
+        x_min = wp.min(a[0], wp.min(b[0], c[0]))
+        x_max = wp.max(a[0], wp.max(b[0], c[0]))
+        if x_max >= 0.0 and x_min <= limit:
+            # edges flatter than this span no row in between, but may lie on one
+            slope_ac = (c[0] - a[0]) / wp.max(c[1] - a[1], 1.0e-6)
+            slope_ab = (b[0] - a[0]) / wp.max(b[1] - a[1], 1.0e-6)
+            slope_bc = (c[0] - b[0]) / wp.max(c[1] - b[1], 1.0e-6)
+            for y in range(y0, y1 + 1):
+                row = float(y)
+                one = a[0] + slope_ac * (row - a[1])
+                other = b[0] + slope_bc * (row - b[1])
+                if row < b[1]:
+                    other = a[0] + slope_ab * (row - a[1])
+                left = wp.max(wp.min(one, other), wp.max(x_min, 0.0))
+                right = wp.min(wp.max(one, other), wp.min(x_max, limit))
+                x0 = int(wp.ceil(left))
+                x1 = int(wp.floor(right))
+                if x0 <= x1:
+                    fill_row(pose, y, x0, x1, coverage)
 
 
 @wp.func
@@ -130,7 +148,7 @@ def fill_clipped_triangle(
     camera: wp.vec4,
     pose: int,
     size: int,
-    coverage: wp.array3d(dtype=wp.uint8),
+    coverage: wp.array3d(dtype=wp.uint32),
 ):
     """Fill the part in front of the near plane of a triangle given in camera coordinates."""
     # turn the corners so that a is the odd one out: alone in front, or alone behind
@@ -161,7 +179,7 @@ def fill_clipped_triangle(
 
 @wp.func
 def covered_beside(
-    coverage: wp.array3d(dtype=wp.uint8), pose: int, size: int, x: float, y: float, n: wp.vec2
+    coverage: wp.array3d(dtype=wp.uint32), pose: int, size: int, x: float, y: float, n: wp.vec2
 ):
     """1 or 0 for the first pixel whose centre lies beyond an outline through (x, y), in the
     direction of its unit normal n; -1 outside the image.
@@ -177,7 +195,8 @@ def covered_beside(
             row += int(wp.sign(n[1]))
     value = int(-1)
     if column >= 0 and row >= 0 and column < size and row < size:
-        value = int(coverage[pose, row, column])
+        word = coverage[pose, row, column >> 5]
+        value = int((word >> wp.uint32(column & 31)) & wp.uint32(1))
     return value
 
 
@@ -518,19 +537,23 @@ def linearise_silhouette(
     column0 = int(wp.clamp(box[0] * to_grain - 1.0, 0.0, last))
     column1 = int(wp.clamp(box[2] * to_grain + 1.0, 0.0, last))
     for row in range(row0 + lane, row1 + 1, lanes):
-        for column in range(column0, column1 + 1):
-            if scratch.coverage[pose, row, column] != wp.uint8(0):
-                scratch.coverage[pose, row, column] = wp.uint8(0)
-                # the mean of two opposite corners is the value at the grain's middle
-                psi = 0.5 * (
-                    evidence.distance[seen, row * grain, column * grain]
-                    + evidence.distance[seen, row * grain + grain - 1, column * grain + grain - 1]
-                )
-                if psi < UNKNOWN_LIMIT:
-                    area += 1.0
-                    cost += psi
-                    if psi < 0.0:
-                        overlap += 1.0
+        for block in range(column0 >> 5, (column1 >> 5) + 1):
+            word = scratch.coverage[pose, row, block]
+            if word != wp.uint32(0):
+                scratch.coverage[pose, row, block] = wp.uint32(0)
+                for bit in range(32):
+                    if (word >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
+                        column = (block * 32 + bit) * grain
+                        # the mean of two opposite corners is the value at the grain's middle
+                        psi = 0.5 * (
+                            evidence.distance[seen, row * grain, column]
+                            + evidence.distance[seen, row * grain + grain - 1, column + grain - 1]
+                        )
+                        if psi < UNKNOWN_LIMIT:
+                            area += 1.0
+                            cost += psi
+                            if psi < 0.0:
+                                overlap += 1.0
     cost = wp.tile_sum(wp.tile(cost))[0]
     area = wp.tile_sum(wp.tile(area))[0]
     overlap = wp.tile_sum(wp.tile(overlap))[0]
