@@ -13,13 +13,7 @@ import importlib.util
 
 import numpy as np
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
 __all__ = [
-    "SubscriptionEventCallbacks",
     "convert_color",
     "ros_cv_bridge",
     "transform_broadcaster",

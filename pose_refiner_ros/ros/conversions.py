@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ROS messages to the core's types and back: stamps, cameras, poses."""
+"""ROS messages to the core's types and back: stamps, cameras, poses.
+
+Message types are imported where one is made: reading works without ROS, on what rosbags gives.
+"""
 
 import re
 from dataclasses import replace
 
 import numpy as np
-from geometry_msgs.msg import Pose
 from scipy.spatial.transform import Rotation
-from vision_msgs.msg import Detection3D, ObjectHypothesisWithPose
 
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.ros.bad_input import BadInput
@@ -59,6 +60,8 @@ def matrix_from_pose(pose):
 
 
 def pose_from_matrix(matrix):
+    from geometry_msgs.msg import Pose
+
     pose = Pose()
     set_vector(pose.position, matrix[:3, 3])
     set_quaternion(pose.orientation, matrix[:3, :3])
@@ -103,6 +106,8 @@ def poses_in_frame(frame_from_camera, poses):
 def detection_from_pose(result, model, track_id, header, with_alternatives=False):
     """A Detection3D of an ObjectPose: results[0] is the pose of the object's origin, the box is
     centred on the object."""
+    from vision_msgs.msg import Detection3D
+
     detection = Detection3D(header=header, id=str(track_id))
     detection.results.append(
         _hypothesis(result.name, result.score, result.camera_from_object, result.covariance)
@@ -120,6 +125,8 @@ def detection_from_pose(result, model, track_id, header, with_alternatives=False
 
 
 def _hypothesis(name, score, matrix, covariance=None):
+    from vision_msgs.msg import ObjectHypothesisWithPose
+
     hypothesis = ObjectHypothesisWithPose()
     hypothesis.hypothesis.class_id = name
     hypothesis.hypothesis.score = float(score)

@@ -5,7 +5,6 @@ worker thread; publishes nothing."""
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from std_msgs.msg import Header
 
 from pose_refiner_ros.pipeline import Frame, FrameError, Settings
 from pose_refiner_ros.ros import images, labels
@@ -121,7 +120,7 @@ class FrameProcessor:
                 "image, masks and camera_info have an empty frame_id: poses lie in no frame and "
                 "there is no TF; set frame_id in the camera driver",
             )
-        return Header(stamp=source.stamp, frame_id=frame_id)
+        return type(source)(stamp=source.stamp, frame_id=frame_id)  # ROS's Header or rosbags'
 
     @staticmethod
     def _image(message, size, report):
