@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import yaml
@@ -179,7 +180,7 @@ def check_name(name: Any) -> None:
     if not isinstance(name, str):
         raise _ObjectError(f"the name must be text; put it in quotes: '{name}'")
     if not NAME_PATTERN.fullmatch(name):
-        legal = re.sub(r"[^A-Za-z0-9_.\-]", "_", name).lstrip("/.-") or "object"
+        legal = re.sub(r"[^A-Za-z0-9_.\-]", "_", name.lstrip("/.-")) or "object"
         raise _ObjectError(
             "the name is used in TF frames and may have letters, digits and _ . - only; "
             f"call it {legal!r} and list {name!r} under 'aliases'"
@@ -327,7 +328,9 @@ def _resolve_path(uri: str, folder: Path) -> Path:
             f"mesh {uri}: ROS package {package!r} was not found; "
             "build and source its workspace, or give a path"
         )
-    path = Path(os.path.expandvars(uri.removeprefix("file://"))).expanduser()
+    if uri.startswith("file://"):
+        uri = unquote(uri.removeprefix("file://"))
+    path = Path(os.path.expandvars(uri)).expanduser()
     return (folder / path).resolve()  # an absolute path stays as it is
 
 
