@@ -16,7 +16,7 @@ from pose_refiner_ros.refinement.evidence import ObjectEvidence
 from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
 from pose_refiner_ros.refinement.solver import Level, Reason, Solver
 
-COARSE = (Level(0, 14, 0.5),)
+COARSE = (Level(0, 14, 1.0),)
 FINE = (Level(1, 8, 0.15), Level(2, 3, 0.1))
 FINEST = 2
 # An outline that ends farther than this from the mask's border (robust RMS, share of the crop's

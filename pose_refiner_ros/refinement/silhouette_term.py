@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,9 @@ from ..rendering.silhouette import (
     linearise_silhouette,
     vec7,
 )
-from .evidence import LEVEL_SIZES
-from .solver import State, write
+from .evidence import LEVEL_SIZES, EvidenceLevel
+from .mirror import Mirror
+from .solver import State
 
 BLOCK = 128
 
@@ -100,6 +102,12 @@ class SilhouetteTerm:
         self.scratch = scratch
         self.measures = wp.zeros(capacity, dtype=vec7, device=device)
         self.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)
+        self._rows = Mirror(
+            self, ["mesh_of_pose", "evidence_of_pose", "near", "measures", "sectors"]
+        )
+        self._resolution_rows = [
+            Mirror(evidence, list(Evidence.vars)) for evidence in self.resolutions
+        ]
         self._launches = {}
         self._dims = {}
         self.level = 0
@@ -108,26 +116,26 @@ class SilhouetteTerm:
     def load(self, mesh_of_pose, evidence_of_pose, near) -> None:
         """Say which mesh and which evidence (B,) each pose has, and its near plane in metres."""
         self.count = len(mesh_of_pose)
-        write(self.mesh_of_pose, np.asarray(mesh_of_pose, np.int32))
-        write(self.evidence_of_pose, np.asarray(evidence_of_pose, np.int32))
-        write(self.near, np.asarray(near, np.float32))
+        self._rows.write("mesh_of_pose", np.asarray(mesh_of_pose, np.int32))
+        self._rows.write("evidence_of_pose", np.asarray(evidence_of_pose, np.int32))
+        self._rows.write("near", np.asarray(near, np.float32))
 
-    def load_evidence(self, pyramids) -> None:
-        """Upload what was observed: one list of levels per object (see refinement.evidence)."""
-        for index, evidence in enumerate(self.resolutions):
-            for row, pyramid in enumerate(pyramids):
-                level = pyramid[index]
+    def load_evidence(self, pyramids: Sequence[Sequence[EvidenceLevel]]) -> None:
+        """Upload what was observed: the resolutions of one object after another."""
+        for index, rows in enumerate(self._resolution_rows):
+            levels = [pyramid[index] for pyramid in pyramids]
+            for row, level in enumerate(levels):
                 size = level.distance.shape[0]
                 if self.device.is_cpu:
-                    evidence.distance.numpy()[row, :size, :size] = level.distance
+                    rows.read("distance", row + 1)[row, :size, :size] = level.distance
                 else:
-                    target = evidence.distance[row, :size, :size]
+                    target = self.resolutions[index].distance[row, :size, :size]
                     wp.copy(target, wp.array(level.distance, device=self.device))
-            write(evidence.scale, np.array([p[index].scale for p in pyramids], np.float32))
-            write(evidence.size, np.array([p[index].distance.shape[0] for p in pyramids], np.int32))
-            write(evidence.camera, np.array([p[index].camera for p in pyramids], np.float32))
-            write(evidence.image_bounds, np.array([p[index].bounds for p in pyramids], np.float32))
-            write(evidence.pixel, np.array([p[index].pixel for p in pyramids], np.float32))
+            rows.write("size", np.array([len(level.distance) for level in levels], np.int32))
+            rows.write("scale", np.array([level.scale for level in levels], np.float32))
+            rows.write("camera", np.array([level.camera for level in levels], np.float32))
+            rows.write("image_bounds", np.array([level.bounds for level in levels], np.float32))
+            rows.write("pixel", np.array([level.pixel for level in levels], np.float32))
 
     def set_level(self, index: int) -> None:
         self.level = index
@@ -139,13 +147,13 @@ class SilhouetteTerm:
 
     def fit(self, state: State) -> Fit:
         """How the poses that were looked at last lie on their masks."""
-        rows = slice(0, self.count)
-        measures = self.measures.numpy()[rows].astype(np.float64)
+        count = self.count
+        measures = self._rows.read("measures", count).astype(np.float64)
         area, overlap, square, length, unknown, weight, _ = measures.T
         return Fit(
-            hessian=state.trial_hessian.numpy()[rows],
-            sectors=self.sectors.numpy()[rows],
-            cost=state.trial_cost.numpy()[rows],
+            hessian=state.trial_hessian.numpy()[:count],
+            sectors=self._rows.read("sectors", count),
+            cost=state.trial_cost.numpy()[:count],
             area=area,
             overlap=overlap,
             rms=np.sqrt(square / np.maximum(weight, 1e-9)) + np.where(weight > 0, 0.0, np.inf),

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import warp as wp
 
+from .mirror import Mirror
+
 wp.set_module_options({"enable_backward": False})
 
 
@@ -264,9 +266,8 @@ class Solver:
         for name, variable in State.vars.items():
             setattr(state, name, wp.zeros(capacity, dtype=variable.type.dtype, device=device))
         self.state = state
-        self.on_cpu = self.device.is_cpu
-        if self.on_cpu:  # numpy views of the same memory
-            self._active = state.active.numpy()
+        self.count = capacity
+        self._rows = Mirror(state, list(State.vars))
         self._begin = wp.launch(
             begin_level, capacity, [state, 0.0], device=device, record_cmd=True
         )
@@ -277,30 +278,31 @@ class Solver:
         count = len(camera_from_object)
         if count > self.capacity:
             raise ValueError(f"{count} poses for a solver of capacity {self.capacity}")
-        self.count = count
+        if count != self.count:
+            self.count = count
+            self._begin.set_dim(count)
+            self._advance.set_dim(count)
         poses = np.asarray(camera_from_object, np.float32)
-        write(self.state.rotation, poses[:, :3, :3])
-        write(self.state.translation, poses[:, :3, 3])
-        write(self.state.diameter, diameter)
-        write(self.state.settled, np.zeros(count, np.int32))
-        write(self.state.iterations, np.zeros(count, np.int32))
-        write(self.state.reason, np.zeros(count, np.int32))
+        self._rows.write("rotation", poses[:, :3, :3])
+        self._rows.write("translation", poses[:, :3, 3])
+        self._rows.write("diameter", np.asarray(diameter, np.float32))
+        for name in ("settled", "iterations", "reason"):
+            self._rows.write(name, np.zeros(count, np.int32))
 
     def run(self, terms: Sequence[Term], levels: Sequence[Level], damping: float = 1e-2) -> None:
         """Refine the loaded poses through the levels."""
         for level in levels:
             for term in terms:
                 term.set_level(level.index)
-            self._begin.set_dim(self.count)
             self._begin.set_param_by_name("damping", damping)
             self._begin.launch()
-            self._advance.set_dim(self.count)
             self._advance.set_param_by_name("tolerance", level.tolerance)
             for _ in range(level.iterations):
                 for term in terms:
                     term.accumulate(self.state)
                 self._advance.launch()
-                if self.on_cpu and not self._active[: self.count].any():
+                # reading the flags would make CUDA wait; there the launches just do nothing
+                if self.device.is_cpu and not self._rows.read("active", self.count).any():
                     break
             damping = 1e-4
 
@@ -309,33 +311,23 @@ class Solver:
 
         Poses that the run before left at this very level need no second look.
         """
-        if term.level != level or not self.state.settled.numpy()[: self.count].all():
+        if term.level != level or not self._rows.read("settled", self.count).all():
             term.set_level(level)
-            self._begin.set_dim(self.count)
             self._begin.launch()
             term.accumulate(self.state)
         return term.fit(self.state)
 
     def result(self) -> dict[str, np.ndarray]:
         """Poses (B, 4, 4), cost, iterations and reason of the loaded batch."""
-        poses = np.tile(np.eye(4), (self.count, 1, 1))
-        poses[:, :3, :3] = self.state.rotation.numpy()[: self.count]
-        poses[:, :3, 3] = self.state.translation.numpy()[: self.count]
-        reason = self.state.reason.numpy()[: self.count].copy()
+        count = self.count
+        poses = np.tile(np.eye(4), (count, 1, 1))
+        poses[:, :3, :3] = self._rows.read("rotation", count)
+        poses[:, :3, 3] = self._rows.read("translation", count)
+        reason = self._rows.read("reason", count).copy()
         reason[reason == Reason.RUNNING] = Reason.MAX_ITERATIONS
         return {
             "camera_from_object": poses,
-            "cost": self.state.cost.numpy()[: self.count].copy(),
-            "iterations": self.state.iterations.numpy()[: self.count].copy(),
+            "cost": self._rows.read("cost", count).copy(),
+            "iterations": self._rows.read("iterations", count).copy(),
             "reason": reason,
         }
-
-
-def write(array: wp.array, values: np.ndarray) -> None:
-    """Copy values into the first rows of a Warp array, on any device."""
-    values = np.ascontiguousarray(values)
-    if array.device.is_cpu:
-        array.numpy()[: len(values)] = values
-    else:
-        source = wp.array(values, dtype=array.dtype, device=array.device)
-        wp.copy(array, source, count=len(values))
