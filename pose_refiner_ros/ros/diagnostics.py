@@ -37,12 +37,15 @@ def objects_status(node_name, objects_file, library, load_error, loading, device
     return status(name, OK, f"{len(library)} objects loaded", values)
 
 
-def poses_status(node_name, state, statistics, silence, recent_error, now):
+def poses_status(node_name, state, statistics, received, silence, recent_error, now):
     """How the node does: rate, times, what was skipped and why.
 
-    silence: why nothing is published, or ""; recent_error: an error since the last message.
+    received: messages by input; silence: why nothing is published, or ""; recent_error: an error
+    since the last message.
     """
     values = {"state": state, **statistics.recent(now)}
+    for name, count in received.items():
+        values[f"{name} received"] = count
     values["frames answered"] = statistics.frames
     values["poses published"] = statistics.poses
     values["frames skipped"] = sum(statistics.skipped.values())

@@ -107,15 +107,19 @@ class StampedBuffer:
 
 @dataclass
 class InputCounts:
-    """What came in since the start, for diagnostics."""
+    """What came in since the node became active, for diagnostics."""
 
     masks: int = 0
-    images: int = 0
-    camera_infos: int = 0
+    image: int = 0
+    camera_info: int = 0
     detections: int = 0
     initial_poses: int = 0
     # How far the nearest stamp was when nothing matched, seconds; None if nothing was there.
     nearest: dict = field(default_factory=dict)
+
+    def received(self):
+        """Messages by input."""
+        return {name: count for name, count in vars(self).items() if name != "nearest"}
 
 
 class FrameAssembler:
@@ -147,12 +151,12 @@ class FrameAssembler:
 
     def add_image(self, stamp, message, size):
         with self._lock:
-            self.counts.images += 1
+            self.counts.image += 1
             self._add(self._images, stamp, message, size)
 
     def add_camera_info(self, stamp, message):
         with self._lock:
-            self.counts.camera_infos += 1
+            self.counts.camera_info += 1
             self._add(self._camera_infos, stamp, message)
 
     def add_detections(self, stamp, message):

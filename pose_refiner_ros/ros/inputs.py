@@ -22,6 +22,7 @@ class Inputs:
         self._assembler = assembler
         self._wake = wake
         self._subscriptions = {}
+        self._topics = {}  # name -> topic after remapping
         self._types = {}
         self._incompatible = {}  # topic -> explanation
         self._last_image = None
@@ -38,6 +39,7 @@ class Inputs:
     def _subscribe(self, name, message_type, topic=None):
         package = message_type.__module__.split(".")[0]
         self._types[name] = f"{package}/msg/{message_type.__name__}"
+        self._topics[name] = self._node.resolve_topic_name(topic or name)
         self._subscriptions[name] = qos.create_subscription(
             self._node,
             message_type,
@@ -84,26 +86,18 @@ class Inputs:
 
     def look_at_graph(self):
         """Note who publishes detections. Once a second is enough: it asks the middleware."""
-        topic = self._subscriptions["detections"].topic_name
-        self._detections_published = self._node.count_publishers(topic) > 0
+        self._detections_published = self._node.count_publishers(self._topics["detections"]) > 0
 
     def topics(self):
         """The names after remapping."""
-        return {name: sub.topic_name for name, sub in self._subscriptions.items()}
+        return dict(self._topics)
 
     def views(self):
         """What the watchdog needs to know of each input, by name."""
         graph = self._published_topics()
-        counts = self._assembler.counts
-        received = {
-            "image": counts.images,
-            "camera_info": counts.camera_infos,
-            "masks": counts.masks,
-            "detections": counts.detections,
-        }
         views = {}
-        for name, count in received.items():
-            topic = self._subscriptions[name].topic_name
+        for name, count in self._assembler.counts.received().items():
+            topic = self._topics[name]
             views[name] = InputView(
                 topic,
                 self._types[name],

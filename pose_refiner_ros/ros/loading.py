@@ -9,6 +9,9 @@ class LoadError(RuntimeError):
 
 def load(parameters, pipeline_factory=None):
     """A FrameProcessor for the objects and device that the parameters name, ready to run."""
+    import warp
+
+    warp.config.quiet = True  # it prints devices and modules to the terminal
     from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
     from pose_refiner_ros.ros.frame_processor import FrameProcessor
 

@@ -338,7 +338,7 @@ class PoseRefinerNode(LifecycleNode):
             self._inputs.look_at_graph()
             silence = self._silence(now)
             if silence:
-                self._reports.warn(f"no pose for some seconds: {silence}", kind=silence)
+                self._reports.warn(f"no pose for some seconds: {silence}")
         errors = self._statistics.errors
         processor = self._processor
         name = self.get_fully_qualified_name().lstrip("/")
@@ -357,6 +357,7 @@ class PoseRefinerNode(LifecycleNode):
                         name,
                         self._state(),
                         self._statistics,
+                        self._assembler.counts.received(),
                         silence,
                         errors > self._errors_reported,
                         now,

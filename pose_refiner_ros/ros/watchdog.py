@@ -57,6 +57,7 @@ class Situation:
     camera_info: InputView
     image: InputView
     detections: InputView
+    initial_poses: InputView | None = None
     require_image: bool = False
     use_detections: str = "auto"
     nearest: dict = field(default_factory=dict)  # input -> seconds to the nearest stamp, or None

@@ -163,13 +163,20 @@ def test_poses_status(changes, level, words):
     answer(statistics, 1.0)
     statistics.skip("masks encoding")
     statistics.error("boom")
-    values = {"state": "active", "silence": "", "recent_error": False, "now": 1.0}
+    values = {
+        "state": "active",
+        "received": {"masks": 7},
+        "silence": "",
+        "recent_error": False,
+        "now": 1.0,
+    }
     status = diagnostics.poses_status(
         "pose_refiner", statistics=statistics, **{**values, **changes}
     )
     assert status.level == level
     assert words in status.message
     pairs = {value.key: value.value for value in status.values}
+    assert pairs["masks received"] == "7"
     assert pairs["frames answered"] == "1"
     assert pairs["frames skipped: masks encoding"] == "1"
     assert pairs["last error"] == "boom"
