@@ -155,25 +155,57 @@ def bop(
     console.print(f"Results, report.json and overlays in {out}", highlight=False)
 
 
+TopicOption = Annotated[
+    str, typer.Option(metavar="TOPIC", help="Found by itself if there is only one.")
+]
+
+
 @app.command()
 def bag(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="ROS 2 bag, MCAP or db3.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Bag to write.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="ROS 2 bag: folder, .mcap or .db3 file.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Bag to write (MCAP), with all topics of IN.")
+    ],
     objects: Annotated[Path, typer.Option(help="Object library YAML, or a BOP models/ folder.")],
-    image: Annotated[str, typer.Option(help="Image topic.")] = "image",
-    camera_info: Annotated[str, typer.Option(help="Calibration topic.")] = "camera_info",
-    masks: Annotated[str, typer.Option(help="Topic of label images.")] = "masks",
+    masks: TopicOption = "",
+    camera_info: TopicOption = "",
+    image: TopicOption = "",
+    detections: TopicOption = "",
+    initial_poses: TopicOption = "",
+    rectified: Annotated[
+        bool, typer.Option("--rectified", help="Image and masks are rectified: use P, not K and D.")
+    ] = False,
+    overlay: Annotated[bool, typer.Option(help="Write pictures of the poses as well.")] = True,
+    namespace: Annotated[str, typer.Option(help="Of the new topics.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     device: DeviceOption = Device.auto,
 ) -> None:
-    """Add poses, TF and overlay to a recorded bag."""
+    """Add poses, TF and overlay to a recorded bag. Needs no ROS."""
     with user_errors():
         start_warp(device)
-        from pose_refiner_ros.ros.bag import process_bag
+        from rich.progress import Progress
 
-        process_bag(
-            source, target, objects, image=image, camera_info=camera_info, masks=masks,
-            device=device.value,
-        )  # fmt: skip
+        from pose_refiner_ros.ros.bag import BagOptions, run_bag, summary_lines
+
+        topics = {
+            "masks": masks, "camera_info": camera_info, "image": image, "detections": detections,
+            "initial_poses": initial_poses,
+        }  # fmt: skip
+        options = BagOptions(
+            objects, topics, device.value, overlay, overwrite, rectified, namespace
+        )
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("Estimating poses", total=None)
+            summary = run_bag(
+                source, target, options,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )  # fmt: skip
+    for line in summary_lines(summary):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not summary.poses:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `pose-refiner bag`: poses for a recorded bag, written beside what it holds.
+
+Needs no ROS: rosbags reads and writes. Every frame is estimated, however long it takes.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pose_refiner_ros.ros.bag_topics import BagError, BagTopics, find_topics
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """objects: library YAML or BOP models folder. topics: {masks, image, camera_info, detections,
+    initial_poses: topic}, found by itself where missing. rectified: the image is, so that
+    CameraInfo's P holds. namespace: of the new topics; "refined" if the bag has some of that name.
+    """
+
+    objects: Path
+    topics: dict = field(default_factory=dict)
+    device: str = "auto"
+    overlay: bool = True
+    overwrite: bool = False
+    rectified: bool = False
+    namespace: str = ""
+
+
+@dataclass
+class BagSummary:
+    topics: BagTopics
+    written: dict  # role -> topic
+    masks: int = 0
+    frames: int = 0
+    poses: int = 0
+    skipped: Counter = field(default_factory=Counter)  # reason -> masks
+    reports: Counter = field(default_factory=Counter)  # text -> frames
+    seconds: float = 0.0  # of estimation
+
+
+def run_bag(
+    source: Path,
+    target: Path,
+    options: BagOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> BagSummary:
+    """Estimate the poses of every frame of a bag (folder, .mcap or .db3) and write a new one, MCAP,
+    with all the old topics and the poses, frames and overlay.
+
+    progress(done, total) counts messages. Raises BagError; the target is there only on success.
+    """
+    from rosbags.highlevel import AnyReader, AnyReaderError
+
+    from pose_refiner_ros.ros.message_types import typestore
+    from pose_refiner_ros.ros.recording import BagRecorder
+
+    source, target = Path(source), Path(target)
+    _check_paths(source, target, options.overwrite)
+    try:
+        reader = AnyReader([source], default_typestore=typestore())
+        reader.open()
+    except (AnyReaderError, OSError) as error:
+        raise BagError(f"{source} cannot be read as a ROS 2 bag: {error}") from None
+    try:
+        types = {connection.topic: connection.msgtype for connection in reader.connections}
+        topics = find_topics(types, options.topics)
+        summary = BagSummary(topics, output_topics(types, options))
+        estimator = _Estimator(options, summary)
+        with BagRecorder(target, options.overwrite) as recorder:
+            for connection in reader.connections:
+                _copy_topic(recorder, connection)
+            total = reader.message_count
+            done = 0
+            try:
+                for connection, stamp, data in reader.messages():
+                    recorder.write(connection.topic, connection.msgtype, stamp, data)
+                    role = topics.names().get(connection.topic)
+                    if role is not None:
+                        message = reader.deserialize(data, connection.msgtype)
+                        estimator.add(role, message, stamp, recorder)
+                    done += 1
+                    progress(done, total)
+            except AnyReaderError as error:
+                raise BagError(f"{source}, message {done + 1} of {total}: {error}") from None
+            estimator.finish(recorder)
+    finally:
+        reader.close()
+    return summary
+
+
+def _check_paths(source, target, overwrite):
+    if not source.exists():
+        raise BagError(f"{source} does not exist")
+    if source.is_dir() and not (source / "metadata.yaml").exists():
+        raise BagError(
+            f"{source} has no metadata.yaml, so it is no ROS 2 bag; give the folder of the bag, or "
+            "the .mcap or .db3 file in it"
+        )
+    if source.is_file() and source.suffix not in (".mcap", ".db3"):
+        raise BagError(f"{source} is no .mcap or .db3 file, and no folder of a bag")
+    if target.resolve() in (source.resolve(), *source.resolve().parents):
+        raise BagError(f"{target} would overwrite the bag that is read; choose another name")
+    if target.exists() and not overwrite:
+        raise BagError(f"{target} exists already; choose another name, or --overwrite")
+
+
+def output_topics(types, options):
+    """Names of the new topics, none of which the bag has yet. TF is added to the bag's own."""
+    for namespace in (options.namespace, "refined", "pose_refiner_offline"):
+        prefix = f"/{namespace.strip('/')}" if namespace.strip("/") else ""
+        names = {
+            "object_poses": f"{prefix}/object_poses",
+            "overlay": f"{prefix}/pose_refiner/overlay",
+        }
+        if not set(names.values()) & set(types):
+            # a frame can have one parent only: the recorded frames keep their names
+            names["tf_prefix"] = prefix.strip("/").replace("/", "_") + "_" * bool(prefix)
+            return names
+    raise BagError(
+        f"the bag has topics {' and '.join(names.values())} already; choose another --namespace"
+    )
+
+
+def _copy_topic(recorder, connection):
+    """Announce a topic as it is in the bag read."""
+    definition, type_hash = connection.msgdef.data or None, connection.digest or None
+    from pose_refiner_ros.ros.message_types import typestore
+
+    known = connection.msgtype in typestore().fielddefs
+    if definition is None and not known:
+        # An old bag of a type of its own: the messages are kept, their definition is not there.
+        definition = ""
+    if definition is not None and type_hash is None:
+        known_hash = typestore().hash_rihs01(connection.msgtype) if known else "RIHS01_" + 64 * "0"
+        type_hash = known_hash
+    recorder.add_topic(
+        connection.topic,
+        connection.msgtype,
+        definition,
+        type_hash,
+        connection.ext.offered_qos_profiles,
+    )
+
+
+class _Estimator:
+    """Takes messages as they come and writes what the node would publish."""
+
+    def __init__(self, options, summary):
+        from pose_refiner_ros.objects.library import ObjectLibrary
+        from pose_refiner_ros.pipeline import Pipeline
+        from pose_refiner_ros.ros import parameters
+        from pose_refiner_ros.ros.frame_assembler import FrameAssembler, SyncOptions
+        from pose_refiner_ros.ros.frame_processor import FrameProcessor
+
+        self.summary = summary
+        self._overlay = options.overlay and summary.topics.image is not None
+        self._parameters = parameters.defaults()
+        self._parameters.label_names = []
+        self._parameters.image_is_rectified = options.rectified
+        self._library = ObjectLibrary.load(options.objects)
+        pipeline = Pipeline(self._library, device=options.device)
+        pipeline.warm_up()
+        self._processor = FrameProcessor(pipeline, self._library)
+        self._processor.transforms = _NoTransforms()
+        self._assembler = FrameAssembler(on_skip=self._skip, on_jump_back=self._processor.reset)
+        self._assembler.options = SyncOptions(
+            images_expected=summary.topics.image is not None,
+            detections_expected=summary.topics.detections is not None,
+        )
+        self._frames = {}  # child frame -> stamp of its last transform
+        self._now = 0.0  # seconds of the bag's clock
+
+    def _skip(self, reason):
+        self.summary.skipped[reason] += 1
+
+    def add(self, role, message, received, recorder):
+        from pose_refiner_ros.ros.conversions import nanoseconds
+
+        stamp = nanoseconds(message.header.stamp)
+        self._now = received / 1e9
+        assembler = self._assembler
+        if role == "image":
+            assembler.add_image(stamp, message, len(message.data))
+        elif role == "camera_info":
+            assembler.add_camera_info(stamp, message)
+        elif role == "masks":
+            self.summary.masks += 1
+            assembler.add_masks(stamp, message, len(message.data), self._now)
+        elif role == "detections":
+            assembler.add_detections(stamp, message)
+        else:
+            assembler.add_initial_poses(stamp, message)
+        self._estimate(received, recorder)
+
+    def finish(self, recorder):
+        """Answer what still waits for partners that will not come."""
+        received = int(self._now * 1e9)
+        self._now += self._assembler.options.sync_timeout
+        self._estimate(received, recorder)
+
+    def _estimate(self, received, recorder):
+        from pose_refiner_ros.ros.bad_input import BadInput
+
+        while (messages := self._assembler.take(self._now)) is not None:
+            started = time.perf_counter()
+            try:
+                answer = self._processor.process(
+                    messages, self._parameters, self._overlay, self._report
+                )
+            except BadInput as error:
+                self._skip(str(error))
+                continue
+            finally:
+                self.summary.seconds += time.perf_counter() - started
+            self.summary.frames += 1
+            self.summary.poses += len(answer.poses)
+            self._write(answer, received, recorder)
+
+    def _report(self, text):
+        self.summary.reports[text] += 1
+
+    def _write(self, answer, received, recorder):
+        from pose_refiner_ros.ros import bag_messages
+        from pose_refiner_ros.ros.conversions import frame_name, nanoseconds
+
+        names, header = self.summary.written, answer.header
+        recorder.write(
+            names["object_poses"],
+            bag_messages.POSES,
+            received,
+            bag_messages.serialize_poses(header, answer.poses, self._library, answer.ids),
+        )
+        stamp = nanoseconds(header.stamp)
+        frames = {
+            frame_name(names["tf_prefix"], p.name, answer.ids[p.label]): p.camera_from_object
+            for p in answer.poses
+        }
+        new = {child: pose for child, pose in frames.items() if self._frames.get(child) != stamp}
+        if new and header.frame_id and stamp:
+            self._frames.update(dict.fromkeys(new, stamp))
+            recorder.write(
+                "/tf",
+                bag_messages.TRANSFORMS,
+                received,
+                bag_messages.serialize_transforms(header, new),
+            )
+        if answer.frame.image is not None:
+            from pose_refiner_ros.rendering.overlay import draw_overlay
+
+            picture = draw_overlay(
+                answer.frame.image, answer.frame.camera, self._library, answer.poses
+            )
+            recorder.write(
+                names["overlay"],
+                bag_messages.IMAGE,
+                received,
+                bag_messages.serialize_image(header, picture),
+            )
+
+
+class _NoTransforms:
+    """Initial poses in another frame than the camera's would need the bag's TF."""
+
+    def matrix(self, target_frame, source_frame, stamp):
+        raise LookupError(
+            f"it is in frame '{source_frame}', but initial poses of a bag must be in the camera's "
+            f"frame '{target_frame}'"
+        )
+
+
+def summary_lines(summary):
+    """What was done, for people."""
+    used = ", ".join(f"{role} {topic}" for topic, role in summary.topics.names().items())
+    yield f"read:    {used}"
+    names = [summary.written["object_poses"], "/tf"]
+    if summary.topics.image:
+        names.append(summary.written["overlay"])
+    yield f"written: {', '.join(names)}"
+    per_frame = 1000 * summary.seconds / max(summary.frames, 1)
+    yield (
+        f"{summary.poses} poses in {summary.frames} of {summary.masks} frames, {per_frame:.1f} ms "
+        "per frame"
+    )
+    for reason, count in summary.skipped.most_common(5):
+        yield f"{count} frames left out: {reason}"
+    for text, count in summary.reports.most_common(5):
+        yield f"{count} times: {text}"
+
+
+__all__ = ["BagError", "BagOptions", "BagSummary", "output_topics", "run_bag", "summary_lines"]
