@@ -129,6 +129,12 @@ class Meter:
         self.masks.publish(masks)
 
 
+def cpu_seconds(pid):
+    """Processor time of a process and its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -179,12 +185,14 @@ def measure(meter, pid, options):
         kept.clear()
     memories = []
     start = time.monotonic()
+    cpu_start = cpu_seconds(pid)
     count = int(options.seconds * options.rate)
     for number in range(count):
         meter.send(*frames[order[number % len(order)]], info)
         if number % int(10 * options.rate) == 0:
             memories.append(memory(pid))
         time.sleep(max(0.0, start + (number + 1) / options.rate - time.monotonic()))
+    cores = (cpu_seconds(pid) - cpu_start) / (time.monotonic() - start)
     time.sleep(2.5)
     memories.append(memory(pid))
     latencies = np.array(list(meter.latencies.values())) * 1e3
@@ -200,6 +208,7 @@ def measure(meter, pid, options):
         "latency_p95_ms": round(float(np.percentile(latencies, 95)), 1),
         "latency_max_ms": round(float(latencies.max()), 1),
         "processing_p50_ms": float(meter.values.get("processing p50 (ms)", "nan")),
+        "node_cpu_cores": round(cores, 2),
         "memory_start_mb": round(memories[0] / 2**20, 1),
         "memory_end_mb": round(memories[-1] / 2**20, 1),
         "memory_max_mb": round(max(memories) / 2**20, 1),
