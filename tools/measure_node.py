@@ -189,7 +189,7 @@ def measure(meter, pid, options):
     count = int(options.seconds * options.rate)
     for number in range(count):
         meter.send(*frames[order[number % len(order)]], info)
-        if number % int(10 * options.rate) == 0:
+        if number % options.rate < 1 and number >= 0.1 * count:  # its buffers are full by then
             memories.append(memory(pid))
         time.sleep(max(0.0, start + (number + 1) / options.rate - time.monotonic()))
     cores = (cpu_seconds(pid) - cpu_start) / (time.monotonic() - start)

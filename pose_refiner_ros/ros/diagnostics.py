@@ -37,15 +37,18 @@ def objects_status(node_name, objects_file, library, load_error, loading, device
     return status(name, OK, f"{len(library)} objects loaded", values)
 
 
-def poses_status(node_name, state, statistics, received, silence, recent_error, now):
+def poses_status(node_name, state, statistics, counts, silence, recent_error, now):
     """How the node does: rate, times, what was skipped and why.
 
-    received: messages by input; silence: why nothing is published, or ""; recent_error: an error
-    since the last message.
+    counts: InputCounts of the assembler; silence: why nothing is published, or ""; recent_error:
+    an error since the last message.
     """
     values = {"state": state, **statistics.recent(now)}
-    for name, count in received.items():
+    for name, count in counts.received().items():
         values[f"{name} received"] = count
+    for name, difference in dict(counts.nearest).items():
+        if difference is not None:
+            values[f"nearest {name}"] = f"{difference:+.3f} s from the last masks"
     values["frames answered"] = statistics.frames
     values["poses published"] = statistics.poses
     values["frames skipped"] = sum(statistics.skipped.values())

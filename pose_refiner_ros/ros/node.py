@@ -59,6 +59,8 @@ class PoseRefinerNode(LifecycleNode):
         """pipeline_factory(library, parameters) may stand in for the real pipeline."""
         super().__init__("pose_refiner", **node_options)
         parameters.declare(self)
+        for text in parameters.unknown_overrides(self):
+            self.get_logger().warning(text)
         self._pipeline_factory = pipeline_factory
         self._log_handler = log_bridge.connect(self.get_logger())
         self._reports = ReportLog(self.get_logger())
@@ -309,17 +311,18 @@ class PoseRefinerNode(LifecycleNode):
             answer.objects,
             answer.reasons,
         )
+        outputs.publish_overlay(answer)
 
     def _report(self, text):
         self._statistics.leave_out(self._reports.warn(text))
 
     def _on_error(self, error):
-        """A frame failed for a reason that nobody thought of."""
+        """A frame failed for a reason that nobody thought of. The next one may not."""
         text = f"{type(error).__name__}: {error}"
         self._statistics.error(text)
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         self._reports.error(
-            f"a frame could not be computed and is skipped: {text}\n{trace}",
+            f"a frame failed: {text}\n{trace}",
             kind=type(error).__name__,
         )
 
@@ -357,7 +360,7 @@ class PoseRefinerNode(LifecycleNode):
                         name,
                         self._state(),
                         self._statistics,
-                        self._assembler.counts.received(),
+                        self._assembler.counts,
                         silence,
                         errors > self._errors_reported,
                         now,

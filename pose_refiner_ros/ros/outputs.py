@@ -70,8 +70,17 @@ class Outputs:
                     parameters.marker_opacity,
                 )
             )
-        if answer.frame.image is not None and self.overlay_wanted:
-            self._publish_overlay(answer)
+
+    def publish_overlay(self, answer):
+        """Draw the poses on the image, if there is one and someone looks."""
+        frame = answer.frame
+        if frame.image is None or not self.overlay_wanted:
+            return
+        # Imported late, like all of the core: it takes its time.
+        from pose_refiner_ros.rendering.overlay import draw_overlay
+
+        picture = draw_overlay(frame.image, frame.camera, self._library, answer.poses)
+        self._overlay.publish(images.encode_rgb(picture, answer.header))
 
     def clear_markers(self):
         self._markers.publish(self._object_markers.clear())
@@ -85,9 +94,3 @@ class Outputs:
         target_from_camera = self._transforms.matrix(target_frame, source.frame_id, source.stamp)
         placed = poses_in_frame(target_from_camera, answer.poses)
         return Header(stamp=source.stamp, frame_id=target_frame), placed
-
-    def _publish_overlay(self, answer):
-        from pose_refiner_ros.rendering.overlay import draw_overlay
-
-        picture = draw_overlay(answer.frame.image, answer.frame.camera, self._library, answer.poses)
-        self._overlay.publish(images.encode_rgb(picture, answer.header))

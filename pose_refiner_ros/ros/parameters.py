@@ -7,6 +7,7 @@ The table drives the declaration in rclpy, the checks, `docs/parameters.md` and
     python -m pose_refiner_ros.ros.parameters --write
 """
 
+import difflib
 import re
 import sys
 import textwrap
@@ -27,7 +28,7 @@ EFFECT = {
 }
 
 QUALITIES = ("good", "ambiguous", "partial", "poor")
-TF_NAME = r"[A-Za-z0-9_./-]*"
+TF_NAME = r"[A-Za-z0-9_.-][A-Za-z0-9_./-]*"
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,20 @@ def declare(node):
         if problem:
             raise ParameterError(problem)
     node.add_on_set_parameters_callback(_check)
+
+
+def unknown_overrides(node):
+    """What was set at start but is no parameter of this node, with what was probably meant.
+
+    rclpy takes no notice of them, so that a slip of the pen in a file stays unseen.
+    """
+    texts = []
+    for name in getattr(node, "_parameter_overrides", {}):
+        if not node.has_parameter(name) and not name.startswith("qos_overrides."):
+            close = difflib.get_close_matches(name, BY_NAME, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            texts.append(f"there is no parameter {name}{hint}")
+    return texts
 
 
 def _declare_one(node, declaration):

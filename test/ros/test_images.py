@@ -3,6 +3,7 @@ import array
 import sys
 import types
 
+import ament_index_python.packages as packages
 import cv2
 import numpy as np
 import pytest
@@ -165,7 +166,6 @@ def _fake_cv_bridge(monkeypatch, is_ament_package, **members):
             raise LookupError(name)
         return "/opt/ros/humble"
 
-    packages = sys.modules["ament_index_python.packages"]
     monkeypatch.setattr(packages, "get_package_prefix", get_package_prefix)
 
 

@@ -8,6 +8,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from pose_refiner_ros.ros import diagnostics, log_bridge
+from pose_refiner_ros.ros.frame_assembler import InputCounts
 from pose_refiner_ros.ros.reports import MAX_KINDS, ReportLog, kind_of
 from pose_refiner_ros.ros.statistics import MAX_REASONS, Statistics
 
@@ -165,7 +166,7 @@ def test_poses_status(changes, level, words):
     statistics.error("boom")
     values = {
         "state": "active",
-        "received": {"masks": 7},
+        "counts": InputCounts(masks=7, nearest={"image": 0.0331, "detections": None}),
         "silence": "",
         "recent_error": False,
         "now": 1.0,
@@ -177,6 +178,7 @@ def test_poses_status(changes, level, words):
     assert words in status.message
     pairs = {value.key: value.value for value in status.values}
     assert pairs["masks received"] == "7"
+    assert pairs["nearest image"] == "+0.033 s from the last masks"
     assert pairs["frames answered"] == "1"
     assert pairs["frames skipped: masks encoding"] == "1"
     assert pairs["last error"] == "boom"

@@ -86,6 +86,7 @@ def test_described_typed_and_ranged(make_node):
         ("publish_qualities", ["good", "excellent"]),
         ("device", "gpu"),
         ("tf_prefix", "left camera"),
+        ("target_frame", "/map"),
     ],
 )
 def test_bad_value_is_refused_at_start_and_later(make_node, name, value):
@@ -108,6 +109,14 @@ def test_integer_for_a_number_with_decimals(make_node):
     assert parameters.read(make_node(watchdog_seconds=3)).watchdog_seconds == 3.0
     with pytest.raises(parameters.ParameterError, match="min_score"):
         make_node(min_score=2)
+
+
+def test_slips_of_the_pen_are_noticed(make_node):
+    node = make_node(min_scoer=0.5, use_sim_time=True, foo=1)
+    assert parameters.unknown_overrides(node) == [
+        "there is no parameter min_scoer; did you mean min_score?",
+        "there is no parameter foo",
+    ]
 
 
 def test_read_only_parameters_cannot_change(make_node):
