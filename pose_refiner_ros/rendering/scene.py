@@ -23,6 +23,7 @@ NEAR = 0.05  # metres; what is nearer to the camera plane is cut away
 DEFAULT_COLOR = (0.7, 0.7, 0.7)
 DEFAULT_BACKGROUND = (0.16, 0.17, 0.19)
 BLOCK = wp.constant(16)  # pixels a thread resolves: starting a thread costs more than a pixel
+INFINITY_BITS = wp.constant(wp.int32(0x7F800000))
 NOTHING = wp.constant(wp.int64(0x7FFFFFFFFFFFFFFF))
 
 
@@ -46,7 +47,7 @@ def fill_faces(
     faces: wp.array(dtype=wp.vec3i),  # (F,)
     albedo: wp.array(dtype=wp.vec3),  # (F,) in [0, 1]
     up: wp.vec3,  # unit vector, camera axes
-    visible: wp.array2d(dtype=wp.int64),  # (H, W): depth bits << 32 | face
+    visible: wp.array2d(dtype=wp.int64),  # (H, W): farness << 32 | face
     face_color: wp.array(dtype=wp.vec3),  # (F,) shaded, 0..255
 ):
     face = wp.tid()
@@ -115,9 +116,9 @@ def fill_faces(
         for column in range(first, last + 1):
             # a sliver's plane is steep: keep within the corners
             inverse_depth = wp.clamp(row_start + du * float(column), farthest, nearest)
-            # the bits of a positive float sort as the float does
-            depth_bits = wp.int64(wp.cast(1.0 / inverse_depth, wp.int32))
-            wp.atomic_min(visible, row, column, (depth_bits << wp.int64(32)) | wp.int64(face))
+            # the bits of a positive float sort as the float does: near is small
+            far = wp.int64(INFINITY_BITS - wp.cast(inverse_depth, wp.int32))
+            wp.atomic_min(visible, row, column, (far << wp.int64(32)) | wp.int64(face))
 
 
 @wp.kernel
@@ -155,7 +156,8 @@ def resolve(
             depth[row, column] = wp.inf
         else:
             labels[row, column] = face_label[int(packed & wp.int64(0xFFFFFFFF))]
-            depth[row, column] = wp.cast(wp.int32(packed >> wp.int64(32)), wp.float32)
+            bits = INFINITY_BITS - wp.int32(packed >> wp.int64(32))
+            depth[row, column] = 1.0 / wp.cast(bits, wp.float32)
 
 
 def render_scene(
