@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from pose_refiner_ros.objects.mesh import Mesh
-from pose_refiner_ros.objects.outline import OutlineError
+from pose_refiner_ros.objects.outline import EXACT, OutlineError
 from pose_refiner_ros.objects.symmetry import Symmetries
-
-NO_ERROR = OutlineError(mean_px=0.0, max_px=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +29,7 @@ class ObjectModel:
     mesh_path: Path | None = None
     bop_id: int | None = None
     aliases: tuple[str, ...] = ()  # other names that detectors use for it
-    outline_error: OutlineError = NO_ERROR  # of silhouette_mesh against mesh
+    outline_error: OutlineError = EXACT  # of silhouette_mesh against mesh
     label: int | None = None  # its value in label images, for when no detections come
 
     # For RViz, which reads the file itself: a URI, the factor to metres, and where the file's

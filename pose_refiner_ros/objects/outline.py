@@ -19,9 +19,13 @@ class OutlineError:
     """Distance between two outlines in pixels of the working resolution, over all views."""
 
     mean_px: float  # area between the outlines over their length
+    bias_px: float  # the same with a sign: how much larger the silhouette is all around
     max_px: (
         float  # largest distance from a point of either outline to the other; in steps of 1/3 px
     )
+
+
+EXACT = OutlineError(mean_px=0.0, bias_px=0.0, max_px=0.0)
 
 
 class Outlines:
@@ -45,34 +49,40 @@ class Outlines:
 
     def error_of(self, mesh: Mesh) -> OutlineError:
         """Error of another mesh that should look the same."""
-        area, length, worst = 0.0, 0.0, 0.0
+        more, less, length, worst = 0, 0, 0.0, 0.0
         for mask, other in self._pairs(mesh):
-            area += cv2.countNonZero(cv2.bitwise_xor(mask, other))
+            more += cv2.countNonZero(other & ~mask)
+            less += cv2.countNonZero(mask & ~other)
             length += _perimeter(mask)
             worst = max(worst, _largest_distance(mask, other))
-        # An outline runs half a subpixel outside the border pixels from which distances count.
-        return OutlineError(area / length / SUBPIXELS, max(worst - 0.5, 0.0) / SUBPIXELS)
+        return OutlineError(
+            mean_px=(more + less) / length / SUBPIXELS,
+            bias_px=(more - less) / length / SUBPIXELS,
+            # An outline runs half a subpixel outside the border pixels that distances count from.
+            max_px=max(worst - 0.5, 0.0) / SUBPIXELS,
+        )
 
-    def within(self, mesh: Mesh, mean_px: float, max_px: float, every: int = 1) -> bool:
-        """Whether `error_of` is at most this, judged by every n-th view.
+    def within(self, mesh: Mesh, limit: OutlineError, every: int = 1) -> bool:
+        """Whether `error_of` is at most the limit, judged by every n-th view.
 
-        Quicker than `error_of`, as it stops at the first view that breaks a limit.
+        Quicker than `error_of`, as it stops at the first view that breaks the limit.
         """
-        length = sum(_perimeter(mask) for _, _, mask in self.views[::every])
-        allowed = mean_px * SUBPIXELS * length
-        reach = max_px * SUBPIXELS + 0.5
+        unit = SUBPIXELS * sum(_perimeter(mask) for _, _, mask in self.views[::every])
+        reach = limit.max_px * SUBPIXELS + 0.5
         grid = np.arange(-int(reach), int(reach) + 1)
         disc = (grid[:, None] ** 2 + grid**2 <= reach**2).astype(np.uint8)
+        more, less = 0, 0
         for mask, other in self._pairs(mesh, every):
             differs = cv2.bitwise_xor(mask, other)
-            allowed -= cv2.countNonZero(differs)
-            if allowed < 0:
+            more += cv2.countNonZero(differs & other)
+            less += cv2.countNonZero(differs & mask)
+            if more + less > limit.mean_px * unit:
                 return False
             near = cv2.dilate(_border(mask), disc) & cv2.dilate(_border(other), disc)
             far = differs & ~near
             if far.any() and (_blots(differs) & far).any():
                 return False
-        return True
+        return abs(more - less) <= limit.bias_px * unit
 
     def _pairs(self, mesh: Mesh, every: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The reference's silhouette and that of the mesh, view by view."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from pose_refiner_ros.objects import simplify
 from pose_refiner_ros.objects.mesh import Mesh, load_mesh
-from pose_refiner_ros.objects.outline import SUBPIXELS, OutlineError, Outlines, Rasterizer
+from pose_refiner_ros.objects.outline import EXACT, SUBPIXELS, OutlineError, Outlines, Rasterizer
 from pose_refiner_ros.objects.simplify import (
     simplify_and_measure,
     simplify_for_silhouette,
@@ -59,6 +61,7 @@ def test_error_of_a_ball_that_is_too_large():
     ball = trimesh.creation.icosphere(4)
     error = Outlines(mesh_of(ball), 256, 8).error_of(Mesh(ball.vertices * 1.01, ball.faces))
     assert error.mean_px == pytest.approx(1.28, abs=0.02)
+    assert error.bias_px == pytest.approx(1.28, abs=0.02)
     assert error.max_px == pytest.approx(1.28, abs=0.5 / SUBPIXELS + 0.1)
 
 
@@ -70,7 +73,13 @@ def test_error_sees_a_missing_antenna():
     error = outlines.error_of(mesh_of(body))
     assert error.mean_px < 0.1
     assert error.max_px > 20
-    assert not outlines.within(mesh_of(body), 0.1, 0.5)
+    assert not outlines.within(mesh_of(body), OutlineError(0.1, 0.1, 0.5))
+
+
+def limit(error, **changes):
+    """The error, a little larger; then with these changes."""
+    larger = OutlineError(error.mean_px + 1e-9, abs(error.bias_px) + 1e-9, error.max_px + 0.02)
+    return replace(larger, **changes)
 
 
 def test_within_agrees_with_error_of():
@@ -79,11 +88,12 @@ def test_within_agrees_with_error_of():
     for size in (1.0, 1.002, 1.01):
         other = Mesh(ball.vertices * size, ball.faces)
         error = outlines.error_of(other)
-        assert outlines.within(other, error.mean_px + 1e-9, error.max_px + 0.02)
+        assert outlines.within(other, limit(error))
         if size > 1:
-            assert not outlines.within(other, error.mean_px * 0.99, 10)
+            assert not outlines.within(other, limit(error, mean_px=error.mean_px * 0.99))
+            assert not outlines.within(other, limit(error, bias_px=error.bias_px * 0.99))
         if size > 1.005:
-            assert not outlines.within(other, 10, error.max_px - 0.5)
+            assert not outlines.within(other, limit(error, max_px=error.max_px - 0.5))
 
 
 def test_subdivided_box_becomes_twelve_faces():
@@ -92,15 +102,15 @@ def test_subdivided_box_becomes_twelve_faces():
     assert len(mesh.faces) == 3072
     assert len(simple.faces) == 12
     assert simple.watertight
-    assert error == OutlineError(0.0, 0.0)
+    assert error == EXACT
 
 
 def test_curved_body_keeps_its_outline():
     mesh = mesh_of(trimesh.creation.torus(0.3, 0.1, 64, 64))
     simple, error = simplify_and_measure(mesh, warn=fail)
-    assert len(simple.faces) < len(mesh.faces) / 3
+    assert len(simple.faces) < len(mesh.faces) / 2
     assert error.max_px <= 0.5
-    assert error.mean_px <= 0.075
+    assert error.mean_px <= 0.05
     # From other directions and with another resolution than the search used.
     again = Outlines(mesh, 300, 37).error_of(simple)
     assert again.max_px < 0.9
@@ -147,7 +157,7 @@ def test_of_two_parts_that_hide_each_other_one_stays():
     mesh = combined(box, box.subdivide())  # the same surface twice
     visible = without_hidden_parts(mesh)
     assert len(visible.faces) == 48
-    assert Outlines(mesh, 128, 6).error_of(visible) == OutlineError(0.0, 0.0)
+    assert Outlines(mesh, 128, 6).error_of(visible) == EXACT
 
 
 def test_part_seen_through_a_hole_stays():
@@ -205,14 +215,14 @@ def test_real_vehicles(example_data, name):
     simple, error = simplify_and_measure(mesh, warn=fail)
     assert len(simple.faces) < len(mesh.faces)
     assert error.max_px <= 0.5
-    assert error.mean_px <= 0.075
+    assert error.mean_px <= 0.05
 
 
 @pytest.mark.data
 def test_real_bottle(example_data):
     mesh = load_mesh(example_data("bop/schauma/models/obj_000001.ply"), "mm", warn=fail)
     simple, error = simplify_and_measure(mesh, warn=fail)
-    assert len(simple.faces) < 1500
+    assert len(simple.faces) < 2000
     assert error.max_px <= 0.5
     # The same by OpenCV's own filling, without what is shared with the search.
     turn, _ = cv2.Rodrigues(np.array([0.4, -0.9, 0.2]))
