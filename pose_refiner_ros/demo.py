@@ -20,6 +20,7 @@ from pose_refiner_ros.config_files import config_file, fastdds_environment
 LIBRARY = Path(__file__).resolve().parent / "data" / "demo_objects.yaml"
 START_SECONDS = 60  # for the node to load; the first time it compiles kernels
 DOMAIN = "77"
+NOT_CONFIGURED = "not configured; "  # what the node logs then; it waits for a remedy
 
 
 class DemoError(RuntimeError):
@@ -97,6 +98,8 @@ class Demo:
                 status = self._processes[name].poll()
                 if status is not None:
                     raise DemoError(f"the {name} ended with status {status}{self._tail(name)}")
+            if NOT_CONFIGURED in self._logs["node"].read_text(errors="replace"):
+                raise DemoError(f"the node could not load its objects{self._tail('node')}")
             if time.monotonic() > deadline:
                 raise DemoError(f"the drive is not over after {seconds:g} s{self._tail('node')}")
             time.sleep(0.1)

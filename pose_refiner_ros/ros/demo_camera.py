@@ -37,7 +37,7 @@ from pose_refiner_ros.ros.process import Process
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 450.0
 WORLD_FRAME, CAMERA_FRAME = "map", "camera_optical_frame"
-RENDER_AHEAD = 100  # frames; rendering may be slower than the camera for a while
+RENDER_AHEAD = 120  # frames; rendering may be slower than the camera for a while
 
 
 class DemoCamera(Node):
