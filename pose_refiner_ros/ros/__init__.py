@@ -19,4 +19,13 @@ Around it:
                         statistics.py counts and times; reports.py throttles the log;
                         log_bridge.py passes on what the core logs
     compat.py           what differs between a ROS installation and the wheels
+
+Beside it, without the node:
+
+    demo_camera.py      the demo's simulated camera; demo_printer.py prints, sums up and records,
+                        demo_report.py compares poses with the truth; process.py their frame
+    bag.py              the command `pose-refiner bag`: frame_assembler.py and frame_processor.py on a
+                        recorded bag, without ROS; bag_topics.py finds its topics, bag_messages.py
+                        makes its messages
+    recording.py        writes MCAP bags; message_types.py the definitions that takes
 """
