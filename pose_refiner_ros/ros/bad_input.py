@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that a message raises when nothing can be made of it."""
+"""The errors that a message raises when nothing can be made of it."""
 
 
 class BadInput(ValueError):
@@ -12,3 +12,7 @@ class BadInput(ValueError):
     def __init__(self, kind, text):
         super().__init__(text)
         self.kind = kind
+
+
+class TransformError(LookupError):
+    """A pose cannot be brought from one frame into another; the text says why."""

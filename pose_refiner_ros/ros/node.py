@@ -23,9 +23,10 @@ from rclpy.task import Future as RosFuture
 from std_srvs.srv import Trigger
 
 from pose_refiner_ros.ros import diagnostics, log_bridge, parameters, watchdog
-from pose_refiner_ros.ros.bad_input import BadInput
+from pose_refiner_ros.ros.bad_input import BadInput, TransformError
 from pose_refiner_ros.ros.frame_assembler import FrameAssembler, InputCounts, SyncOptions
 from pose_refiner_ros.ros.inputs import Inputs
+from pose_refiner_ros.ros.loading import LoadError, load
 from pose_refiner_ros.ros.outputs import Outputs
 from pose_refiner_ros.ros.reports import ReportLog
 from pose_refiner_ros.ros.statistics import Statistics
@@ -109,9 +110,6 @@ class PoseRefinerNode(LifecycleNode):
                 self.trigger_activate()
 
     def _start_loading(self):
-        # Imported late: it is the core that takes seconds to import.
-        from pose_refiner_ros.ros.loading import load
-
         values = parameters.read(self)
         self.get_logger().info(f"loading objects from '{values.objects_file}'")
         self._loading = self._worker.submit(load, values, self._pipeline_factory)
@@ -123,12 +121,14 @@ class PoseRefinerNode(LifecycleNode):
         try:
             self._prepared = loading.result()
             self._load_error = ""
-        except Exception as error:
-            expected = type(error).__name__ == "LoadError"
-            self._load_error = str(error) if expected else f"{type(error).__name__}: {error}"
+        except LoadError as error:
+            self._load_error = str(error)
             self.get_logger().error(self._load_error)
             if error.__cause__ is not None:
                 self.get_logger().debug("".join(traceback.format_exception(error.__cause__)))
+        except Exception as error:  # a fault of the program: its trace is needed
+            self._load_error = f"{type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc())
         finally:
             self._loading = None
         return not self._load_error
@@ -153,7 +153,7 @@ class PoseRefinerNode(LifecycleNode):
         if values.target_frame:
             try:
                 self._transforms.start()
-            except LookupError as error:
+            except TransformError as error:
                 self.get_logger().error(
                     f"target_frame is '{values.target_frame}', but {error}; install it, or leave "
                     "target_frame empty"
@@ -203,7 +203,7 @@ class PoseRefinerNode(LifecycleNode):
             self._inputs = None
         self._assembler.clear()
         if not self._worker.wait_idle(timeout):
-            self.get_logger().warning("the frame at hand is still being computed")
+            self.get_logger().warning("the worker is still busy")
         if self._outputs is not None:
             self._outputs.clear_markers()
 
@@ -297,7 +297,7 @@ class PoseRefinerNode(LifecycleNode):
             self._statistics.skip(error.kind, str(error))
             self._reports.warn(str(error))
             return
-        except LookupError as error:
+        except TransformError as error:
             self._statistics.skip("no transform into target_frame", str(error))
             self._reports.warn(str(error), kind="transform")
             return

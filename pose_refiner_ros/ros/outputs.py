@@ -31,7 +31,7 @@ class Outputs:
         return self._overlay.get_subscription_count() > 0
 
     def publish(self, answer, parameters):
-        """LookupError if the poses cannot be brought into target_frame."""
+        """TransformError if the poses cannot be brought into target_frame."""
         header, placed = answer.header, answer.poses
         if parameters.target_frame and parameters.target_frame != header.frame_id:
             header, placed = self._in_target_frame(answer, parameters.target_frame)

@@ -6,6 +6,7 @@ from rclpy.duration import Duration
 from rclpy.time import Time
 
 from pose_refiner_ros.ros import compat
+from pose_refiner_ros.ros.bad_input import TransformError
 from pose_refiner_ros.ros.conversions import (
     matrix_from_pose,
     nanoseconds,
@@ -52,21 +53,21 @@ class TransformLookup:
         self._buffer = None
 
     def start(self):
-        """Listen; LookupError where tf2_ros is not installed."""
+        """Listen; TransformError where tf2_ros is not installed."""
         if self._buffer is None:
             self._buffer = compat.transform_buffer(self._node)
         if self._buffer is None:
-            raise LookupError("tf2_ros is not installed")
+            raise TransformError("tf2_ros is not installed")
 
     def matrix(self, target_frame, source_frame, stamp, timeout=0.1):
-        """target_from_source at a stamp as a 4x4 matrix; LookupError with the reason."""
+        """target_from_source at a stamp as a 4x4 matrix; TransformError with the reason."""
         try:
             self.start()
             found = self._buffer.lookup_transform(
                 target_frame, source_frame, Time.from_msg(stamp), Duration(seconds=timeout)
             )
         except Exception as error:  # tf2 has several, and naming them needs tf2
-            raise LookupError(
+            raise TransformError(
                 f"there is no transform from '{source_frame}' to '{target_frame}': {error}"
             ) from None
         pose = Pose(orientation=found.transform.rotation)

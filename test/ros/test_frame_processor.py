@@ -20,7 +20,7 @@ from stub_node import WEAK, StubPipeline
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.pipeline import FrameError, Settings
 from pose_refiner_ros.ros import conversions, parameters
-from pose_refiner_ros.ros.bad_input import BadInput
+from pose_refiner_ros.ros.bad_input import BadInput, TransformError
 from pose_refiner_ros.ros.frame_assembler import FrameMessages
 from pose_refiner_ros.ros.frame_processor import FrameProcessor
 
@@ -197,7 +197,7 @@ def test_initial_poses_in_another_frame(bench):
     assert bench.frames[0].initial_poses[MUG][0][2, 3] == 2.5
 
     def missing(*args):
-        raise LookupError("tf2_ros is not installed")
+        raise TransformError("tf2_ros is not installed")
 
     bench.processor.transforms.matrix = missing
     answer = bench.process(MUG, initial_poses=message, stamp=2 * SECOND)

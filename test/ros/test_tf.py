@@ -9,6 +9,7 @@ from geometry_msgs.msg import TransformStamped
 from ros_messages import header
 
 from pose_refiner_ros.ros import compat, transforms
+from pose_refiner_ros.ros.bad_input import TransformError
 
 
 class Broadcaster:
@@ -63,7 +64,7 @@ def test_unstamped_frames_are_not_sent(frames):
 def test_lookup_without_tf2_says_so():
     if importlib.util.find_spec("tf2_ros"):
         pytest.skip("tf2_ros is installed")
-    with pytest.raises(LookupError, match="tf2_ros is not installed"):
+    with pytest.raises(TransformError, match="tf2_ros is not installed"):
         transforms.TransformLookup(None).matrix("map", "camera", header().stamp)
 
 
@@ -80,7 +81,7 @@ def test_lookup(monkeypatch):
     monkeypatch.setattr(compat, "transform_buffer", lambda node: buffer)
     lookup = transforms.TransformLookup(None)
     assert lookup.matrix("map", "camera", header(stamp=7).stamp)[0, 3] == 3.0
-    with pytest.raises(LookupError, match=r"from 'camera' to 'odom'.*does not exist"):
+    with pytest.raises(TransformError, match=r"from 'camera' to 'odom'.*does not exist"):
         lookup.matrix("odom", "camera", header(stamp=7).stamp)
 
 
