@@ -50,9 +50,7 @@ class ViewCodebook:
         self.symmetries: Symmetries = model.symmetries
         self.diameter = model.diameter
         self.center = np.asarray(mesh.bounds, np.float64).mean(axis=0)
-        key = cache_key(
-            _VERSION, mesh.content_hash, VIEWS, RINGS, RAYS, REACH, _PICTURE, _DISTANCE
-        )
+        key = cache_key(_VERSION, mesh.content_hash, VIEWS, RINGS, RAYS, REACH, _PICTURE, _DISTANCE)
         stored = cached_arrays("codebook", key, lambda: _build(mesh, self.center, self.diameter))
         self.rotations = stored["rotations"]  # (V, 3, 3) camera_from_object of each view
         self.radius = stored["radius"]  # (V,) of the circle of equal area, over depth
@@ -206,7 +204,9 @@ def _centres(evidence: ObjectEvidence) -> list[tuple[np.ndarray, float]]:
     hidden = _hidden_side(evidence, centroid)
     if hidden is None:
         return [(centroid, radius)]
-    return [(centroid + shift * radius * hidden, radius * scale) for shift, scale in _HIDDEN_VARIANTS]
+    return [
+        (centroid + shift * radius * hidden, radius * scale) for shift, scale in _HIDDEN_VARIANTS
+    ]
 
 
 def _hidden_side(evidence: ObjectEvidence, centroid: np.ndarray) -> np.ndarray | None:

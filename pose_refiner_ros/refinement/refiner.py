@@ -153,7 +153,9 @@ class Refiner:
                 kept += self._promising(own, mesh[owner], keep)
             finished = self._solve(kept, mesh, FINE)
         results: list[list[Refined]] = [[] for _ in evidence]
-        for candidate, refined in zip(finished, self._measure(finished, evidence, mesh), strict=True):
+        for candidate, refined in zip(
+            finished, self._measure(finished, evidence, mesh), strict=True
+        ):
             results[candidate.owner].append(refined)
         for owner, found in enumerate(results):
             found.sort(key=lambda r: r.cost)
@@ -193,7 +195,7 @@ class Refiner:
                 self._load_batch(batch, mesh)
             found = self.solver.evaluate(self.term, FINEST)
             diameter = self.diameter[[mesh[c.owner] for c in batch]]
-            covariance = pose_covariance(found.hessian, found.sectors, diameter)
+            covariance = pose_covariance(found.hessian, found.slope, found.sectors, diameter)
             for i, candidate in enumerate(batch):
                 seen = evidence[candidate.owner]
                 camera_from_crop = seen.crop.crop_from_camera.T

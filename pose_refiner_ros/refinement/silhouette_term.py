@@ -42,13 +42,15 @@ STAGES = (Stage(0, 2), Stage(1, 2), Stage(1, 1))
 class Fit:
     """How silhouettes (B) lie on their masks; lengths in crop pixels.
 
-    hessian: (B, 6, 6) Gauss-Newton matrix; sectors: (B, S, 6) gradient by direction; cost: (B,);
+    hessian: (B, 6, 6) Gauss-Newton matrix; slope: (B,) mean of d psi / d phi along the outline,
+    relative to the weights in the matrix; sectors: (B, S, 6) gradient by direction; cost: (B,);
     area, overlap: (B,) known covered pixels and those of them in the mask; rms: (B,) robust RMS
     distance between outline and mask border, infinite without an outline; known_share: (B,) of
     the outline on known pixels.
     """
 
     hessian: np.ndarray
+    slope: np.ndarray
     sectors: np.ndarray
     cost: np.ndarray
     area: np.ndarray
@@ -96,9 +98,7 @@ class SilhouetteTerm:
         scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
         scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
         words = (sizes[-1] + 31) // 32
-        scratch.coverage = wp.zeros(
-            (capacity, sizes[-1], words), dtype=wp.uint32, device=device
-        )
+        scratch.coverage = wp.zeros((capacity, sizes[-1], words), dtype=wp.uint32, device=device)
         self.scratch = scratch
         self.measures = wp.zeros(capacity, dtype=vec7, device=device)
         self.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)
@@ -149,9 +149,10 @@ class SilhouetteTerm:
         """How the poses that were looked at last lie on their masks."""
         count = self.count
         measures = self._rows.read("measures", count).astype(np.float64)
-        area, overlap, square, length, unknown, weight, _ = measures.T
+        area, overlap, square, length, unknown, weight, slope = measures.T
         return Fit(
             hessian=state.trial_hessian.numpy()[:count],
+            slope=slope / np.maximum(weight, 1e-9),
             sectors=self._rows.read("sectors", count),
             cost=state.trial_cost.numpy()[:count],
             area=area,

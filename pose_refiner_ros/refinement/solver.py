@@ -223,9 +223,7 @@ def advance(state: State, tolerance: float):
         state.active[i] = 0
         return
     state.step[i] = step
-    state.trial_rotation[i] = orthonormal(
-        exp_so3(shrink * w) * state.rotation[i]
-    )
+    state.trial_rotation[i] = orthonormal(exp_so3(shrink * w) * state.rotation[i])
     state.trial_translation[i] = t + shrink * v
     state.trial_hessian[i] = wp.spatial_matrix()
     state.trial_gradient[i] = wp.spatial_vector()
@@ -268,9 +266,7 @@ class Solver:
         self.state = state
         self.count = capacity
         self._rows = Mirror(state, list(State.vars))
-        self._begin = wp.launch(
-            begin_level, capacity, [state, 0.0], device=device, record_cmd=True
-        )
+        self._begin = wp.launch(begin_level, capacity, [state, 0.0], device=device, record_cmd=True)
         self._advance = wp.launch(advance, capacity, [state, 0.0], device=device, record_cmd=True)
 
     def load(self, camera_from_object: np.ndarray, diameter: np.ndarray) -> None:

@@ -31,9 +31,7 @@ def draw(
     scratch = Scratch()
     scratch.projected = wp.empty((count, meshes.max_vertices), dtype=wp.vec3, device=device)
     scratch.facing = wp.empty((count, meshes.max_faces), dtype=wp.uint8, device=device)
-    scratch.coverage = wp.zeros(
-        (count, size, (size + 31) // 32), dtype=wp.uint32, device=device
-    )
+    scratch.coverage = wp.zeros((count, size, (size + 31) // 32), dtype=wp.uint32, device=device)
 
     def upload(values, dtype):
         return wp.array(np.ascontiguousarray(values), dtype=dtype, device=device)

@@ -22,6 +22,8 @@ UNKNOWN_LIMIT = wp.constant(1.0e4)
 # taken as correlated when the covariance is estimated.
 SECTORS = wp.constant(48)
 
+# Half the stretch over which that slope is measured, full-resolution pixels.
+REACH = wp.constant(1.5)
 ALL_BITS = wp.constant(wp.uint32(0xFFFFFFFF))
 
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
@@ -58,7 +60,8 @@ class Linearisation:
     cost: wp.array(dtype=wp.float32)  # (B,)
     weight: wp.array(dtype=wp.float32)  # (B,) weighted length of the outline
     # (B,) covered known area, its overlap with the mask, sum of squared distance along the
-    # outline, its length, unknown part of the length, largest robust weight sum, unused
+    # outline, its length, unknown part of the length, sums of the robust weight and of the slope of
+    # the distance across the outline
     measures: wp.array(dtype=vec7)
     sectors: wp.array2d(dtype=wp.spatial_vector)  # (B, SECTORS) gradient by direction
 
@@ -396,6 +399,7 @@ def linearise_silhouette(
     camera = evidence.camera[seen]
     size = evidence.size[seen]
     pixel = evidence.pixel[seen]
+    to_pixel_scale = 1.0 / pixel
     inverse_scale = 1.0 / evidence.scale[seen]
     grains = size / grain
     to_grain = 1.0 / float(grain)
@@ -407,9 +411,7 @@ def linearise_silhouette(
 
     # 1. project, 2. fill the coverage
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
-    drawn = fill_faces(
-        meshes, mesh, pose, lane, R, t, z_near, camera, size, grain, scratch
-    )
+    drawn = fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera, size, grain, scratch)
 
     # 3. integrate along the outline
     hessian = wp.spatial_matrix()
@@ -418,6 +420,7 @@ def linearise_silhouette(
     square_sum = float(0.0)
     length_sum = float(0.0)
     unknown_sum = float(0.0)
+    slope_sum = float(0.0)
     first_vertex = meshes.first_vertex[mesh]
     first_edge = meshes.first_edge[mesh]
     edge_count = meshes.first_edge[mesh + 1] - first_edge
@@ -511,6 +514,16 @@ def linearise_silhouette(
                             weight_sum += w
                             square_sum += ds * psi * psi / robust
                             if with_sectors != 0:
+                                # a rough border is near on both sides of its mean: how fast the
+                                # distance really grows across it
+                                step_x = REACH * mx * to_pixel_scale
+                                step_y = REACH * my * to_pixel_scale
+                                beyond = distance_at(evidence, seen, x + step_x, y + step_y)
+                                before = distance_at(evidence, seen, x - step_x, y - step_y)
+                                slope = (beyond - before) / (2.0 * REACH)
+                                if beyond > UNKNOWN_LIMIT or before > UNKNOWN_LIMIT:
+                                    slope = robust
+                                slope_sum += ds * slope
                                 ox = x - (camera[0] * t[0] / t[2] + camera[2])
                                 oy = y - (camera[1] * t[1] / t[2] + camera[3])
                                 # a stand-in for the angle that grows as it does, 0 to 4
@@ -526,6 +539,7 @@ def linearise_silhouette(
     square_sum = wp.tile_sum(wp.tile(square_sum))[0]
     length_sum = wp.tile_sum(wp.tile(length_sum))[0]
     unknown_sum = wp.tile_sum(wp.tile(unknown_sum))[0]
+    slope_sum = wp.tile_sum(wp.tile(slope_sum))[0]
 
     # 4. add up the covered pixels, and wipe them for the next launch
     cost = float(0.0)
@@ -564,5 +578,11 @@ def linearise_silhouette(
         out.cost[pose] += cost * square
         out.weight[pose] += weight_sum
         out.measures[pose] = vec7(
-            area * square, overlap * square, square_sum, length_sum, unknown_sum, weight_sum, 0.0
+            area * square,
+            overlap * square,
+            square_sum,
+            length_sum,
+            unknown_sum,
+            weight_sum,
+            slope_sum,
         )
