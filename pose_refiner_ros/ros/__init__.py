@@ -24,8 +24,8 @@ Beside it, without the node:
 
     demo_camera.py      the demo's simulated camera; demo_printer.py prints, sums up and records,
                         demo_report.py compares poses with the truth; process.py their frame
-    bag.py              the command `pose-refiner bag`: frame_assembler.py and frame_processor.py on a
-                        recorded bag, without ROS; bag_topics.py finds its topics, bag_messages.py
-                        makes its messages
+    bag.py              the command `pose-refiner bag`: frame_assembler.py and frame_processor.py
+                        on a recorded bag, without ROS; bag_topics.py finds its topics,
+                        bag_messages.py makes its messages
     recording.py        writes MCAP bags; message_types.py the definitions that takes
 """

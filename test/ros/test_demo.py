@@ -59,7 +59,7 @@ def test_a_short_drive(tmp_path):
     assert "The drive in numbers" in output and "estimate" in output and "FAILED" not in output
 
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["images"] == 20 and summary["poses"] > 20
+    assert summary["images"] == 20 and summary["poses"] > 5
     assert summary["median_rotation_error_deg"] < 5
     assert cv2.imread(str(tmp_path / "out" / "overlay.png")).shape == (960, 1920, 3)
     assert cv2.VideoCapture(str(tmp_path / "out" / "overlay.mp4")).read()[0]

@@ -73,11 +73,11 @@ def test_summary():
 
 @pytest.mark.parametrize(
     "answered, error, reason",
-    [(10, 1.0, None), (0, 1.0, "no pose"), (4, 1.0, "4 of 10"), (10, 9.0, "over 5.0 degrees")],
+    [(20, 1.0, None), (0, 1.0, "no pose"), (1, 1.0, "1 of 20"), (20, 9.0, "over 5.0 degrees")],
 )
 def test_a_drive_that_went_wrong_is_recognised(answered, error, reason):
     report = DriveReport()
-    for i in range(10):
+    for i in range(20):
         report.add_truth(i, {1: ("van", pose())})
         if i < answered:
             report.add_estimates(i, [("van", pose(degrees=error), 1.0)], 0.1, 0.1 * i)
