@@ -18,7 +18,7 @@ from pathlib import Path
 from pose_refiner_ros.config_files import config_file, fastdds_environment
 
 LIBRARY = Path(__file__).resolve().parent / "data" / "demo_objects.yaml"
-START_SECONDS = 60  # for the node to load; the first time it compiles kernels
+START_SECONDS = 80  # for the node to load; the first time it compiles kernels
 DOMAIN = "77"
 NOT_CONFIGURED = "not configured; "  # what the node logs then; it waits for a remedy
 
@@ -111,7 +111,7 @@ class Demo:
         if process is None:
             return None
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # not SIGINT: while Python still imports, that prints a traceback
             try:
                 process.wait(seconds)
             except subprocess.TimeoutExpired:

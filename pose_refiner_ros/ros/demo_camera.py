@@ -50,7 +50,7 @@ class DemoCamera(Node):
         self.samples = self.declare_parameter("samples", 3).value  # per pixel and axis, odd
         # the drive starts when so many receive the masks; an error after so many seconds
         self.receivers = self.declare_parameter("receivers", 1).value
-        self.wait_seconds = self.declare_parameter("wait_seconds", 60.0).value
+        self.wait_seconds = self.declare_parameter("wait_seconds", 80.0).value
         self.library = ObjectLibrary.load(LIBRARY)
         intrinsics = np.array(
             [[FOCAL, 0, (WIDTH - 1) / 2], [0, FOCAL, (HEIGHT - 1) / 2], [0, 0, 1]]

@@ -115,9 +115,9 @@ class DemoPrinter(Node):
 
     def _on_overlay(self, message):
         picture = cv2.cvtColor(decode_color(message), cv2.COLOR_RGB2BGR)
-        text = self._captions.pop(nanoseconds(message.header.stamp), "")
-        _write_caption(picture, text)
-        self._video.add(picture)
+        stamp = nanoseconds(message.header.stamp)
+        _write_caption(picture, self._captions.pop(stamp, ""))
+        self._video.add(stamp, picture)
         self.pictures.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
 
     def finish(self, console):
@@ -224,20 +224,28 @@ def _write_caption(picture, text):
 
 
 class _Video:
-    """An MP4 file of BGR pictures; nothing where OpenCV has no encoder."""
+    """An MP4 file of BGR pictures, at the speed at which they came; nothing where OpenCV has no
+    encoder."""
 
     def __init__(self, path, rate):
         self.path = path
         self._rate = rate
         self._writer = None
+        self._start = None  # nanoseconds
+        self._count = 0
         path.unlink(missing_ok=True)
 
-    def add(self, picture):
+    def add(self, stamp, picture):
         if self._writer is None:
             size = picture.shape[1], picture.shape[0]
             code = cv2.VideoWriter_fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self.path), code, self._rate, size)
-        self._writer.write(picture)
+            self._start = stamp
+        # where images were skipped a picture stands longer
+        due = round((stamp - self._start) / 1e9 * self._rate) + 1
+        while self._count < due:
+            self._writer.write(picture)
+            self._count += 1
 
     def close(self):
         """Whether there is a video."""

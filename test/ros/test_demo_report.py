@@ -126,3 +126,15 @@ def test_contact_sheet_is_made_of_pictures_from_the_whole_drive():
     assert sheet[0, 0, 0] < 60 and sheet[-1, -1, 0] > 195
     assert demo_printer.contact_sheet(pictures[:1]).shape == sheet.shape
     assert demo_printer.contact_sheet([]) is None
+
+
+def test_the_video_runs_at_the_speed_of_the_drive(tmp_path):
+    video = demo_printer._Video(tmp_path / "video.mp4", 10.0)
+    for milliseconds in (0, 100, 500, 510):
+        video.add(10**9 + milliseconds * 10**6, np.full((48, 64, 3), milliseconds // 5, np.uint8))
+    assert video.close()
+    read = cv2.VideoCapture(str(tmp_path / "video.mp4"))
+    shades = [picture.mean() for ok, picture in iter(read.read, (False, None)) if ok]
+    assert len(shades) == 6
+    assert shades[2] > shades[1] + 40  # the third picture fills the gap before it
+    assert not demo_printer._Video(tmp_path / "empty.mp4", 10.0).close()
