@@ -38,6 +38,7 @@ from pose_refiner_ros.ros.process import Process
 WIDTH, HEIGHT, FOCAL = 640, 480, 450.0
 WORLD_FRAME, CAMERA_FRAME = "map", "camera_optical_frame"
 RENDER_AHEAD = 120  # frames; rendering may be slower than the camera for a while
+LOW_ON_FRAMES = 20  # with fewer left, pictures are rendered with rough edges, but in time
 
 
 class DemoCamera(Node):
@@ -153,6 +154,8 @@ class _Renderer:
     def __init__(self, street, rate):
         self._street = street
         self._rate = rate
+        self._samples = street.samples
+        self._started = False
         self._frames = queue.Queue(RENDER_AHEAD)
         self._stop = threading.Event()
         self._error = None
@@ -161,6 +164,8 @@ class _Renderer:
     def _run(self):
         try:
             for time_ in np.arange(0.0, self._street.seconds, 1.0 / self._rate):
+                late = self._started and self._frames.qsize() < LOW_ON_FRAMES
+                self._street.samples = 1 if late else self._samples
                 if not self._put(self._street.frame(time_)):
                     return
         except Exception as error:
@@ -178,6 +183,7 @@ class _Renderer:
 
     def next(self):
         """The next frame; None after the last."""
+        self._started = True
         frame = self._frames.get()
         if frame is None and self._error is not None:
             raise self._error
