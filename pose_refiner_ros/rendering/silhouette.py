@@ -24,6 +24,8 @@ SECTORS = wp.constant(48)
 
 # Half the stretch over which that slope is measured, full-resolution pixels.
 REACH = wp.constant(1.5)
+FARTHEST = wp.constant(1.0e30)  # a depth that nothing has
+
 ALL_BITS = wp.constant(wp.uint32(0xFFFFFFFF))
 
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
@@ -107,9 +109,10 @@ def fill_triangle(
     elif c[1] < b[1]:
         c = b
         b = r
-    y0 = int(wp.ceil(wp.max(a[1], 0.0)))
-    y1 = int(wp.floor(wp.min(c[1], limit)))
-    if y0 <= y1:
+    # clamped from both sides: a coordinate that no integer holds must not become one
+    y0 = int(wp.ceil(wp.clamp(a[1], 0.0, limit)))
+    y1 = int(wp.floor(wp.clamp(c[1], -1.0, limit)))
+    if a[1] <= limit and y0 <= y1:
         x_min = wp.min(a[0], wp.min(b[0], c[0]))
         x_max = wp.max(a[0], wp.max(b[0], c[0]))
         if x_max >= 0.0 and x_min <= limit:
@@ -138,8 +141,9 @@ def to_pixel(p: wp.vec3, camera: wp.vec4):
 
 @wp.func
 def cut_at(a: wp.vec3, b: wp.vec3, near: float):
-    """The point of the segment a-b with depth ``near``."""
-    return a + (b - a) * ((near - a[2]) / (b[2] - a[2]))
+    """The point of the segment a-b with depth ``near``, exactly so, since it is divided by."""
+    share = (near - a[2]) / (b[2] - a[2])
+    return wp.vec3(a[0] + (b[0] - a[0]) * share, a[1] + (b[1] - a[1]) * share, near)
 
 
 @wp.func
@@ -205,7 +209,7 @@ def covered_beside(
 
 @wp.func
 def distance_at(evidence: Evidence, index: int, x: float, y: float):
-    """Robust signed distance at a point of the crop, or at the point of its border nearest to it."""
+    """Robust signed distance at a point of the crop, or at its border's nearest point."""
     limit = float(evidence.size[index] - 1)
     inside_x = wp.clamp(x, 0.0, limit)
     inside_y = wp.clamp(y, 0.0, limit)
@@ -224,6 +228,16 @@ def distance_at(evidence: Evidence, index: int, x: float, y: float):
     if x < bounds[0] or y < bounds[1] or x > bounds[2] or y > bounds[3]:
         value = UNKNOWN
     return value
+
+
+@wp.func
+def near_plane(R: wp.mat33, t: wp.vec3, near: float):
+    """``near``, or a depth that nothing reaches where the pose holds NaN or infinity or lies so far
+    off that pixel coordinates overflow: of such an object nothing is seen."""
+    result = FARTHEST
+    if wp.ddot(R, R) < 10.0 and wp.length(t) < 1.0e6:
+        result = near
+    return result
 
 
 @wp.func
@@ -249,7 +263,9 @@ def project_vertices(
         p = R * meshes.vertices[first_vertex + i] + t
         u = float(0.0)
         v = float(0.0)
-        if p[2] >= z_near:
+        z = float(-1.0)
+        if p[2] >= z_near and p[2] < FARTHEST:
+            z = p[2]
             inverse = 1.0 / p[2]
             u = camera[0] * p[0] * inverse + camera[2]
             v = camera[1] * p[1] * inverse + camera[3]
@@ -263,7 +279,7 @@ def project_vertices(
             y_min = -1.0e9
             x_max = 1.0e9
             y_max = 1.0e9
-        scratch.projected[pose, i] = wp.vec3(u, v, p[2])
+        scratch.projected[pose, i] = wp.vec3(u, v, z)
     return wp.vec4(
         wp.tile_min(wp.tile(x_min))[0],
         wp.tile_min(wp.tile(y_min))[0],
@@ -282,6 +298,7 @@ def fill_faces(
     t: wp.vec3,
     z_near: float,
     camera: wp.vec4,
+    box: wp.vec4,
     size: int,
     grain: int,
     scratch: Scratch,
@@ -295,6 +312,8 @@ def fill_faces(
     first_face = meshes.first_face[mesh]
     face_count = meshes.first_face[mesh + 1] - first_face
     cull = meshes.closed[mesh]
+    if box[0] < -1.0e8:
+        cull = 0  # the near plane cuts the mesh open: its inside shows
     center = -(wp.transpose(R) * t)  # camera position in object coordinates
     drawn = int(0)
     for i in range(lane, face_count, wp.block_dim()):
@@ -361,8 +380,9 @@ def draw_silhouettes(
     mesh = mesh_of_pose[pose]
     R = rotation[pose]
     t = translation[pose]
-    project_vertices(meshes, mesh, pose, lane, R, t, near, camera[pose], scratch)
-    fill_faces(meshes, mesh, pose, lane, R, t, near, camera[pose], size, 1, scratch)
+    z_near = near_plane(R, t, near)
+    box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera[pose], scratch)
+    fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera[pose], box, size, 1, scratch)
 
 
 @wp.kernel
@@ -395,7 +415,7 @@ def linearise_silhouette(
     seen = evidence_of_pose[pose]
     R = rotation[pose]
     t = translation[pose]
-    z_near = near[pose]
+    z_near = near_plane(R, t, near[pose])
     camera = evidence.camera[seen]
     size = evidence.size[seen]
     pixel = evidence.pixel[seen]
@@ -411,7 +431,7 @@ def linearise_silhouette(
 
     # 1. project, 2. fill the coverage
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
-    drawn = fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera, size, grain, scratch)
+    drawn = fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera, box, size, grain, scratch)
 
     # 3. integrate along the outline
     hessian = wp.spatial_matrix()
@@ -524,8 +544,9 @@ def linearise_silhouette(
                                 if beyond > UNKNOWN_LIMIT or before > UNKNOWN_LIMIT:
                                     slope = robust
                                 slope_sum += ds * slope
-                                ox = x - (camera[0] * t[0] / t[2] + camera[2])
-                                oy = y - (camera[1] * t[1] / t[2] + camera[3])
+                                # from the origin's pixel, times its depth, which may be 0
+                                ox = (x - camera[2]) * t[2] - camera[0] * t[0]
+                                oy = (y - camera[3]) * t[2] - camera[1] * t[1]
                                 # a stand-in for the angle that grows as it does, 0 to 4
                                 turned = 1.0 - ox / wp.max(wp.abs(ox) + wp.abs(oy), 1.0e-9)
                                 if oy < 0.0:
