@@ -11,7 +11,8 @@ A frame's way through the files:
 
 Around it:
 
-    node.py             the lifecycle node and main(); loading.py is its slow part
+    node.py             the process: signals, executor
+    lifecycle_node.py   the node: states, services, monitoring; loading.py is its slow part
     parameters.py       the table of all parameters; docs/parameters.md is made from it
     qos.py              publishers and subscriptions whose QoS can be overridden
     conversions.py      cameras and poses; images.py pictures; labels.py which label is which object

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pose_refiner_ros.pipeline import Frame, FrameError, Settings
+from pose_refiner_ros.pipeline import Frame, FrameError, Settings, weighed
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
@@ -64,12 +64,16 @@ class FrameProcessor:
         )
         tracks = self._follow(messages.stamp, masks, names, parameters.labels_are_ids)
         initial_poses = self._initial_poses(messages, header, names, note)
+        tracked = set()
         if parameters.use_last_pose:
             for label, track in tracks.items():
                 last = track.initial_poses(messages.stamp / 1e9)
                 initial_poses[label] = last + initial_poses.get(label, [])
+                if last:
+                    tracked.add(label)
         image = self._image(messages.image, masks.shape, report) if with_image else None
-        frame = Frame(masks, camera, names, initial_poses, image)
+        search = {self._tracker.due_for_search()} & tracked
+        frame = Frame(masks, camera, names, initial_poses, image, tracked, search)
         poses = self._estimate(frame, parameters, note) if names else []
         if parameters.labels_are_ids:
             ids = {label: label for label in tracks}
@@ -88,6 +92,7 @@ class FrameProcessor:
             poses = self.pipeline.process(frame, report=report)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
+        poses = [self._believed(pose, pose.label in frame.search) for pose in poses]
         # A pose that does not fit its mask is no place to start from in the next frame.
         steady = self._tracker.end_frame(
             {pose.label: pose.camera_from_object for pose in poses if pose.quality != "poor"}
@@ -96,6 +101,19 @@ class FrameProcessor:
             replace(pose, camera_from_object=steady.get(pose.label, pose.camera_from_object))
             for pose in poses
         ]
+
+    def _believed(self, pose, searched):
+        """Of the pose and its alternatives, the one to believe after all frames so far."""
+        if pose.quality == "poor":
+            return pose
+        rivals = [pose, *pose.alternatives]
+        beliefs = self._tracker.weigh(
+            pose.label,
+            [(one.camera_from_object, one.belief) for one in rivals],
+            searched,
+            pose.visible_fraction > 0.8,
+        )
+        return weighed(rivals, beliefs, int(beliefs.argmax()))
 
     def _follow(self, stamp, masks, names, labels_are_ids):
         """{label: track} of the labels that have a name."""

@@ -9,9 +9,7 @@ class LoadError(RuntimeError):
 
 def load(parameters, pipeline_factory=None):
     """A FrameProcessor for the objects and device that the parameters name, ready to run."""
-    import warp
-
-    warp.config.quiet = True  # it prints devices and modules to the terminal
+    _silence_warp()
     from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
     from pose_refiner_ros.ros.frame_processor import FrameProcessor
 
@@ -39,3 +37,12 @@ def default_pipeline(library, parameters):
     from pose_refiner_ros.pipeline import Pipeline, Settings
 
     return Pipeline(library, Settings(), device=parameters.device)
+
+
+def _silence_warp():
+    """It prints devices and modules to the terminal when it starts."""
+    import warp
+
+    warp.config.quiet = True
+    if hasattr(warp.config, "log_level"):  # since 1.9, instead of quiet
+        warp.config.log_level = warp.LOG_WARNING

@@ -212,7 +212,7 @@ def test_lifecycle(start_node):
     assert client.transition("configure") and client.transition("activate")
     client.wait_connected()
     assert len(client.ask(MUG).detections) == 1
-    assert client.transition("active_shutdown") or client.transition("shutdown")
+    assert client.transition("shutdown")
     assert client.state() == "finalized"
     assert client.process.stop() == 0
 
