@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import warp as wp
@@ -62,7 +62,9 @@ class Frame:
 
     masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name;
     initial_poses: label -> camera_from_object guesses (4, 4), the likeliest first; image:
-    (H, W, 3) uint8 RGB, not used by silhouettes.
+    (H, W, 3) uint8 RGB, not used by silhouettes; tracked: labels whose initial poses come from the
+    frame before, so that no others are tried as long as one of them fits; search: labels for which all
+    views are tried beside the initial poses in any case.
     """
 
     masks: np.ndarray
@@ -70,15 +72,8 @@ class Frame:
     labels: Mapping[int, str]
     initial_poses: Mapping[int, Sequence[np.ndarray]] = field(default_factory=dict)
     image: np.ndarray | None = None
-
-
-@dataclass(eq=False)
-class Alternative:
-    """Another pose that the evidence allows: camera_from_object (4, 4), its score and overlap."""
-
-    camera_from_object: np.ndarray
-    score: float
-    iou: float
+    tracked: Collection[int] = ()
+    search: Collection[int] = ()
 
 
 @dataclass(eq=False)
@@ -86,11 +81,11 @@ class ObjectPose:
     """Where an object is.
 
     camera_from_object: (4, 4) float64. covariance: (6, 6), twist order (metres, radians), camera
-    axes, about the object's origin. score in [0, 1]: overlap of silhouette and mask over the known
-    pixels (IoU), times this pose's share of belief among the different poses found; 1 means that
-    it fits to the pixel and nothing else does, 0.5 that two poses fit equally well. quality: good;
-    ambiguous (another pose fits nearly as well: see alternatives); partial (over half of the
-    outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS
+    axes, about the object's origin. score in [0, 1]: iou times belief; 1 means that it fits to the
+    pixel and nothing else does, 0.5 that two poses fit equally well. belief: this pose's share
+    among the different poses found. iou: overlap of silhouette and mask over the known pixels.
+    quality: good; ambiguous (another pose fits nearly as well: see alternatives); partial (over a
+    quarter of the outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS
     distance between outline and mask border in photo pixels. cost: robust area between silhouette
     and mask, crop pixels squared. visible_fraction: share of the model's outline that could be
     compared with the mask. reason: why the refinement stopped.
@@ -108,14 +103,41 @@ class ObjectPose:
     cost: float
     iterations: int
     reason: str
-    alternatives: list[Alternative] = field(default_factory=list)
+    belief: float = 1.0
+    alternatives: list[ObjectPose] = field(default_factory=list)
+
+
+def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) -> ObjectPose:
+    """The chosen one of an object's rival poses, the others its alternatives, best first; scores
+    and qualities follow from the beliefs (which sum to 1)."""
+    poses = [
+        replace(
+            pose,
+            score=float(pose.iou * belief),
+            belief=float(belief),
+            quality=_quality(pose, belief),
+            alternatives=[],
+        )
+        for pose, belief in zip(poses, beliefs, strict=True)
+    ]
+    best = poses.pop(chosen)
+    best.alternatives = sorted(poses, key=lambda pose: -pose.score)
+    return best
+
+
+def _quality(pose: ObjectPose, belief: float) -> str:
+    if pose.iou < POOR_IOU:
+        return "poor"
+    if belief < AMBIGUOUS_BELIEF:
+        return "ambiguous"
+    return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
 
 
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
 POOR_IOU = 0.7
 AMBIGUOUS_BELIEF = 0.7
-PARTIAL_VISIBLE = 0.5
+PARTIAL_VISIBLE = 0.75
 
 
 class Pipeline:
@@ -161,9 +183,14 @@ class Pipeline:
             return []
         names = [frame.labels[evidence.label] for evidence in seen]
         given = [self._initial(frame, evidence.label, report) for evidence in seen]
-        results = self._refiner.refine(seen, names, given, self.settings.keep)
+        tracked = [evidence.label in frame.tracked for evidence in seen]
+        restart = [not known for known in tracked]
+        results = self._refiner.refine(seen, names, given, self.settings.keep, restart)
         search = [
-            i for i, name in enumerate(names) if self._needs_search(name, results[i], given[i])
+            i
+            for i, name in enumerate(names)
+            if seen[i].label in frame.search
+            or self._needs_search(name, results[i], given[i], tracked[i])
         ]
         if search:
             guesses = [self._guess(seen[i], names[i]) for i in search]
@@ -207,12 +234,14 @@ class Pipeline:
                 usable.append(pose)
         return usable
 
-    def _needs_search(self, name: str, found: list[Refined], given) -> bool:
+    def _needs_search(self, name: str, found: list[Refined], given, tracked: bool) -> bool:
         """Whether the codebook's views are to be tried beside the given poses."""
         if self.settings.search != "auto":
             return self.settings.search == "always"
         if not found or found[0].iou < self.settings.confirm_iou:
             return True
+        if tracked:
+            return False
         # A fit like that of real masks proves a pose that was nearly right already (a tracked
         # one). One that had to turn further must fit better, and one that turned far proves
         # nothing: its silhouette may fit as well as the right one's.
@@ -248,36 +277,24 @@ class Pipeline:
                 np.stack([one.camera_from_object for one in found]), given[0]
             )
             chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
-        best = found[chosen]
-        if best.iou < POOR_IOU:
-            quality = "poor"
-        elif belief[chosen] < AMBIGUOUS_BELIEF:
-            quality = "ambiguous"
-        elif best.visible_fraction < PARTIAL_VISIBLE:
-            quality = "partial"
-        else:
-            quality = "good"
-        others = [
-            Alternative(one.camera_from_object, float(one.iou * share), one.iou)
-            for i, (one, share) in enumerate(zip(found, belief, strict=True))
-            if i != chosen
+        rivals = [
+            ObjectPose(
+                label=label,
+                name=name,
+                camera_from_object=one.camera_from_object,
+                covariance=one.covariance,
+                score=0.0,
+                quality="",
+                iou=one.iou,
+                contour_rms_px=one.contour_rms_px,
+                visible_fraction=one.visible_fraction,
+                cost=one.cost,
+                iterations=one.iterations,
+                reason=one.reason.name.lower(),
+            )
+            for one in found
         ]
-        others.sort(key=lambda other: -other.score)
-        return ObjectPose(
-            label=label,
-            name=name,
-            camera_from_object=best.camera_from_object,
-            covariance=best.covariance,
-            score=float(best.iou * belief[chosen]),
-            quality=quality,
-            iou=best.iou,
-            contour_rms_px=best.contour_rms_px,
-            visible_fraction=best.visible_fraction,
-            cost=best.cost,
-            iterations=best.iterations,
-            reason=best.reason.name.lower(),
-            alternatives=others,
-        )
+        return weighed(rivals, belief, chosen)
 
     def _codebook(self, name: str) -> ViewCodebook:
         if name not in self._codebooks:
@@ -327,6 +344,6 @@ def choose_device(device: str) -> str:
         return str(wp.get_device("cuda:0" if device == "cuda" else device))
     except Exception as error:
         raise ValueError(
-            f"device {device!r} is not here ({'no CUDA' if not wp.is_cuda_available() else error}); "
+            f"device {device!r} is not here ({error if wp.is_cuda_available() else 'no CUDA'}); "
             "choose auto or cpu"
         ) from error

@@ -16,10 +16,10 @@ import numpy as np
 
 from pose_refiner_ros.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.objects.symmetry import Symmetries, rotation_angle
+from pose_refiner_ros.objects.symmetry import Symmetries
+from pose_refiner_ros.refinement.evidence import ObjectEvidence
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
-from pose_refiner_ros.refinement.evidence import ObjectEvidence
 
 _VERSION = 1  # of what is stored
 VIEWS = 400
@@ -30,7 +30,17 @@ _DISTANCE = 4.0  # of the stored views, in diameters: near enough to show perspe
 
 # Where other instances may hide part of an object, its centroid and area are not those of its
 # mask: these shifts towards the hidden side (in radii) and scales of the radius are tried too.
-_HIDDEN_VARIANTS = ((0.0, 1.0), (0.0, 1.15), (0.25, 1.1), (0.4, 1.25), (0.6, 1.4), (0.8, 1.6))
+_HIDDEN_VARIANTS = (
+    (0.0, 1.0),
+    (0.0, 1.15),
+    (0.25, 1.1),
+    (0.4, 1.25),
+    (0.6, 1.4),
+    (0.8, 1.6),
+    (1.1, 1.9),
+    (1.4, 2.3),
+)
+PLACES = 3  # of them, for each view
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,33 +65,34 @@ class ViewCodebook:
         self.rotations = stored["rotations"]  # (V, 3, 3) camera_from_object of each view
         self.radius = stored["radius"]  # (V,) of the circle of equal area, over depth
         self.offset = stored["offset"]  # (V, 2) silhouette centroid from the centre, over depth
-        self.spectrum = stored["spectrum"]  # (V, RINGS, RAYS / 2 + 1) of the coverage
+        spectrum = stored["spectrum"]  # (V, RINGS, RAYS / 2 + 1) of the coverage
+        self._conjugate = np.ascontiguousarray(spectrum.conj().transpose(2, 0, 1))
         self.area = stored["area"]  # (V,) sum of the weighted coverage
 
     def match(self, evidence: ObjectEvidence, count: int) -> list[Hypothesis]:
         """The best `count` poses that differ clearly from each other, best first."""
-        found = []
-        for centroid, radius in _centres(evidence):
-            mask = _polar(evidence.mask, centroid, radius)
-            if evidence.unknown is None:
-                overlap = self._correlate(mask)
-                union = self.area[:, None] + _weighted_sum(mask) - overlap
-            else:
-                known = 1.0 - _polar(evidence.unknown, centroid, radius)
-                overlap = self._correlate(mask)
-                union = self._correlate(known) + _weighted_sum(mask) - overlap
-            found.append((overlap / np.maximum(union, 1e-6), centroid, radius))
-        return self._distinct(evidence, found, count)
+        centres = _centres(evidence)
+        mask = np.stack([_polar(evidence.mask, *centre) for centre in centres])
+        mask_area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None]
+        if evidence.unknown is None:
+            overlap = self._correlate(mask)
+            union = self.area[:, None] + mask_area - overlap
+        else:
+            known = 1.0 - np.stack([_polar(evidence.unknown, *centre) for centre in centres])
+            overlap, seen = np.split(self._correlate(np.concatenate([mask, known])), 2)
+            union = seen + mask_area - overlap
+        return self._distinct(evidence, overlap / np.maximum(union, 1e-6), centres, count)
 
     def _correlate(self, polar: np.ndarray) -> np.ndarray:
-        """(V, RAYS) weighted overlap of each view, turned by each angle, with a polar image."""
-        spectrum = np.fft.rfft(polar * _RING_WEIGHT[:, None], axis=1)
-        product = np.einsum("vrk,rk->vk", self.spectrum.conj(), spectrum)
-        return np.fft.irfft(product, n=RAYS, axis=1)
+        """(N, V, RAYS) weighted overlap of each view, turned by each angle, with polar images (N,
+        RINGS, RAYS)."""
+        spectrum = np.fft.rfft(polar * _RING_WEIGHT[:, None], axis=2).astype(np.complex64)
+        product = self._conjugate @ spectrum.transpose(2, 1, 0)  # (frequency, V, N)
+        return np.fft.irfft(product.transpose(2, 1, 0), n=RAYS, axis=2)
 
-    def _distinct(self, evidence, found, count: int) -> list[Hypothesis]:
-        """Greedy choice, best first, of poses at least `_APART` from those already chosen."""
-        score = np.stack([entry[0] for entry in found])  # (variants, V, RAYS)
+    def _distinct(self, evidence, score, centres, count: int) -> list[Hypothesis]:
+        """Greedy choice, best first, of poses at least `_APART` from those already chosen, by the
+        scores (centres, V, RAYS)."""
         best = score.max(axis=0)
         angle = best.argmax(axis=1)
         views = np.arange(len(best))
@@ -98,20 +109,24 @@ class ViewCodebook:
         views, angle, top = views[order], angle[order], top[order]
         alike = self.symmetries.transforms(12)[:, :3, :3]
         rotation = _turn_z(angle * (2.0 * np.pi / RAYS)) @ self.rotations[views]
+        flat = rotation.reshape(-1, 9)
         chosen: list[int] = []
         free = np.ones(len(order), bool)
         while len(chosen) < count and free.any():
             pick = int(np.flatnonzero(free)[0])
             chosen.append(pick)
-            relative = np.einsum("nji,jk->nik", rotation, rotation[pick])
-            apart = rotation_angle(relative[:, None] @ alike[None]).min(axis=1)
-            free &= apart > _APART
+            same = (rotation[pick] @ alike).reshape(-1, 9)
+            trace = (flat @ same.T).max(axis=1)  # 1 + 2 cos of the angle between them
+            free &= trace < 1.0 + 2.0 * np.cos(_APART)
         hypotheses = []
         for pick in chosen:
-            variant = int(score[:, views[pick], angle[pick]].argmax())
-            _, centroid, radius = found[variant]
-            pose = self._pose(evidence, rotation[pick], views[pick], angle[pick], centroid, radius)
-            hypotheses.append(Hypothesis(pose, float(top[pick])))
+            # how much is hidden is not known: the same view is also tried at its next best place
+            places = np.argsort(-score[:, views[pick], angle[pick]])[:PLACES]
+            for place in places:
+                pose = self._pose(
+                    evidence, rotation[pick], views[pick], angle[pick], *centres[place]
+                )
+                hypotheses.append(Hypothesis(pose, float(top[pick])))
         return hypotheses
 
     def _pose(self, evidence, rotation, view, angle, centroid, radius) -> np.ndarray:

@@ -10,12 +10,15 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 from pose_refiner_ros.refinement.covariance import pose_covariance
 from pose_refiner_ros.refinement.evidence import ObjectEvidence
 from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
 from pose_refiner_ros.refinement.solver import Level, Reason, Solver
+from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
+# Many hypotheses of an object: a few steps show which are worth following.
+FIRST_LOOK = (Level(0, 4, 1.0),)
+WORTH_FOLLOWING = 3  # times as many as are kept in the end
 COARSE = (Level(0, 14, 1.0),)
 FINE = (Level(1, 8, 0.15), Level(2, 3, 0.1))
 FINEST = 2
@@ -84,19 +87,21 @@ class Refiner:
         names: Sequence[str],
         hypotheses: Sequence[Sequence[np.ndarray]],
         keep: int = 4,
-        restart: bool = True,
+        restart: bool | Sequence[bool] = True,
     ) -> list[list[Refined]]:
         """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
 
         All go through the coarse level; of each object the `keep` best that differ go on to the
-        end. With `restart`, objects that end in a poor fit are tried again from starts around
-        their first hypothesis. Objects without hypotheses get no result.
+        end. With `restart` (one for all, or one each), objects that end in a poor fit are tried
+        again from starts around their first hypothesis. Objects without hypotheses get no result.
         """
+        if isinstance(restart, bool):
+            restart = [restart] * len(evidence)
         results: list[list[Refined]] = [[] for _ in evidence]
         for first in range(0, len(evidence), self.capacity):
             part = slice(first, first + self.capacity)
             results[part] = self._refine_part(
-                evidence[part], names[part], hypotheses[part], keep, restart
+                evidence[part], names[part], hypotheses[part], keep, restart[part]
             )
         return results
 
@@ -127,17 +132,18 @@ class Refiner:
             for pose in hypotheses[owner]
         ]
         results = self._from_starts(starts, evidence, mesh, keep)
-        if restart:
-            again = []
-            for owner, found in enumerate(results):
-                seen = evidence[owner]
-                limit = RESTART_RMS * seen.crop.size / seen.crop.scale
-                if found and not found[0].contour_rms_px < limit:
-                    first = next(start.pose for start in starts if start.owner == owner)
-                    again += [Candidate(owner, pose) for pose in _turned(first)]
-            if again:
-                more = self._from_starts(again, evidence, mesh, 2)
-                for owner, found in enumerate(more):
+        again = []
+        for owner, found in enumerate(results):
+            seen = evidence[owner]
+            limit = RESTART_RMS * seen.crop.size / seen.crop.scale
+            if restart[owner] and found and not found[0].contour_rms_px < limit:
+                first = next(start for start in hypotheses[owner])
+                pose = self.candidate(owner, seen, first).pose
+                again += [Candidate(owner, other) for other in _turned(pose)]
+        if again:
+            more = self._from_starts(again, evidence, mesh, 2)
+            for owner, found in enumerate(more):
+                if found:
                     results[owner] = self.merge(names[owner], results[owner] + found)[:keep]
         return results
 
@@ -145,12 +151,10 @@ class Refiner:
         if len({c.owner for c in starts}) == len(starts) <= self.capacity:
             finished = self._solve(starts, mesh, COARSE + FINE)  # one each: nothing to choose from
         else:
-            candidates = self._solve(starts, mesh, COARSE)
-            kept = []
-            for owner in range(len(evidence)):
-                own = [c for c in candidates if c.owner == owner and np.isfinite(c.cost)]
-                own.sort(key=lambda c: c.cost)
-                kept += self._promising(own, mesh[owner], keep)
+            several = WORTH_FOLLOWING * keep
+            if len(starts) > several * len({c.owner for c in starts}):
+                starts = self._best(self._solve(starts, mesh, FIRST_LOOK), mesh, several)
+            kept = self._best(self._solve(starts, mesh, COARSE), mesh, keep)
             finished = self._solve(kept, mesh, FINE)
         results: list[list[Refined]] = [[] for _ in evidence]
         for candidate, refined in zip(
@@ -217,16 +221,24 @@ class Refiner:
                 )
         return results
 
-    def _promising(self, candidates, mesh, keep) -> list[Candidate]:
-        """The best of candidates sorted by cost that differ from each other, without those so far
-        behind the best that the finer levels cannot bring them back."""
+    def _best(self, candidates, mesh, keep) -> list[Candidate]:
+        """Of each object the `keep` best candidates that differ from each other, without those so
+        far behind the best that the finer levels cannot bring them back."""
         chosen: list[Candidate] = []
+        by_owner: dict[int, list[Candidate]] = {}
         for candidate in candidates:
-            behind = candidate.cost - candidates[0].cost
-            if len(chosen) == keep or behind > 0.3 * abs(candidates[0].cost):
-                break
-            if not any(self._same(candidate.pose, other.pose, mesh) for other in chosen):
-                chosen.append(candidate)
+            if np.isfinite(candidate.cost):
+                by_owner.setdefault(candidate.owner, []).append(candidate)
+        for owner, own in by_owner.items():
+            own.sort(key=lambda c: c.cost)
+            mine: list[Candidate] = []
+            for candidate in own:
+                behind = candidate.cost - own[0].cost
+                if len(mine) == keep or behind > 0.3 * abs(own[0].cost):
+                    break
+                if not any(self._same(candidate.pose, c.pose, mesh[owner]) for c in mine):
+                    mine.append(candidate)
+            chosen += mine
         return chosen
 
     def _distinct(self, found: list[Refined], mesh: int) -> list[Refined]:

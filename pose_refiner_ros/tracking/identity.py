@@ -2,12 +2,13 @@
 """Stable ids from frame to frame, although masks are renumbered in each.
 
 Per frame: `begin_frame` matches what is seen to the tracks, by class and by where each track should
-be now; the pipeline refines, starting from the tracks' poses; `end_frame` stores the results.
+be now; the pipeline refines, starting from the tracks' poses; `weigh` says which of several poses
+that fit is to be believed, and `end_frame` stores it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -16,9 +17,12 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.symmetry import Symmetries
+from pose_refiner_ros.tracking.belief import rivals, weigh
 
 SMOOTHING = 0.5  # weight of the newest velocity in the running mean
 JUMP = np.pi / 4  # radians from one pose to the next: a correction of the estimate, not a motion
+SETTLED = 0.9  # belief in a pose found in full view, from which it needs no more fresh searches
 FAR = 1e6  # cost of a pair that may not be matched
 
 
@@ -45,6 +49,12 @@ class Track:
     velocity_px: np.ndarray = field(default_factory=lambda: np.zeros(2))  # per second
     pose: np.ndarray | None = None  # last refined camera_from_object (4, 4)
     pose_stamp: float = 0.0
+    belief: float = 1.0  # in that pose
+    searched: float = (
+        -np.inf
+    )  # seconds, when its pose was last searched for without the track's help
+    settled: bool = False  # that search, with the object in full view, agreed with the track
+    rivals: list[tuple[np.ndarray, float]] = field(default_factory=list)  # other poses, beliefs
     velocity: np.ndarray | None = None  # (6,) m/s and rad/s, camera axes, about the object's origin
 
     def predicted_center(self, stamp: float) -> np.ndarray:
@@ -53,21 +63,28 @@ class Track:
 
     def predicted_pose(self, stamp: float) -> np.ndarray | None:
         """camera_from_object (4, 4) where it should be, or None before it had a pose."""
-        if self.pose is None or self.velocity is None:
-            return self.pose
-        step = self.velocity * (stamp - self.pose_stamp)
-        pose = self.pose.copy()
-        pose[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
-        pose[:3, 3] += step[:3]
-        return pose if pose[2, 3] > 0 else self.pose
+        return None if self.pose is None else self._moved_on(self.pose, stamp)
 
-    def initial_poses(self, stamp: float) -> list[np.ndarray]:
-        """Hypotheses for this frame, likeliest first: moving on as before, standing still."""
+    def known(self, stamp: float) -> list[tuple[np.ndarray, float]]:
+        """All poses still held possible, moved on to this frame, and the belief in each; the one
+        believed in most first."""
         if self.pose is None:
             return []
-        if self.velocity is None or stamp == self.pose_stamp:
-            return [self.pose]
-        return [self.predicted_pose(stamp), self.pose]
+        poses = [(self.pose, self.belief), *self.rivals]
+        return [(self._moved_on(pose, stamp), belief) for pose, belief in poses]
+
+    def initial_poses(self, stamp: float) -> list[np.ndarray]:
+        """Hypotheses for this frame, likeliest first."""
+        return [pose for pose, _ in self.known(stamp)]
+
+    def _moved_on(self, pose: np.ndarray, stamp: float) -> np.ndarray:
+        if self.velocity is None:
+            return pose
+        step = self.velocity * (stamp - self.pose_stamp)
+        moved = pose.copy()
+        moved[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
+        moved[:3, 3] += step[:3]
+        return moved if moved[2, 3] > 0 else pose
 
 
 class IdentityTracker:
@@ -85,9 +102,12 @@ class IdentityTracker:
         lost_after: float = 1.0,
         reuse_after: float = 60.0,
         gate: float = 0.75,
+        settle_every: float = 0.3,
+        look_again_after: float = 3.0,
     ):
         self.library = library or {}
         self.lost_after, self.reuse_after, self.gate = lost_after, reuse_after, gate
+        self.settle_every, self.look_again_after = settle_every, look_again_after
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +140,39 @@ class IdentityTracker:
             for observation, track in self._match(seen, tracks, stamp):
                 self._assign(observation, track, stamp)
         return dict(self._current)
+
+    def due_for_search(self) -> int | None:
+        """The label of this frame, if any, whose pose should be searched for afresh.
+
+        A track that began with a wrong pose would confirm it for ever: one track per frame is
+        looked at with fresh eyes, those not settled first, settled ones once in a while.
+        """
+        due = [
+            (track.settled, track.searched, label)
+            for label, track in self._current.items()
+            if track.pose is not None
+            and self._stamp - track.searched
+            > (self.look_again_after if track.settled else self.settle_every)
+        ]
+        return min(due)[2] if due else None
+
+    def weigh(
+        self, label: int, found: Sequence[tuple[np.ndarray, float]], searched: bool, in_view: bool
+    ) -> np.ndarray:
+        """Beliefs (N,) in the poses (4, 4) found for a label, given with the frame's own beliefs,
+        after all frames of its track. The best but one are followed as rivals of the pose that
+        `end_frame` gets. searched: they were looked for afresh; in_view: little was hidden."""
+        track = self._current[label]
+        model = self.library.get(track.name)
+        symmetries = model.symmetries if model is not None else Symmetries()
+        beliefs = weigh(found, track.known(self._stamp), symmetries)
+        best = int(beliefs.argmax())
+        if searched or track.pose is None:
+            track.searched = self._stamp
+            # by what this frame alone says: a track must not confirm itself
+            track.settled = in_view and found[best][1] > SETTLED
+        (_, track.belief), *track.rivals = rivals(found, beliefs, symmetries)
+        return beliefs
 
     def end_frame(self, poses: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
         """Store the refined camera_from_object (4, 4) by label; give back the poses to publish.

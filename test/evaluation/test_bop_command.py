@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import csv
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from blocks import bop_truth
 from pose_refiner_ros.datasets.bop import BopError
 from pose_refiner_ros.evaluation.bop import Options, _label_image, _Target, perturbed, run_bop
 from pose_refiner_ros.evaluation.bop_report import COLUMNS, summary, table
-from pose_refiner_ros.pipeline import Alternative, ObjectPose
+from pose_refiner_ros.pipeline import ObjectPose
 
 TOTAL = {
     "count", "median_rotation_error_deg", "mean_rotation_error_deg", "median_translation_error_mm",
@@ -45,7 +46,7 @@ class StubPipeline:
             pose[:3, :3] = cv2.Rodrigues(np.radians([2.0, 0, 0]))[0] @ pose[:3, :3]
             pose[2, 3] += 0.003
             iou = 0.95 if name == {1: "wedge", 4: "ell"}[obj_id] else 0.3
-            other = Alternative(bop_truth()[obj_id], 0.1, 0.9)
+            other = SimpleNamespace(camera_from_object=bop_truth()[obj_id], score=0.1, iou=0.9)
             poses.append(
                 ObjectPose(
                     label=label, name=name, camera_from_object=pose, covariance=np.eye(6),
