@@ -63,8 +63,8 @@ class Frame:
     masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name;
     initial_poses: label -> camera_from_object guesses (4, 4), the likeliest first; image:
     (H, W, 3) uint8 RGB, not used by silhouettes; tracked: labels whose initial poses come from the
-    frame before, so that no others are tried as long as one of them fits; search: labels for which all
-    views are tried beside the initial poses in any case.
+    frame before, so that no others are tried as long as one of them fits; search: labels for which
+    all views are tried beside the initial poses in any case.
     """
 
     masks: np.ndarray
@@ -85,10 +85,10 @@ class ObjectPose:
     pixel and nothing else does, 0.5 that two poses fit equally well. belief: this pose's share
     among the different poses found. iou: overlap of silhouette and mask over the known pixels.
     quality: good; ambiguous (another pose fits nearly as well: see alternatives); partial (over a
-    quarter of the outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS
-    distance between outline and mask border in photo pixels. cost: robust area between silhouette
-    and mask, crop pixels squared. visible_fraction: share of the model's outline that could be
-    compared with the mask. reason: why the refinement stopped.
+    quarter of the outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px:
+    robust RMS distance between outline and mask border in photo pixels. cost: robust area between
+    silhouette and mask, crop pixels squared. visible_fraction: share of the model's outline that
+    could be compared with the mask. reason: why the refinement stopped.
     """
 
     label: int

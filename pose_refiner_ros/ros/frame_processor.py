@@ -113,6 +113,8 @@ class FrameProcessor:
             searched,
             pose.visible_fraction > 0.8,
         )
+        if len(rivals) == 1:
+            return pose
         return weighed(rivals, beliefs, int(beliefs.argmax()))
 
     def _follow(self, stamp, masks, names, labels_are_ids):
