@@ -11,7 +11,7 @@ import numpy as np
 
 RAISES = 66  # process() raises
 SLOW = 77  # process() takes SLOW_SECONDS
-WEAK = 88  # the score is 0.1, else 0.9
+WEAK = 88  # it fits badly: score 0.1, else 0.9
 SLOW_SECONDS = 0.3
 
 
@@ -46,8 +46,8 @@ class StubPipeline:
                     camera_from_object=matrix,
                     covariance=np.diag([1e-4] * 3 + [1e-3] * 3),
                     score=0.1 if label == WEAK else 0.9,
-                    quality="good",
-                    iou=0.9,
+                    quality="poor" if label == WEAK else "good",
+                    iou=0.1 if label == WEAK else 0.9,
                     contour_rms_px=0.5,
                     cost=1.0,
                     iterations=5,
