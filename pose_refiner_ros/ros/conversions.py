@@ -87,17 +87,12 @@ def rotate_covariance(covariance, rotation):
 
 def poses_in_frame(frame_from_camera, poses):
     """ObjectPoses that lie in another frame than the camera's, their covariances along its axes."""
-
-    def placed(pose, **changes):
-        return replace(
-            pose, camera_from_object=frame_from_camera @ pose.camera_from_object, **changes
-        )
-
     return [
-        placed(
+        replace(
             pose,
+            camera_from_object=frame_from_camera @ pose.camera_from_object,
             covariance=rotate_covariance(pose.covariance, frame_from_camera[:3, :3]),
-            alternatives=[placed(other) for other in pose.alternatives],
+            alternatives=poses_in_frame(frame_from_camera, pose.alternatives),
         )
         for pose in poses
     ]
@@ -115,7 +110,7 @@ def detection_from_pose(result, model, track_id, header, with_alternatives=False
     if with_alternatives:
         for other in result.alternatives:
             detection.results.append(
-                _hypothesis(result.name, other.score, other.camera_from_object)
+                _hypothesis(other.name, other.score, other.camera_from_object, other.covariance)
             )
     camera_from_box = np.array(result.camera_from_object, dtype=np.float64)
     camera_from_box[:3, 3] += camera_from_box[:3, :3] @ model.box_center
@@ -124,15 +119,14 @@ def detection_from_pose(result, model, track_id, header, with_alternatives=False
     return detection
 
 
-def _hypothesis(name, score, matrix, covariance=None):
+def _hypothesis(name, score, matrix, covariance):
     from vision_msgs.msg import ObjectHypothesisWithPose
 
     hypothesis = ObjectHypothesisWithPose()
     hypothesis.hypothesis.class_id = name
     hypothesis.hypothesis.score = float(score)
     hypothesis.pose.pose = pose_from_matrix(matrix)
-    if covariance is not None:
-        hypothesis.pose.covariance = np.asarray(covariance, dtype=np.float64).ravel()
+    hypothesis.pose.covariance = np.asarray(covariance, dtype=np.float64).ravel()
     return hypothesis
 
 

@@ -132,13 +132,14 @@ def test_detection_of_a_pose():
 
 
 def test_alternatives_follow_on_demand():
-    other = SimpleNamespace(camera_from_object=np.eye(4), score=0.5)
+    other = result(score=0.5, covariance=np.eye(6))
     model = SimpleNamespace(box_center=np.zeros(3), box_size=np.ones(3))
     pose = result(alternatives=[other])
     args = (pose, model, 1, header())
     assert len(conversions.detection_from_pose(*args).results) == 1
     results = conversions.detection_from_pose(*args, with_alternatives=True).results
     assert [r.hypothesis.score for r in results] == [0.75, 0.5]
+    assert results[1].pose.covariance[0] == 1.0
 
 
 def test_covariance_turns_with_its_axes():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frame's messages to poses, without DDS and with a pipeline that answers at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ros_messages import (
@@ -248,6 +250,8 @@ def test_target_frame(bench):
     turned[:3, 3] = (1, 2, 3)
     pose = answer.poses[0]
     pose.covariance = np.diag([1.0, 2, 3, 4, 5, 6])
+    pose.alternatives = [replace(pose, alternatives=[])]
     (placed,) = conversions.poses_in_frame(turned, [pose])
     np.testing.assert_allclose(placed.camera_from_object, turned @ pose.camera_from_object)
     np.testing.assert_allclose(np.diag(placed.covariance), [2, 1, 3, 5, 4, 6])
+    np.testing.assert_allclose(np.diag(placed.alternatives[0].covariance), [2, 1, 3, 5, 4, 6])
