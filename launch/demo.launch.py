@@ -6,6 +6,7 @@ Ends when the drive is over. `python3 -m pose_refiner_ros.demo` does the same wi
 
 from pathlib import Path
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -19,7 +20,6 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
 from pose_refiner_ros.datasets.vehicles import LIBRARY
 
 ARGUMENTS = [

@@ -3,13 +3,13 @@
 
 import os
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from launch import LaunchDescription
 from pose_refiner_ros.config_files import config_file, fastdds_environment
 
 # Parameters of the node that are launch arguments as well: name, type, description. An empty

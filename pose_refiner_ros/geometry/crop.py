@@ -11,7 +11,8 @@ import numpy as np
 
 from pose_refiner_ros.geometry.camera import Camera
 
-# The map of a distorted crop is computed once per so many pixels and interpolated: lenses are smooth.
+# The map of a distorted crop is computed once per so many pixels and interpolated, as lenses are
+# smooth.
 _CELL = 8
 
 

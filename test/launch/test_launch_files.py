@@ -37,10 +37,9 @@ def arguments(name):
 
 def started_nodes(name, **given):
     """The nodes that a launch file would start, after substitution."""
+    from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument, OpaqueFunction
     from launch_ros.actions import Node
-
-    from launch import LaunchContext
 
     context = LaunchContext()
     context.launch_configurations.update(given)
