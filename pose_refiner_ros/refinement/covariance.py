@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pose_refiner_ros.objects.symmetry import Symmetries
+
 # Where the outline says nothing about a direction, the pose is as uncertain as if it were drawn at
 # random: the standard deviation of an angle uniform on the circle, and for translations as many
 # diameters of the object.
@@ -52,3 +54,18 @@ def pose_covariance(
     variance = 1.0 / (information + PRIOR_SIGMA**-2)
     covariance = (vectors * variance[:, None, :]) @ np.swapaxes(vectors, 1, 2)
     return covariance * scale[:, :, None] * scale[:, None, :]
+
+
+def symmetry_covariance(symmetries: Symmetries, camera_from_object: np.ndarray) -> np.ndarray:
+    """(6, 6) of a pose (4, 4), twist order: what turns about symmetry axes leave open.
+
+    A mesh is not quite a body of revolution, so that its outline seems to tell how it is turned.
+    """
+    rotation = camera_from_object[:3, :3]
+    axes = symmetries.axes
+    directions = np.eye(3) if len(axes) == 2 else [rotation @ axis.direction for axis in axes]
+    twists = np.zeros((len(directions), 6))
+    for twist, direction in zip(twists, directions, strict=True):
+        twist[:3] = np.cross(rotation @ axes[0].offset, direction)
+        twist[3:] = direction
+    return PRIOR_SIGMA**2 * twists.T @ twists

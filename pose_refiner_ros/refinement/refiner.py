@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.covariance import pose_covariance
+from pose_refiner_ros.refinement.covariance import pose_covariance, symmetry_covariance
 from pose_refiner_ros.refinement.evidence import ObjectEvidence
 from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
 from pose_refiner_ros.refinement.solver import Level, Reason, Solver
@@ -204,6 +204,8 @@ class Refiner:
                 seen = evidence[candidate.owner]
                 camera_from_crop = seen.crop.crop_from_camera.T
                 turn = np.kron(np.eye(2), camera_from_crop)
+                symmetries = self.models[mesh[candidate.owner]].symmetries
+                covariance[i] += symmetry_covariance(symmetries, candidate.pose)
                 pose = candidate.pose.copy()
                 pose[:3] = camera_from_crop @ pose[:3]
                 union = found.area[i] + seen.area - found.overlap[i]
