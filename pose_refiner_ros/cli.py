@@ -223,11 +223,33 @@ def bench(
         run_benchmark(json_path, device=device.value)
 
 
+@app.command()
+def objects(
+    library: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Object library YAML, or a BOP models/ folder.")
+    ],
+) -> None:
+    """Check an object library and show what was read.
+
+    The exit code is 1 where an object had to be left out.
+    """
+    with user_errors():
+        from pose_refiner_ros.objects.inspect import describe
+        from pose_refiner_ros.objects.library import ObjectLibrary
+
+        loaded = ObjectLibrary.load(library)
+    console.print(describe(loaded))
+    if loaded.problems:
+        raise typer.Exit(1)
+
+
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turns what a user can mend into one line on stderr and exit code 2."""
     # Warnings of the library are collected and printed once, not logged as well.
-    logging.getLogger("pose_refiner_ros").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("pose_refiner_ros")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     except (ValueError, OSError) as error:
@@ -241,6 +263,8 @@ def user_errors() -> Iterator[None]:
             message = " ".join(str(error).split())
         tell(f"pose-refiner: {message}", "red")
         raise typer.Exit(WRONG_INPUT) from None
+    finally:
+        logger.setLevel(level)
 
 
 def tell(line: str, style: str) -> None:

@@ -214,6 +214,45 @@ def test_bop_refuses_what_is_no_data_set(bop_folder, tmp_path, folder, extra, me
     assert not (tmp_path / "out").exists()
 
 
+def test_objects_shows_a_library(tmp_path, bop_folder):
+    result = run("objects", extra=[str(bop_folder / "models")])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    rows = [line.split() for line in result.stdout.splitlines()]
+    wedge = next(row for row in rows if row and row[0] == "wedge")
+    assert wedge[1:4] == ["0.120", "0.060", "0.096"] and wedge[-2:] == ["BOP", "1"]
+    assert "remark" not in result.stdout and "left out" not in result.stdout
+
+
+def test_objects_tells_what_it_leaves_out(tmp_path, bop_folder):
+    mesh = bop_folder / "models/obj_000001.ply"
+    library = tmp_path / "objects.yaml"
+    library.write_text(
+        f"objects:\n  a: {{mesh: {mesh}, unit: m}}\n  b: {{mesh: 'gone[1].ply', unit: m}}\n"
+    )
+    result = run("objects", extra=[str(library)])
+    assert result.exit_code == 1
+    text = " ".join(result.stdout.split())
+    assert "b left out: " in text and "gone[1].ply does not exist" in text
+    assert "a: " in text and "mm" in text  # an object of 120 m: which unit was meant
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("objects: [", "line 1"),
+        ("objects: {a: {mesh: b.ply, unit: mm}}", "no object can be used"),
+        ("things: {}", "things"),
+    ],
+)
+def test_objects_refuses_what_is_no_library(tmp_path, content, message):
+    path = tmp_path / "objects.yaml"
+    check_refused(
+        run("objects", extra=[str(path if content is None else write(path, content))]), message
+    )
+
+
 def test_commands_are_listed_and_start_fast():
     """Help imports neither torch nor warp."""
     code = (
@@ -222,7 +261,7 @@ def test_commands_are_listed_and_start_fast():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for command in ("refine", "bop", "bag", "bench"):
+    for command in ("refine", "bop", "bag", "bench", "objects"):
         assert command in done.stdout
 
 

@@ -11,15 +11,24 @@ from pose_refiner_ros.objects.symmetry import Symmetries
 
 
 def describe(library: ObjectLibrary) -> Table:
-    """A table of the library's objects, and of those that were left out with the reason."""
-    table = Table(title=escape(str(library.path)) if library.path else None)
+    """A table of the library's objects; below it what looks wrong or was left out, and why."""
+    table = Table(
+        title=escape(str(library.path)) if library.path else None,
+        title_justify="left",
+        title_style="",
+        caption=_remarks(library),
+        caption_justify="left",
+        caption_style="",
+        box=None,
+        header_style="bold",
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("object", no_wrap=True)
-    table.add_column("size x y z, m", justify="right", no_wrap=True)
-    table.add_column("faces", justify="right", no_wrap=True)
-    table.add_column("outline error, px\nmean, max", justify="right")
+    table.add_column("size x y z\nm", justify="right", no_wrap=True)
+    table.add_column("faces for\noutlines", justify="right", no_wrap=True)
+    table.add_column("outline off\nmean, max px", justify="right", no_wrap=True)
     table.add_column("symmetries")
     table.add_column("also called")
-    table.add_column("remarks")
     for name, model in library.items():
         simple = len(model.silhouette_mesh.faces)
         called = [f"label {model.label}"] if model.label is not None else []
@@ -31,11 +40,21 @@ def describe(library: ObjectLibrary) -> Table:
             f"{model.outline_error.mean_px:.3f}, {model.outline_error.max_px:.2f}",
             describe_symmetries(model.symmetries),
             escape(", ".join([*model.aliases, *called])),
-            escape("\n".join(library.warnings.get(name, ()))),
         )
-    for name, reason in library.problems.items():
-        table.add_row(escape(name), "", "", "", "", "", escape(f"left out: {reason}"), style="red")
     return table
+
+
+def _remarks(library: ObjectLibrary) -> str | None:
+    lines = [
+        f"[yellow]{escape(f'{name}: {text}')}[/]"
+        for name, texts in library.warnings.items()
+        for text in texts
+    ]
+    lines += [
+        f"[red]{escape(f'{name} left out: {reason}')}[/]"
+        for name, reason in library.problems.items()
+    ]
+    return "\n".join(lines) or None
 
 
 def describe_symmetries(symmetries: Symmetries) -> str:
