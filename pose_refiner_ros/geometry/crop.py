@@ -13,7 +13,7 @@ from pose_refiner_ros.geometry.camera import Camera
 
 # The map of a distorted crop is computed once per so many pixels and interpolated, as lenses are
 # smooth.
-_CELL = 8
+_CELL = 4
 
 
 @dataclass(frozen=True, eq=False)
