@@ -135,6 +135,7 @@ def _quality(pose: ObjectPose, belief: float) -> str:
 
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
+FARTHEST = 1e5  # metres; start poses beyond are mistakes
 POOR_IOU = 0.7
 AMBIGUOUS_BELIEF = 0.7
 PARTIAL_VISIBLE = 0.75
@@ -213,6 +214,9 @@ class Pipeline:
         seen = []
         for label in sorted(frame.labels):
             name = frame.labels[label]
+            if label == 0:
+                report(label, f"{name} left out: 0 is the background in label images")
+                continue
             if name not in self.library:
                 known = ", ".join(sorted(self.library))
                 report(label, f"class {name!r} is not in the object library (it has {known})")
@@ -331,6 +335,8 @@ def pose_problem(pose: np.ndarray) -> str | None:
         return "its upper left 3x3 is not a rotation"
     if pose[2, 3] <= 0.0:
         return f"it lies behind the camera (z = {pose[2, 3]:.3g} m)"
+    if np.abs(pose[:3, 3]).max() > FARTHEST:
+        return f"it lies {np.abs(pose[:3, 3]).max():.3g} m away (is the unit metres?)"
     return None
 
 

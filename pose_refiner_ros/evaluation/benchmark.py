@@ -276,8 +276,10 @@ def cold_start() -> dict[str, float]:
     )
     result = {}
     with tempfile.TemporaryDirectory() as folder:
+        here = str(Path(__file__).parents[2])
         environment = {
             **os.environ,
+            "PYTHONPATH": os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])]),
             "WARP_CACHE_PATH": f"{folder}/warp",
             "POSE_REFINER_CACHE": f"{folder}/pose_refiner",
         }

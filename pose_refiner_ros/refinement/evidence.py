@@ -99,6 +99,11 @@ def gather_evidence(
     share = crop.cut(own)
     hidden = _hidden_share(masks, own, crop)
     mask = (share > 127).view(np.uint8)
+    if cv2.countNonZero(mask) < MIN_PIXELS:
+        raise EvidenceError(
+            f"the mask of label {label}, {pixels} pixels strewn over {width}x{height}, is too thin "
+            "to tell a pose from"
+        )
     unknown = None
     region_share = share
     if hidden is not None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.refinement.covariance import pose_covariance, symmetry_covariance
 from pose_refiner_ros.refinement.evidence import ObjectEvidence
 from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
@@ -20,6 +21,7 @@ from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 FIRST_LOOK = (Level(0, 4, 1.0),)
 WORTH_FOLLOWING = 3  # times as many as are kept in the end
 COARSE = (Level(0, 14, 1.0),)
+ROUGH_PX = 4.0  # the outline error of the coarse level's meshes: one pixel of its pictures
 FINE = (Level(1, 8, 0.15), Level(2, 3, 0.1))
 FINEST = 2
 # An outline that ends farther than this from the mask's border (robust RMS, share of the crop's
@@ -74,8 +76,9 @@ class Refiner:
         self.models = list(models)
         self.index = {model.name: i for i, model in enumerate(self.models)}
         self.capacity = capacity
-        meshes = MeshBatch([model.silhouette_mesh for model in self.models], device)
-        self.term = SilhouetteTerm(meshes, capacity, capacity)
+        fine = [model.silhouette_mesh for model in self.models]
+        rough = [simplify_for_silhouette(mesh, tolerance_px=ROUGH_PX) for mesh in fine]
+        self.term = SilhouetteTerm(MeshBatch(fine + rough, device), len(fine), capacity, capacity)
         self.solver = Solver(capacity, device)
         self.diameter = np.array([model.diameter for model in self.models])
         self._loaded: list[Candidate] = []  # whose poses the solver holds

@@ -27,15 +27,17 @@ BLOCK = 128
 
 @dataclass(frozen=True)
 class Stage:
-    """How closely a level looks: which resolution of the evidence it compares with, and how many of
-    its pixels (grain x grain) one pixel of the drawn silhouette stands for."""
+    """How closely a level looks: which resolution of the evidence it compares with, how many of its
+    pixels (grain x grain) one pixel of the drawn silhouette stands for, and whether a rough version
+    of the mesh will do."""
 
     resolution: int
     grain: int
+    rough: bool = False
 
 
 # Coarse pixels are enough to tell which edges are outline; the outline itself is never rounded.
-STAGES = (Stage(0, 2), Stage(1, 2), Stage(1, 1))
+STAGES = (Stage(0, 2, rough=True), Stage(1, 2), Stage(1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class Fit:
 class SilhouetteTerm:
     """Silhouettes of up to ``capacity`` poses against the masks of up to ``objects`` objects.
 
+    rough_offset: what to add to a mesh's index in the batch for its rough version (0: there is none).
     sizes: side in pixels of the evidence at each resolution, the full one last; spacing: of the
     samples along the outline, pixels of the resolution.
     """
@@ -69,6 +72,7 @@ class SilhouetteTerm:
     def __init__(
         self,
         meshes: MeshBatch,
+        rough_offset: int,
         capacity: int,
         objects: int,
         sizes: tuple[int, ...] = LEVEL_SIZES,
@@ -77,6 +81,7 @@ class SilhouetteTerm:
     ) -> None:
         device = meshes.device
         self.meshes = meshes
+        self.rough_offset = rough_offset
         self.device = wp.get_device(device)
         self.sizes = sizes
         self.spacing = spacing
@@ -188,6 +193,7 @@ class SilhouetteTerm:
                     self.near,
                     self.spacing,
                     stage.grain,
+                    self.rough_offset if stage.rough else 0,
                     with_sectors,
                     self.scratch,
                     out,

@@ -397,6 +397,7 @@ def linearise_silhouette(
     near: wp.array(dtype=wp.float32),
     spacing: float,
     grain: int,
+    mesh_offset: int,
     with_sectors: int,
     scratch: Scratch,
     out: Linearisation,
@@ -411,7 +412,7 @@ def linearise_silhouette(
     lanes = wp.block_dim()
     if active[pose] == 0:
         return
-    mesh = mesh_of_pose[pose]
+    mesh = mesh_of_pose[pose] + mesh_offset
     seen = evidence_of_pose[pose]
     R = rotation[pose]
     t = translation[pose]

@@ -104,6 +104,7 @@ def linearise(
             array(np.broadcast_to(np.float32(near), count), wp.float32),
             float(spacing),
             grain,
+            0,
             1,
             scratch,
             out,
