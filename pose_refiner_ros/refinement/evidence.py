@@ -211,8 +211,9 @@ def signed_distance(
     size = (share.shape[1] // 2, share.shape[0] // 2)
     half = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
     coarse = _whole_distance((half > 127).view(np.uint8))
+    coarse *= 2.0
+    coarse += 0.4  # a coarse pixel half inside counts as inside, so the border is that far out
     distance = cv2.resize(coarse, share.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    distance *= 2.0
     blurred = cv2.GaussianBlur(share, (5, 5), _BLUR)
     near = cv2.inRange(blurred, 10, 245)
     cv2.copyTo(cv2.LUT(blurred, _BORDER_DISTANCE), near, distance)
