@@ -192,7 +192,8 @@ def advance(state: State, tolerance: float):
         damping = wp.max(8.0 * damping, 1.0e-4)
     state.damping[i] = damping
 
-    if state.weight[i] <= 0.0:
+    known = wp.isfinite(state.cost[i]) and wp.isfinite(wp.length(state.gradient[i]))
+    if state.weight[i] <= 0.0 or not known:
         state.reason[i] = int(4)
         state.active[i] = 0
         return
