@@ -64,7 +64,7 @@ class Fit:
 class SilhouetteTerm:
     """Silhouettes of up to ``capacity`` poses against the masks of up to ``objects`` objects.
 
-    rough_offset: what to add to a mesh's index in the batch for its rough version (0: there is none).
+    rough_offset: what to add to a mesh's index in the batch for its rough version (0: none).
     sizes: side in pixels of the evidence at each resolution, the full one last; spacing: of the
     samples along the outline, pixels of the resolution.
     """
