@@ -2,7 +2,7 @@
 # make demo    a simulated drive past several vehicles: camera, node and printer over ROS 2
 # make test    the tests; TEST_ARGS="-k solver -x" goes to pytest
 # make lint    ruff;      make format  lets ruff mend the formatting
-# make docs    regenerate docs/parameters.md
+# make docs    regenerate docs/parameters.md and config/refine.yaml
 # make clean   remove what building and testing left; make clean-all removes .venv as well
 #
 # PYTHON=python3.12                                                   another Python for .venv
@@ -45,11 +45,10 @@ format: setup
 	$(BIN)/ruff format .
 
 docs: setup
-	$(BIN)/python -m pose_refiner_ros.ros.parameters > docs/parameters.md.new
-	mv docs/parameters.md.new docs/parameters.md
+	$(BIN)/python -m pose_refiner_ros.ros.parameters --write
 
 clean:
-	rm -rf build dist install log *.egg-info .pytest_cache .ruff_cache .hypothesis docs/parameters.md.new
+	rm -rf build dist install log *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 clean-all: clean

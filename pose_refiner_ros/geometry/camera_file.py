@@ -20,7 +20,7 @@ _FORMATS = (
 
 
 def load_camera(path: str | Path) -> Camera:
-    """Camera described by a file.
+    """Camera described by a file, or by the six numbers themselves.
 
     Formats, told apart by what is in the file:
         - JSON with fx, fy, cx, cy (or cam_K) and width, height, as in BOP's camera.json;
@@ -31,6 +31,14 @@ def load_camera(path: str | Path) -> Camera:
     Raises:
         CameraError: naming the file, what is wrong in it and what to do.
     """
+    numbers = str(path).replace(",", " ").split()
+    if len(numbers) == 6 and not Path(path).exists():
+        try:
+            return _from_numbers(*map(float, numbers))
+        except CameraError as error:
+            raise CameraError(f"camera {str(path)!r}: {error}") from error
+        except ValueError:
+            pass  # a file's name after all
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")

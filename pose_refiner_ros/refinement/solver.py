@@ -29,7 +29,6 @@ class Reason(IntEnum):
     STALLED = 2  # no step however short lowers the cost
     MAX_ITERATIONS = 3
     NO_EVIDENCE = 4  # nothing of the object meets known pixels
-    DROPPED = 5  # a clearly worse hypothesis of an object, not followed to the end
 
 
 @dataclass(frozen=True)
@@ -236,9 +235,6 @@ def advance(state: State, tolerance: float):
 def begin_level(state: State, damping: float):
     """Try the best pose so far again, at another resolution."""
     i = wp.tid()
-    if state.reason[i] == int(5):
-        state.active[i] = 0
-        return
     state.active[i] = 1
     state.fresh[i] = 1
     state.settled[i] = 0

@@ -2,8 +2,8 @@
 """The node's output as serialized messages, made without ROS."""
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from pose_refiner_ros.ros import compat
 from pose_refiner_ros.ros.message_types import typestore
 
 POSES = "vision_msgs/msg/Detection3DArray"
@@ -97,7 +97,7 @@ def _vector(message_type, values):
 
 
 def _quaternion(matrix):
-    x, y, z, w = (float(v) for v in Rotation.from_matrix(matrix[:3, :3]).as_quat())
+    x, y, z, w = compat.quaternion_from_matrix(matrix[:3, :3])
     return _make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
 
 

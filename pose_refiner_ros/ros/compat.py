@@ -3,8 +3,8 @@
 
 message_filters is not used even where it is installed: its ApproximateTimeSynchronizer calls back
 while it holds its lock, never fires with a slop of 0, knows no optional inputs and bounds messages,
-not bytes. `frame_assembler.py` pairs messages instead. sensor_msgs_py is not needed, and
-rotations are turned into quaternions by scipy, so neither is tf_transformations.
+not bytes. `frame_assembler.py` pairs messages instead. sensor_msgs_py reads point clouds, which the
+node does not take yet.
 """
 
 import functools
@@ -15,10 +15,37 @@ import numpy as np
 
 __all__ = [
     "convert_color",
+    "matrix_from_quaternion",
+    "quaternion_from_matrix",
     "ros_cv_bridge",
     "transform_broadcaster",
     "transform_buffer",
 ]
+
+
+def quaternion_from_matrix(rotation):
+    """(x, y, z, w) floats of a rotation (3, 3)."""
+    if importlib.util.find_spec("tf_transformations"):
+        from tf_transformations import quaternion_from_matrix as convert
+
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation
+        return tuple(float(value) for value in convert(matrix))
+    from transforms3d.quaternions import mat2quat
+
+    w, x, y, z = (float(value) for value in mat2quat(np.asarray(rotation, np.float64)))
+    return x, y, z, w
+
+
+def matrix_from_quaternion(x, y, z, w):
+    """Rotation (3, 3) of a quaternion."""
+    if importlib.util.find_spec("tf_transformations"):
+        from tf_transformations import quaternion_matrix
+
+        return quaternion_matrix((x, y, z, w))[:3, :3]
+    from transforms3d.quaternions import quat2mat
+
+    return quat2mat((w, x, y, z))
 
 
 def transform_broadcaster(node):

@@ -8,9 +8,9 @@ import re
 from dataclasses import replace
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.geometry.camera import Camera, CameraError
+from pose_refiner_ros.ros import compat
 from pose_refiner_ros.ros.bad_input import BadInput
 
 
@@ -54,7 +54,7 @@ def matrix_from_pose(pose):
     if not abs(np.linalg.norm(quaternion) - 1) < 0.01:
         raise ValueError(f"orientation {quaternion.tolist()} is no unit quaternion")
     matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
+    matrix[:3, :3] = compat.matrix_from_quaternion(*quaternion)
     matrix[:3, 3] = position
     return matrix
 
@@ -74,8 +74,7 @@ def set_vector(message, values):
 
 
 def set_quaternion(message, rotation):
-    values = Rotation.from_matrix(rotation).as_quat()
-    message.x, message.y, message.z, message.w = (float(value) for value in values)
+    message.x, message.y, message.z, message.w = compat.quaternion_from_matrix(rotation)
 
 
 def rotate_covariance(covariance, rotation):

@@ -33,4 +33,6 @@ def connect(ros_logger):
 
 
 def disconnect(handler):
-    logging.getLogger("pose_refiner_ros").removeHandler(handler)
+    logger = logging.getLogger("pose_refiner_ros")
+    logger.removeHandler(handler)
+    logger.propagate = True

@@ -181,8 +181,8 @@ GROUPS = {
         Declaration(
             "max_hypotheses",
             16,
-            "Poses that are tried for an object when nothing is known of its pose. More are surer "
-            "and slower.",
+            "Views that are tried for an object when nothing is known of its pose; each at up to "
+            "three places where part of it may be hidden. More are surer and slower.",
             minimum=1,
             maximum=200,
         ),
@@ -218,7 +218,7 @@ GROUPS = {
             "publish_qualities",
             list(QUALITIES),
             "Qualities that are published. ambiguous: another pose fits nearly as well. partial: "
-            "over half of the outline is hidden. poor: the silhouette does not fit the mask.",
+            "over a quarter of the outline is hidden. poor: the silhouette does not fit the mask.",
             choices=QUALITIES,
         ),
     ],

@@ -122,3 +122,15 @@ def test_real_files(example_data):
     camera = load_camera(example_data("bop/schauma/camera.json"))
     assert camera.size == (540, 960) and camera.fx == 698.128
     assert load_camera(example_data("bop/schauma/depth_raw_camera.json")).size == (480, 848)
+
+
+@pytest.mark.parametrize("text", ["600 610 320 240 640 480", "600, 610, 320, 240, 640, 480"])
+def test_six_numbers_need_no_file(text):
+    camera = load_camera(text)
+    assert (camera.fx, camera.fy, camera.cx, camera.cy) == (600, 610, 320, 240)
+    assert camera.size == (480, 640)
+
+
+def test_six_numbers_that_are_no_camera_are_named():
+    with pytest.raises(CameraError, match="0 610"):
+        load_camera("0 610 320 240 640 480")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ros_messages import camera_info, header
 from scipy.spatial.transform import Rotation
 
-from pose_refiner_ros.ros import conversions
+from pose_refiner_ros.ros import compat, conversions
 from pose_refiner_ros.ros.bad_input import BadInput
 
 angles = st.floats(-10, 10)
@@ -155,3 +155,12 @@ def test_covariance_turns_with_its_axes():
 )
 def test_frame_names_are_legal(args, name):
     assert conversions.frame_name(*args) == name
+
+
+def test_quaternions_there_and_back():
+    rotation = Rotation.from_euler("xyz", [0.3, -1.1, 2.0]).as_matrix()
+    quaternion = compat.quaternion_from_matrix(rotation)
+    assert all(type(value) is float for value in quaternion)
+    np.testing.assert_allclose(compat.matrix_from_quaternion(*quaternion), rotation, atol=1e-12)
+    expected = Rotation.from_matrix(rotation).as_quat()
+    assert abs(np.dot(quaternion, expected)) == pytest.approx(1.0)
