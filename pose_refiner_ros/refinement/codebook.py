@@ -2,9 +2,10 @@
 """The initialiser that needs no training: views of a mesh, compared with a mask.
 
 A few hundred silhouettes of the mesh are described by what they cover in polar coordinates about
-their centroid, scaled by their area. Correlating a mask's description with all of them over all
-in-plane rotations (one FFT) gives overlap over union for every view and rotation at once; distance
-and direction follow from the mask's area and centroid.
+their centroid, scaled by their area, as a camera sees them that looks straight at that centroid.
+Correlating a mask's description with all of them over all in-plane rotations (one FFT) gives
+overlap over union for every view and rotation at once; distance and direction follow from the
+mask's area and centroid.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pose_refiner_ros.refinement.evidence import ObjectEvidence
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
-_VERSION = 1  # of what is stored
+_VERSION = 2  # of what is stored
 VIEWS = 400
 RINGS, RAYS = 16, 64
 REACH = 3.0  # outermost ring, in radii of the circle with the silhouette's area
@@ -62,26 +63,29 @@ class ViewCodebook:
         self.center = np.asarray(mesh.bounds, np.float64).mean(axis=0)
         key = cache_key(_VERSION, mesh.content_hash, VIEWS, RINGS, RAYS, REACH, _PICTURE, _DISTANCE)
         stored = cached_arrays("codebook", key, lambda: _build(mesh, self.center, self.diameter))
+        # all as seen by a camera that looks straight at the silhouette's centroid
         self.rotations = stored["rotations"]  # (V, 3, 3) camera_from_object of each view
-        self.radius = stored["radius"]  # (V,) of the circle of equal area, over depth
-        self.offset = stored["offset"]  # (V, 2) silhouette centroid from the centre, over depth
+        self.radius = stored["radius"]  # (V,) of the circle of equal area, at unit depth
+        self.direction = stored["direction"]  # (V, 3) of the object's centre, at unit depth
         spectrum = stored["spectrum"]  # (V, RINGS, RAYS / 2 + 1) of the coverage
         self._conjugate = np.ascontiguousarray(spectrum.conj().transpose(2, 0, 1))
         self.area = stored["area"]  # (V,) sum of the weighted coverage
 
     def match(self, evidence: ObjectEvidence, count: int) -> list[Hypothesis]:
         """The best `count` poses that differ clearly from each other, best first."""
-        centres = _centres(evidence)
-        mask = np.stack([_polar(evidence.mask, *centre) for centre in centres])
+        places = _places(evidence)
+        pinhole = evidence.crop.pinhole
+        mask = np.stack([_polar(evidence.mask, pinhole, place) for place in places])
         mask_area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None]
         if evidence.unknown is None:
             overlap = self._correlate(mask)
             union = self.area[:, None] + mask_area - overlap
         else:
-            known = 1.0 - np.stack([_polar(evidence.unknown, *centre) for centre in centres])
+            hidden = np.stack([_polar(evidence.unknown, pinhole, place) for place in places])
+            known = 1.0 - hidden
             overlap, seen = np.split(self._correlate(np.concatenate([mask, known])), 2)
             union = seen + mask_area - overlap
-        return self._distinct(evidence, overlap / np.maximum(union, 1e-6), centres, count)
+        return self._distinct(overlap / np.maximum(union, 1e-6), places, count)
 
     def _correlate(self, polar: np.ndarray) -> np.ndarray:
         """(N, V, RAYS) weighted overlap of each view, turned by each angle, with polar images (N,
@@ -90,9 +94,9 @@ class ViewCodebook:
         product = self._conjugate @ spectrum.transpose(2, 1, 0)  # (frequency, V, N)
         return np.fft.irfft(product.transpose(2, 1, 0), n=RAYS, axis=2)
 
-    def _distinct(self, evidence, score, centres, count: int) -> list[Hypothesis]:
+    def _distinct(self, score, places: list[Place], count: int) -> list[Hypothesis]:
         """Greedy choice, best first, of poses at least `_APART` from those already chosen, by the
-        scores (centres, V, RAYS)."""
+        scores (places, V, RAYS)."""
         best = score.max(axis=0)
         angle = best.argmax(axis=1)
         views = np.arange(len(best))
@@ -120,29 +124,30 @@ class ViewCodebook:
             free &= trace < 1.0 + 2.0 * np.cos(_APART)
         hypotheses = []
         for pick in chosen:
-            # how much is hidden is not known: the same view is also tried at its next best place
-            places = np.argsort(-score[:, views[pick], angle[pick]])[:PLACES]
-            for place in places:
-                pose = self._pose(
-                    evidence, rotation[pick], views[pick], angle[pick], *centres[place]
-                )
+            # how much is hidden is not known: the same view is also tried at its next best places
+            for place in np.argsort(-score[:, views[pick], angle[pick]])[:PLACES]:
+                pose = self._pose(rotation[pick], views[pick], angle[pick], places[place])
                 hypotheses.append(Hypothesis(pose, float(top[pick])))
         return hypotheses
 
-    def _pose(self, evidence, rotation, view, angle, centroid, radius) -> np.ndarray:
-        """(4, 4) pose whose silhouette has this centroid and radius (crop pixels)."""
-        focal = evidence.crop.pinhole[:2]
-        apparent = radius / focal.mean()
-        depth = self.radius[view] / apparent  # the stored radius is that at unit depth
-        turn = 2.0 * np.pi * angle / RAYS
-        cosine, sine = np.cos(turn), np.sin(turn)
-        offset = np.array([[cosine, -sine], [sine, cosine]]) @ self.offset[view] / depth
-        direction = (centroid - evidence.crop.pinhole[2:]) / focal - offset
-        ray = np.append(direction, 1.0)
+    def _pose(self, rotation, view: int, angle: int, place: Place) -> np.ndarray:
+        """(4, 4) pose whose silhouette lies at this place; rotation: of the view, turned."""
+        turn = _turn_z(np.array([angle * (2.0 * np.pi / RAYS)]))[0]
+        depth = self.radius[view] / place.radius
         pose = np.eye(4)
-        pose[:3, :3] = _look_rotation(ray / np.linalg.norm(ray)) @ rotation
-        pose[:3, 3] = ray * depth - pose[:3, :3] @ self.center
+        pose[:3, :3] = place.crop_from_view @ rotation
+        center = place.crop_from_view @ turn @ self.direction[view] * depth
+        pose[:3, 3] = center - pose[:3, :3] @ self.center
         return pose
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a silhouette is and how large: crop_from_view (3, 3) of a camera that looks straight at
+    its centroid, and the radius of the circle of its area there, at unit depth."""
+
+    crop_from_view: np.ndarray
+    radius: float
 
 
 _APART = np.radians(25.0)
@@ -178,32 +183,47 @@ def _build(mesh, center: np.ndarray, diameter: float) -> dict[str, np.ndarray]:
     poses[:, :3, :3] = rotations
     poses[:, :3, 3] = np.array([0.0, 0.0, depth]) - rotations @ center
     pictures = draw(MeshBatch([mesh]), np.zeros(VIEWS), poses, pinhole, _PICTURE)
-    radius, offset, polar = [], [], []
-    for picture in pictures:
-        moments = cv2.moments(picture, binaryImage=True)
-        if moments["m00"] == 0:  # a sheet seen edge-on covers no pixel centre
-            moments = {"m00": 1.0, "m10": pinhole[2], "m01": pinhole[3]}
-        centroid = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
-        pixels = np.sqrt(moments["m00"] / np.pi)
-        radius.append(pixels / focal * depth)
-        offset.append((centroid - pinhole[2:]) / focal * depth)
-        polar.append(_polar(picture, centroid, pixels))
-    polar = np.stack(polar)
+    places = [_place(*_centroid_and_area(picture, pinhole), pinhole) for picture in pictures]
+    polar = np.stack([_polar(p, pinhole, place) for p, place in zip(pictures, places, strict=True)])
+    view_from_camera = np.stack([place.crop_from_view.T for place in places])
+    direction = view_from_camera[:, :, 2]  # the object's centre is on the optical axis
     return {
-        "rotations": rotations,
-        "radius": np.array(radius),
-        "offset": np.array(offset),
+        "rotations": view_from_camera @ rotations,
+        "radius": np.array([place.radius for place in places]) * depth * direction[:, 2],
+        "direction": direction / direction[:, 2:],
         "spectrum": np.fft.rfft(polar, axis=2).astype(np.complex64),
         "area": np.array([_weighted_sum(image) for image in polar], np.float32),
     }
 
 
-def _polar(image: np.ndarray, centroid: np.ndarray, radius: float) -> np.ndarray:
-    """(RINGS, RAYS) coverage of a binary image (S, S) in polar coordinates."""
+def _centroid_and_area(mask: np.ndarray, pinhole: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centroid (2,) and area in pixels of a mask (S, S) 0/1; of an empty one (a sheet seen edge-on
+    covers no pixel centre) the middle and a pixel."""
+    moments = cv2.moments(mask, binaryImage=True)
+    if moments["m00"] == 0:
+        return pinhole[2:], 1.0
+    return np.array([moments["m10"], moments["m01"]]) / moments["m00"], moments["m00"]
+
+
+def _place(centroid: np.ndarray, area: float, pinhole: np.ndarray) -> Place:
+    """The place of a silhouette with this centroid (2,) and area in pixels of a pinhole camera."""
+    ray = np.append((centroid - pinhole[2:]) / pinhole[:2], 1.0)
+    length = np.linalg.norm(ray)
+    # solid angle: an area far off the axis is stretched by 1 / cos^3 of the angle to it
+    solid = area / (pinhole[0] * pinhole[1]) / length**3
+    return Place(_look_rotation(ray / length), float(np.sqrt(solid / np.pi)))
+
+
+def _polar(image: np.ndarray, pinhole: np.ndarray, place: Place) -> np.ndarray:
+    """(RINGS, RAYS) coverage of a binary image (S, S) in polar coordinates about a place."""
     turn = np.arange(RAYS) * (2.0 * np.pi / RAYS)
-    reach = _RING_RADIUS[:, None] * radius
-    x = (centroid[0] + reach * np.cos(turn)).astype(np.float32)
-    y = (centroid[1] + reach * np.sin(turn)).astype(np.float32)
+    reach = _RING_RADIUS[:, None] * place.radius
+    rays = np.stack(
+        [reach * np.cos(turn), reach * np.sin(turn), np.ones((RINGS, RAYS))], axis=-1
+    ) @ (place.crop_from_view.T)
+    depth = np.maximum(rays[..., 2], 1e-3)
+    x = (pinhole[0] * rays[..., 0] / depth + pinhole[2]).astype(np.float32)
+    y = (pinhole[1] * rays[..., 1] / depth + pinhole[3]).astype(np.float32)
     return cv2.remap(image.astype(np.float32), x, y, cv2.INTER_LINEAR)
 
 
@@ -211,16 +231,17 @@ def _weighted_sum(polar: np.ndarray) -> float:
     return float((polar * _RING_WEIGHT[:, None]).sum())
 
 
-def _centres(evidence: ObjectEvidence) -> list[tuple[np.ndarray, float]]:
-    """Centroids (2,) and radii in crop pixels that the whole silhouette may have."""
-    moments = cv2.moments(evidence.mask, binaryImage=True)
-    centroid = np.array([moments["m10"], moments["m01"]]) / moments["m00"]
-    radius = float(np.sqrt(moments["m00"] / np.pi))
+def _places(evidence: ObjectEvidence) -> list[Place]:
+    """Where the whole silhouette may be, and how large."""
+    pinhole = evidence.crop.pinhole
+    centroid, area = _centroid_and_area(evidence.mask, pinhole)
     hidden = _hidden_side(evidence, centroid)
     if hidden is None:
-        return [(centroid, radius)]
+        return [_place(centroid, area, pinhole)]
+    radius = np.sqrt(area / np.pi)
     return [
-        (centroid + shift * radius * hidden, radius * scale) for shift, scale in _HIDDEN_VARIANTS
+        _place(centroid + shift * radius * hidden, area * scale**2, pinhole)
+        for shift, scale in _HIDDEN_VARIANTS
     ]
 
 

@@ -65,14 +65,19 @@ class ObjectEvidence:
     levels: list[EvidenceLevel]
 
     @cached_property
+    def _inside(self) -> np.ndarray:
+        """(S, S) bool, the mask as the distances have it: holes of a pixel or two are closed."""
+        return self.levels[-1].distance < 0.0
+
+    @cached_property
     def area(self) -> int:
         """Pixels of the mask, in the crop."""
-        return int(cv2.countNonZero(self.mask))
+        return int(np.count_nonzero(self._inside))
 
     @cached_property
     def least_cost(self) -> float:
         """The cost of a silhouette that covers exactly the mask."""
-        return float(self.levels[-1].distance[self.mask.view(bool)].sum(dtype=np.float64))
+        return float(self.levels[-1].distance[self._inside].sum(dtype=np.float64))
 
 
 def gather_evidence(

@@ -23,9 +23,14 @@ __all__ = [
 ]
 
 
+@functools.cache
+def _is_installed(name):
+    return importlib.util.find_spec(name) is not None  # searches the disk: asked once
+
+
 def quaternion_from_matrix(rotation):
     """(x, y, z, w) floats of a rotation (3, 3)."""
-    if importlib.util.find_spec("tf_transformations"):
+    if _is_installed("tf_transformations"):
         from tf_transformations import quaternion_from_matrix as convert
 
         matrix = np.eye(4)
@@ -39,7 +44,7 @@ def quaternion_from_matrix(rotation):
 
 def matrix_from_quaternion(x, y, z, w):
     """Rotation (3, 3) of a quaternion."""
-    if importlib.util.find_spec("tf_transformations"):
+    if _is_installed("tf_transformations"):
         from tf_transformations import quaternion_matrix
 
         return quaternion_matrix((x, y, z, w))[:3, :3]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pose_refiner_ros.pipeline import Frame, FrameError, Settings, weighed
+from pose_refiner_ros.pipeline import Frame, FrameError, weighed
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
@@ -83,7 +83,8 @@ class FrameProcessor:
         return Answer(header, frame, poses, ids, len(found), reasons)
 
     def _estimate(self, frame, parameters, report):
-        self.pipeline.settings = Settings(
+        self.pipeline.settings = replace(
+            self.pipeline.settings,
             hypotheses=parameters.max_hypotheses,
             keep=parameters.keep_hypotheses,
             search=parameters.search,
@@ -97,10 +98,7 @@ class FrameProcessor:
         steady = self._tracker.end_frame(
             {pose.label: pose.camera_from_object for pose in poses if pose.quality != "poor"}
         )
-        return [
-            replace(pose, camera_from_object=steady.get(pose.label, pose.camera_from_object))
-            for pose in poses
-        ]
+        return [_moved_to(pose, steady.get(pose.label)) for pose in poses]
 
     def _believed(self, pose, searched):
         """Of the pose and its alternatives, the one to believe after all frames so far."""
@@ -186,10 +184,9 @@ class FrameProcessor:
         classes = {hypothesis.hypothesis.class_id for hypothesis in detection.results} - {""}
         models = {self.library.resolve(class_name) for class_name in classes}
         wanted = {model.name for model in models if model is not None}
-        if detection.id.isdecimal() and int(detection.id) in names:
-            label = int(detection.id)
-            if not classes or names[label] in wanted:
-                return [label]
+        label = labels.label_of(detection.id)
+        if label in names and (not classes or names[label] in wanted):
+            return [label]
         return [label for label, name in names.items() if name in wanted]
 
     def _camera_from(self, frame_id, header):
@@ -213,3 +210,15 @@ class FrameProcessor:
             )
             return False
         return True
+
+
+def _moved_to(pose, equivalent):
+    """The ObjectPose at an equivalent (4, 4) of a symmetric object. Where the symmetry moves the
+    object's origin by d, a small turn w about the old one moves the new one by w x d as well."""
+    if equivalent is None:
+        return pose
+    d = equivalent[:3, 3] - pose.camera_from_object[:3, 3]
+    shift = np.eye(6)
+    shift[:3, 3:] = [[0, d[2], -d[1]], [-d[2], 0, d[0]], [d[1], -d[0], 0]]  # -[d]x
+    covariance = shift @ pose.covariance @ shift.T
+    return replace(pose, camera_from_object=equivalent, covariance=covariance)

@@ -1,30 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which object a label in the masks is: from detections, a parameter, or the object library."""
 
+import cv2
 import numpy as np
 
 
 def labels_in(masks):
     """The labels in a label image, ascending, without 0."""
-    if masks.size and int(masks.max()) > 1_000_000:  # a table of counts would grow too large
+    if masks.dtype in (np.uint8, np.uint16):
+        values = 256 if masks.dtype == np.uint8 else 65536
+        labels = np.flatnonzero(cv2.calcHist([masks], [0], None, [values], [0, values]))
+    elif masks.size and int(masks.max()) > 1_000_000:  # a table of counts would grow too large
         labels = np.unique(masks)
     else:
-        labels = np.flatnonzero(np.bincount(masks.ravel()))
+        labels = np.flatnonzero(np.bincount(masks.ravel().clip(0)))
     return [int(label) for label in labels if label > 0]
+
+
+def label_of(text):
+    """The label that a detection's id stands for, or None."""
+    text = text.strip()
+    return int(text) if text.isdecimal() and len(text) <= 10 else None
 
 
 def names_from_detections(detections, library, report):
     """{label: object name} of a Detection2DArray; `report(label, text)` gets what is wrong."""
     names = {}
     for detection in detections.detections:
-        if not detection.id.strip().isdecimal():
+        label = label_of(detection.id)
+        if label is None:
             report(
                 None,
-                f"a detection has the id '{detection.id}'; it must be the object's label in the "
-                "masks, a whole number",
+                f"a detection has the id '{detection.id[:40]}'; it must be the object's label in "
+                "the masks, a whole number",
             )
             continue
-        label = int(detection.id)
         if not detection.results:
             report(label, "its detection has no results, so it names no object")
             continue

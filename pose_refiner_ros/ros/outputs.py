@@ -83,7 +83,9 @@ class Outputs:
         self._overlay.publish(images.encode_rgb(picture, answer.header))
 
     def clear_markers(self):
-        self._markers.publish(self._object_markers.clear())
+        message = self._object_markers.clear()
+        if self._markers.is_activated:
+            self._markers.publish(message)
 
     def destroy(self):
         for publisher in (self._poses, self._markers, self._overlay):

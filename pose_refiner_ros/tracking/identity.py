@@ -22,6 +22,7 @@ from pose_refiner_ros.tracking.belief import rivals, weigh
 
 SMOOTHING = 0.5  # weight of the newest velocity in the running mean
 JUMP = np.pi / 4  # radians from one pose to the next: a correction of the estimate, not a motion
+LONGEST_STEP = 0.5  # seconds that a motion is believed to go on without a pose that confirms it
 SETTLED = 0.9  # belief in a pose found in full view, from which it needs no more fresh searches
 FAR = 1e6  # cost of a pair that may not be matched
 
@@ -80,7 +81,7 @@ class Track:
     def _moved_on(self, pose: np.ndarray, stamp: float) -> np.ndarray:
         if self.velocity is None:
             return pose
-        step = self.velocity * (stamp - self.pose_stamp)
+        step = self.velocity * min(stamp - self.pose_stamp, LONGEST_STEP)
         moved = pose.copy()
         moved[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
         moved[:3, 3] += step[:3]

@@ -22,6 +22,9 @@ class StubPipeline:
 
     def __init__(self, library, parameters):
         self.library = library
+        from pose_refiner_ros.pipeline import Settings
+
+        self.settings = Settings()
 
     def warm_up(self):
         time.sleep(0.2)

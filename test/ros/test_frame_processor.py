@@ -20,11 +20,11 @@ from ros_messages import (
 from stub_node import WEAK, StubPipeline
 
 from pose_refiner_ros.objects.library import ObjectLibrary
-from pose_refiner_ros.pipeline import FrameError, Settings
+from pose_refiner_ros.pipeline import FrameError, ObjectPose, Settings
 from pose_refiner_ros.ros import conversions, parameters
 from pose_refiner_ros.ros.bad_input import BadInput, TransformError
 from pose_refiner_ros.ros.frame_assembler import FrameMessages
-from pose_refiner_ros.ros.frame_processor import FrameProcessor
+from pose_refiner_ros.ros.frame_processor import FrameProcessor, _moved_to
 
 SECOND = 10**9
 
@@ -255,3 +255,17 @@ def test_target_frame(bench):
     np.testing.assert_allclose(placed.camera_from_object, turned @ pose.camera_from_object)
     np.testing.assert_allclose(np.diag(placed.covariance), [2, 1, 3, 5, 4, 6])
     np.testing.assert_allclose(np.diag(placed.alternatives[0].covariance), [2, 1, 3, 5, 4, 6])
+
+
+def test_the_covariance_moves_with_the_origin_of_an_equivalent_pose():
+    """A turn about the old origin moves the new one; checked against small turns drawn at random."""
+    rng = np.random.default_rng(0)
+    old, new = np.eye(4), np.eye(4)
+    new[:3, 3] = [0.09, -0.1, 0.02]
+    spread = np.diag([1, 2, 3, 30, 40, 50]) * 1e-8
+    pose = ObjectPose(1, "mug", old, spread, 0.9, "good", 0.9, 0.5, 1.0, 1.0, 5, "converged")
+    moved = _moved_to(pose, new)
+    twist = rng.multivariate_normal(np.zeros(6), spread, size=200_000)
+    shift = twist[:, :3] + np.cross(twist[:, 3:], new[:3, 3])
+    expected = np.cov(np.concatenate([shift, twist[:, 3:]], axis=1).T)
+    np.testing.assert_allclose(moved.covariance, expected, atol=2e-8)
