@@ -258,7 +258,7 @@ def test_target_frame(bench):
 
 
 def test_the_covariance_moves_with_the_origin_of_an_equivalent_pose():
-    """A turn about the old origin moves the new one; checked against small turns drawn at random."""
+    """A turn about the old origin moves the new one: compared with turns drawn at random."""
     rng = np.random.default_rng(0)
     old, new = np.eye(4), np.eye(4)
     new[:3, 3] = [0.09, -0.1, 0.02]
