@@ -251,3 +251,26 @@ def test_a_solver_is_used_again_for_fewer_poses():
 def test_more_poses_than_it_holds_are_refused():
     with pytest.raises(ValueError, match="3 poses for a solver of capacity 2"):
         Solver(2).load(np.tile(np.eye(4), (3, 1, 1)), np.ones(3))
+
+
+def test_after_a_rejected_step_a_shorter_one_is_tried_from_the_same_place():
+    _, start, term = problem(1, seed=14, angle=0.1)
+    seen = []
+
+    class Picky(PointTerm):
+        def add(self, state, i):
+            super().add(state, i)
+            found = np.eye(4)
+            found[:3, :3] = state.trial_rotation.numpy()[i]
+            found[:3, 3] = state.trial_translation.numpy()[i]
+            seen.append(found)
+            if self.calls in (2, 3, 4):
+                state.trial_cost.numpy()[i] = 1e9
+                state.trial_gradient.numpy()[i] = -10 * state.gradient.numpy()[i]
+
+    solve(start, Picky(term.points, term.places))
+    np.testing.assert_allclose(seen[0], start[0], atol=1e-6)
+    placed = np.array([POINTS @ trial[:3, :3].T + trial[:3, 3] for trial in seen[:5]])
+    motion = np.linalg.norm(placed[1:] - placed[0], axis=2).mean(axis=1)
+    assert motion[0] > motion[1] > motion[2] > motion[3] > 0
+    assert motion[3] < 0.7 * motion[0]
