@@ -127,6 +127,31 @@ def test_views_are_put_where_the_masks_are(lens):
     assert np.median(shifts) < 0.06
 
 
+def test_a_stored_view_turned_about_the_optical_axis_is_found_in_its_place():
+    """The silhouette's centroid is not the object's centre, and turns with it."""
+    shape = model("hook", ell(foot=0.3, height=0.3, depth=0.04))
+    book = ViewCodebook(shape)
+    rng = np.random.default_rng(6)
+    found = 0
+    for _ in range(10):
+        view, angle = rng.integers(VIEWS), rng.integers(64)
+        truth = pose((0, 0, angle * 2 * np.pi / 64), (0, 0, 0))
+        truth[:3, :3] = truth[:3, :3] @ book.rotations[view]
+        truth[:3, 3] = [0, 0, 4.0 * shape.diameter] - truth[:3, :3] @ book.center
+        camera = pinhole_camera(256, 800.0)
+        evidence = gather_evidence(silhouette(shape.mesh, truth, camera), 1, camera)
+        best = min(
+            (g.camera_from_object for g in book.match(evidence, 4)),
+            key=lambda guess: angle_deg(guess, truth),
+        )
+        if angle_deg(best, truth) < 1.0:  # otherwise a view nearby fits as well
+            found += 1
+            error = best[:3, 3] - truth[:3, 3]
+            assert np.abs(error[:2]).max() < 0.03 * shape.diameter
+            assert abs(error[2]) < 0.06 * 4.0 * shape.diameter
+    assert found >= 5
+
+
 def test_guesses_differ_from_each_other():
     shape = model("ell", ell())
     evidence = gather_evidence(silhouette(shape.mesh, pose((0.6, 0.7, 0.4)), CAMERA), 1, CAMERA)
