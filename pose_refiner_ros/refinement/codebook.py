@@ -10,10 +10,12 @@ mask's area and centroid.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from pose_refiner_ros.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.model import ObjectModel
@@ -73,6 +75,12 @@ class ViewCodebook:
 
     def match(self, evidence: ObjectEvidence, count: int) -> list[Hypothesis]:
         """The best `count` poses that differ clearly from each other, best first."""
+        # These matrices are small: a second thread of the BLAS library gains nothing on an idle
+        # machine and costs ten times the whole on a busy one, where it has to be waited for.
+        with _thread_pools().limit(limits=1, user_api="blas"):
+            return self._match(evidence, count)
+
+    def _match(self, evidence: ObjectEvidence, count: int) -> list[Hypothesis]:
         places = _places(evidence)
         pinhole = evidence.crop.pinhole
         mask = np.stack([_polar(evidence.mask, pinhole, place) for place in places])
@@ -148,6 +156,11 @@ class Place:
 
     crop_from_view: np.ndarray
     radius: float
+
+
+@functools.cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 _APART = np.radians(25.0)

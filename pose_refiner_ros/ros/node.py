@@ -10,8 +10,6 @@ import traceback
 
 def main(args=None, pipeline_factory=None):
     """Run the node until it is told to stop; the exit code."""
-    # Its matrices are small: threads of the linear algebra library would cost more than they do.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
