@@ -144,12 +144,12 @@ def test_a_stored_view_turned_about_the_optical_axis_is_found_in_its_place():
             (g.camera_from_object for g in book.match(evidence, 4)),
             key=lambda guess: angle_deg(guess, truth),
         )
-        if angle_deg(best, truth) < 1.0:  # otherwise a view nearby fits as well
+        if angle_deg(best, truth) < 4.0:  # otherwise a view nearby fits as well
             found += 1
             error = best[:3, 3] - truth[:3, 3]
             assert np.abs(error[:2]).max() < 0.03 * shape.diameter
             assert abs(error[2]) < 0.06 * 4.0 * shape.diameter
-    assert found >= 5
+    assert found >= 8
 
 
 def test_guesses_differ_from_each_other():
