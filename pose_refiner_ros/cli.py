@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -277,26 +275,14 @@ def is_for_users(error: ValueError) -> bool:
 
 
 def start_warp(device: Device) -> None:
-    """Starts Warp without its greeting, and without its news that there is no NVIDIA driver.
+    """Starts Warp on a device.
 
     Raises:
         InputError: the device is not there.
     """
-    import warp as wp
+    from pose_refiner_ros.warp_start import start_warp_quietly
 
-    wp.config.quiet = True
-    if hasattr(wp.config, "log_level"):
-        wp.config.log_level = wp.LOG_WARNING
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)  # the native library writes there itself
-        wp.init()
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    start_warp_quietly()
     from pose_refiner_ros.pipeline import choose_device
     from pose_refiner_ros.single_image import InputError
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 wp.set_module_options({"enable_backward": False})
 
 NEAR = 0.05  # metres; what is nearer to the camera plane is cut away
+WIDEST = 57.3  # tangent of 89 degrees
 DEFAULT_COLOR = (0.7, 0.7, 0.7)
 DEFAULT_BACKGROUND = (0.16, 0.17, 0.19)
 BLOCK = wp.constant(16)  # pixels a thread resolves: starting a thread costs more than a pixel
@@ -289,8 +290,12 @@ def _view_planes(camera):
         ]
     )
     normalised = camera.undistort(border)
-    left, top = np.nanmin(normalised, 0)
-    right, bottom = np.nanmax(normalised, 0)
+    if np.isfinite(normalised).all():
+        left, top = normalised.min(0)
+        right, bottom = normalised.max(0)
+    else:  # a lens so wide that its border has no undistorted place: cut at 89 degrees
+        left = top = -WIDEST
+        right = bottom = WIDEST
     normals = np.array(
         [
             [0.0, 0.0, 1.0],

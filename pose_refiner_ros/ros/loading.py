@@ -9,7 +9,9 @@ class LoadError(RuntimeError):
 
 def load(parameters, pipeline_factory=None):
     """A FrameProcessor for the objects and device that the parameters name, ready to run."""
-    _silence_warp()
+    from pose_refiner_ros.warp_start import start_warp_quietly
+
+    start_warp_quietly()
     from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
     from pose_refiner_ros.ros.frame_processor import FrameProcessor
 
@@ -37,12 +39,3 @@ def default_pipeline(library, parameters):
     from pose_refiner_ros.pipeline import Pipeline, Settings
 
     return Pipeline(library, Settings(), device=parameters.device)
-
-
-def _silence_warp():
-    """It prints devices and modules to the terminal when it starts."""
-    import warp
-
-    warp.config.quiet = True
-    if hasattr(warp.config, "log_level"):  # since 1.9, instead of quiet
-        warp.config.log_level = warp.LOG_WARNING
