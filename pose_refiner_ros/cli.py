@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -97,6 +98,9 @@ def refine(
     for problem in problems:
         tell(f"warning: {problem}", "yellow")
     console.print(pose_table(poses))
+    for pose in poses:
+        if pose.quality == "ambiguous":
+            tell(f"warning: label {pose.label}: {rival_of(pose)}", "yellow")
     console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
     if not poses:
         raise typer.Exit(1)
@@ -306,6 +310,19 @@ def write_picture(path: Path, rgb) -> None:
     if not done:
         raise InputError(f"overlay {path}: OpenCV cannot write {suffix} files; use .png or .jpg")
     write_atomically(path, data.tobytes())
+
+
+def rival_of(pose) -> str:
+    """What makes a pose ambiguous, and what to do where it should not be."""
+    from pose_refiner_ros.objects.symmetry import rotation_angle
+
+    other = pose.alternatives[0]
+    relative = pose.camera_from_object[:3, :3].T @ other.camera_from_object[:3, :3]
+    degrees = math.degrees(float(rotation_angle(relative)))
+    return (
+        f"{pose.name} turned by {degrees:.0f} degrees fits about as well (IoU {other.iou:.3f}); if "
+        "it looks the same then, give it that symmetry in the object library"
+    )
 
 
 def pose_table(poses) -> Table:

@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from blocks import bop_truth
 from typer.testing import CliRunner
 
-from pose_refiner_ros.cli import app
+from pose_refiner_ros.cli import app, rival_of
 from pose_refiner_ros.evaluation import metrics
 
 
@@ -273,3 +274,10 @@ def test_a_refusal_in_a_process_of_its_own_is_one_line():
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "pose-refiner: data set /nowhere is not a folder\n"
+
+
+def test_an_ambiguous_pose_names_its_rival():
+    pose, turned = np.eye(4), np.diag([1.0, -1.0, -1.0, 1.0])
+    rival = SimpleNamespace(camera_from_object=turned, iou=0.99)
+    text = rival_of(SimpleNamespace(name="mug", camera_from_object=pose, alternatives=[rival]))
+    assert "mug turned by 180 degrees" in text and "0.990" in text and "symmetry" in text

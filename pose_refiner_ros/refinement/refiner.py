@@ -66,8 +66,8 @@ class Candidate:
 class Refiner:
     """Refines poses of a fixed set of objects against silhouettes.
 
-    capacity: most poses in one batch; more are done in several. Kernels compile at the first use:
-    call `warm_up` before the first frame.
+    capacity: most poses in one batch; more are done in several. Kernels compile at the first use,
+    which takes seconds: `Pipeline.warm_up` does it before the first frame.
     """
 
     def __init__(
@@ -140,8 +140,7 @@ class Refiner:
             seen = evidence[owner]
             limit = RESTART_RMS * seen.crop.size / seen.crop.scale
             if restart[owner] and found and not found[0].contour_rms_px < limit:
-                first = next(start for start in hypotheses[owner])
-                pose = self.candidate(owner, seen, first).pose
+                pose = self.candidate(owner, seen, hypotheses[owner][0]).pose
                 again += [Candidate(owner, other) for other in _turned(pose)]
         if again:
             more = self._from_starts(again, evidence, mesh, 2)

@@ -31,6 +31,12 @@ class Reason(IntEnum):
     NO_EVIDENCE = 4  # nothing of the object meets known pixels
 
 
+# the same for kernels
+CONVERGED = wp.constant(int(Reason.CONVERGED))
+STALLED = wp.constant(int(Reason.STALLED))
+NO_EVIDENCE = wp.constant(int(Reason.NO_EVIDENCE))
+
+
 @dataclass(frozen=True)
 class Level:
     """One rung of the coarse-to-fine ladder.
@@ -193,11 +199,11 @@ def advance(state: State, tolerance: float):
 
     known = wp.isfinite(state.cost[i]) and wp.isfinite(wp.length(state.gradient[i]))
     if state.weight[i] <= 0.0 or not known:
-        state.reason[i] = int(4)
+        state.reason[i] = NO_EVIDENCE
         state.active[i] = 0
         return
     if accepted and motion < tolerance:
-        state.reason[i] = int(1)
+        state.reason[i] = CONVERGED
         state.settled[i] = 1
         state.active[i] = 0
         return
@@ -216,10 +222,10 @@ def advance(state: State, tolerance: float):
     if planned < 0.1 * tolerance:
         # a rejected trial led to a step too short to matter, or the gradient is all but zero
         if accepted:
-            state.reason[i] = int(1)
+            state.reason[i] = CONVERGED
             state.settled[i] = 1
         else:
-            state.reason[i] = int(2)
+            state.reason[i] = STALLED
         state.active[i] = 0
         return
     state.step[i] = step
