@@ -249,7 +249,7 @@ def test_every_pinned_requirement_agrees_with_the_constraints():
 
     folder = REPOSITORY / "requirements"
     constraints = pins(folder / "constraints.txt")
-    for name in ("core", "messages", "ros", "test"):
+    for name in ("core", "training", "messages", "ros", "test"):
         for package, version in pins(folder / f"{name}.txt").items():
             assert constraints[package] == version, f"{package} in {name}.txt"
 
