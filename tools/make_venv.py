@@ -22,7 +22,9 @@ VENV_PYTHON = VENV / "bin" / "python"
 DONE = VENV / "steps_done.json"
 
 CONSTRAINTS = "requirements/constraints.txt"
-REQUIREMENTS = [f"requirements/{name}.txt" for name in ("core", "training", "ros", "messages", "test")]
+REQUIREMENTS = [
+    f"requirements/{name}.txt" for name in ("core", "training", "ros", "messages", "test")
+]
 
 # ROS 2 is on PyPI for these.
 PYTHON_VERSIONS = ["3.11", "3.12"]
