@@ -134,8 +134,12 @@ def to_json(
         ],
         "problems": [{"label": problem.label, "text": problem.text} for problem in problems],
     }
+    return readable_json(content)
+
+
+def readable_json(content: dict) -> str:
+    """JSON with rows of numbers on one line each: matrices are to be read."""
     text = json.dumps(content, indent=1)
-    # Rows of numbers on one line each: matrices are to be read.
     row = re.compile(r"\[\s*([^\[\]{}\"]+?)\s*\]")
     return row.sub(lambda m: "[" + " ".join(m.group(1).split()) + "]", text) + "\n"
 

@@ -75,19 +75,22 @@ def draw_overlay(
         outline(picture, mask, color, round(2 * scale))
     for pose, model, _ in drawn:
         _draw_axes(picture, camera, pose.camera_from_object, 0.4 * model.diameter, scale)
-    taken: list[_Box] = []
+    taken: list[Box] = []
     for pose, _, box in drawn:
-        _draw_tag(picture, pose, box, taken, 0.45 * scale)
+        text = f"{pose.name}  {100 * pose.score:.0f}%"
+        draw_tag(picture, text, QUALITY_COLORS.get(pose.quality, _LIGHT), box, taken, 0.45 * scale)
     return picture
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """A rectangle in the picture, pixels; x1 and y1 are outside."""
+
     x0: int
     y0: int
     x1: int
     y1: int
 
-    def meets(self, other: _Box) -> bool:
+    def meets(self, other: Box) -> bool:
         return not (
             self.x1 <= other.x0 or other.x1 <= self.x0 or self.y1 <= other.y0 or other.y1 <= self.y0
         )
@@ -115,12 +118,12 @@ def _smoothed(contour: np.ndarray, radius: int = 2) -> np.ndarray:
     return np.round(total * (2.0**_SUBPIXEL / (2 * radius + 1))).astype(np.int32)
 
 
-def _bounding_box(mask: np.ndarray) -> _Box | None:
+def _bounding_box(mask: np.ndarray) -> Box | None:
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return _Box(x, y, x + width, y + height) if width else None
+    return Box(x, y, x + width, y + height) if width else None
 
 
-def _tint(picture: np.ndarray, mask: np.ndarray, box: _Box, color: tuple[int, int, int]) -> None:
+def _tint(picture: np.ndarray, mask: np.ndarray, box: Box, color: tuple[int, int, int]) -> None:
     window = slice(box.y0, box.y1), slice(box.x0, box.x1)
     part = picture[window]
     flat = np.empty_like(part)
@@ -148,10 +151,16 @@ def _draw_axes(
             cv2.line(picture, start, end, color, width, cv2.LINE_AA, _SUBPIXEL)
 
 
-def _draw_tag(
-    picture: np.ndarray, pose: ObjectPose, box: _Box, taken: list[_Box], size: float
+def draw_tag(
+    picture: np.ndarray,
+    text: str,
+    color: tuple[int, int, int],
+    box: Box,
+    taken: list[Box],
+    size: float,
 ) -> None:
-    text = f"{pose.name}  {100 * pose.score:.0f}%"
+    """A dot and a text beside an object's box, off the boxes of other tags; its own is added to
+    them. size: of the font, OpenCV's scale."""
     font = cv2.FONT_HERSHEY_SIMPLEX
     (text_width, text_height), baseline = cv2.getTextSize(text, font, size, 1)
     dot = max(2, round(text_height * 0.4))
@@ -159,9 +168,9 @@ def _draw_tag(
     width, height = text_width + 2 * dot + 3 * pad, text_height + baseline + pad
     rows, columns = picture.shape[:2]
 
-    def at(x: float, y: float) -> _Box:
+    def at(x: float, y: float) -> Box:
         x, y = round(min(max(x, 0), columns - width)), round(min(max(y, 0), rows - height))
-        return _Box(x, y, x + width, y + height)
+        return Box(x, y, x + width, y + height)
 
     # Above the object, below it, or stepping upwards until no other tag is in the way.
     centre = 0.5 * (box.x0 + box.x1 - width)
@@ -173,7 +182,6 @@ def _draw_tag(
     part = picture[max(0, place.y0) : place.y1, max(0, place.x0) : place.x1]
     part[:] = part // 4 + np.array(_DARK, np.uint8) // 4 * 3
     middle = place.y0 + height // 2
-    color = QUALITY_COLORS.get(pose.quality, _LIGHT)
     cv2.circle(picture, (place.x0 + pad + dot, middle), dot, color, -1, cv2.LINE_AA)
     origin = (place.x0 + 2 * dot + 2 * pad, middle + text_height // 2)
     cv2.putText(picture, text, origin, font, size, _LIGHT, 1, cv2.LINE_AA)
