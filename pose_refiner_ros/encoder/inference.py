@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder at work: masks in, classes and pose hypotheses out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pose_refiner_ros.refinement.evidence import ObjectEvidence
+
+from .network import Encoder, EncoderError
+from .pose_heads import PoseHypotheses, camera_from_ray
+from .weights import load_encoder
+from .window import mask_window
+
+
+@dataclass(frozen=True, eq=False)
+class PoseHypothesis:
+    """A pose that the encoder holds possible.
+
+    camera_from_object: (4, 4) float64; weight: its share among the hypotheses; covariance: (6, 6),
+    twist order, camera axes, about the object's origin; distance_sigma: standard deviation of the
+    log of the distance, which the size of the object leaves open.
+    """
+
+    camera_from_object: np.ndarray
+    weight: float
+    covariance: np.ndarray
+    distance_sigma: float
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What the encoder says of one mask: class -> probability, and poses, the likeliest first."""
+
+    class_probabilities: dict[str, float]
+    hypotheses: list[PoseHypothesis]
+
+    @property
+    def best_class(self) -> str:
+        return max(self.class_probabilities, key=self.class_probabilities.__getitem__)
+
+
+class PoseEncoder:
+    """An encoder with its weights, for masks of any camera. Not thread-safe.
+
+    device: of torch: cpu, cuda or cuda:N. Raises EncoderError where the weights cannot be used.
+    """
+
+    def __init__(self, encoder: Encoder, record: dict | None = None, device: str = "cpu") -> None:
+        if encoder.settings.window != "crop":
+            raise EncoderError(
+                f"the encoder's window is {encoder.settings.window!r}: it knows one camera only. "
+                "Train one with the window 'crop' for use on photos"
+            )
+        if encoder.settings.input != "mask":
+            raise EncoderError(
+                f"the encoder's input is {encoder.settings.input!r}; the pipeline has masks only"
+            )
+        self.encoder = encoder.eval().to(device)
+        self.record = record or {}
+        self.device = torch.device(device)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> PoseEncoder:
+        """From a safetensors file that `pose-refiner encoder train` has written."""
+        return cls(*load_encoder(path), device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.encoder.settings.classes
+
+    def windows(self, evidence: Sequence[ObjectEvidence]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, S, S) uint8 and the windows' pinholes (B, 4), on the encoder's device."""
+        pairs = [
+            mask_window(seen.mask, seen.unknown, seen.crop.pinhole, self.encoder.settings.size)
+            for seen in evidence
+        ]
+        windows = torch.from_numpy(np.stack([window for window, _ in pairs]))
+        pinhole = torch.from_numpy(np.stack([pinhole for _, pinhole in pairs]).astype(np.float32))
+        return windows.to(self.device), pinhole.to(self.device)
+
+    @torch.inference_mode()
+    def estimate(self, evidence: Sequence[ObjectEvidence]) -> list[Estimate]:
+        """Classes and hypotheses of each mask, one batch."""
+        if not evidence:
+            return []
+        windows, pinhole = self.windows(evidence)
+        found = self.encoder(windows, pinhole)
+        probabilities = found.class_logits.softmax(1).tolist()
+        weights = found.poses.logits.softmax(1).tolist()
+        covariances = hypothesis_covariances(found.poses, pinhole, self.encoder.settings.size)
+        covariances = covariances.double().cpu().numpy()
+        distance = (found.poses.log_sigma[..., 2].exp() * 2.0**0.5).tolist()
+        poses = found.poses.camera_from_object.double().cpu().numpy()
+        estimates = []
+        for i, seen in enumerate(evidence):
+            turn = np.eye(4)
+            turn[:3, :3] = seen.crop.crop_from_camera.T
+            twice = np.kron(np.eye(2), turn[:3, :3])
+            hypotheses = [
+                PoseHypothesis(
+                    turn @ poses[i, k],
+                    weights[i][k],
+                    twice @ covariances[i, k] @ twice.T,
+                    distance[i][k],
+                )
+                for k in np.argsort(weights[i])[::-1]
+            ]
+            classes = dict(zip(self.classes, probabilities[i], strict=True))
+            estimates.append(Estimate(classes, hypotheses))
+        return estimates
+
+
+def hypothesis_covariances(poses: PoseHypotheses, pinhole: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, K, 6, 6) from the sigmas of hypotheses: twist order, camera axes, about the origin."""
+    turn, _, half = camera_from_ray(pinhole, size)
+    t = poses.camera_from_object[..., :3, 3]
+    jacobian = torch.zeros(*t.shape[:2], 6, 6, device=t.device)
+    jacobian[..., 0, 0] = half[:, None, 0] * t[..., 2]
+    jacobian[..., 1, 1] = half[:, None, 1] * t[..., 2]
+    jacobian[..., :3, 2] = t
+    jacobian[..., 3:, 3:] = turn[:, None]
+    variance = 2.0 * (2.0 * poses.log_sigma).exp()  # the sigmas are scales of Laplace's law
+    return jacobian * variance[..., None, :] @ jacobian.transpose(2, 3)
