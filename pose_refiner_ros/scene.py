@@ -295,8 +295,8 @@ def _framed(points, rotation: np.ndarray, fov: float, size: tuple[int, int]) -> 
 
 def _pinhole(focal: float, size: tuple[int, int]) -> Camera:
     height, width = size
-    centre = [[0.5 * width - 0.5], [0.5 * height - 0.5]]
-    return Camera(np.block([[focal * np.eye(2), centre], [np.array([[0.0, 0.0, 1.0]])]]), size)
+    cx, cy = 0.5 * width - 0.5, 0.5 * height - 0.5
+    return Camera(np.array([[focal, 0.0, cx], [0.0, focal, cy], [0.0, 0.0, 1.0]]), size)
 
 
 def _looking_along(direction: np.ndarray) -> np.ndarray:
