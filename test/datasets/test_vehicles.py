@@ -15,7 +15,7 @@ def test_a_vehicle_is_closed_and_as_large_as_stated(name):
     vehicle = make_vehicle(shape)
     low, high = vehicle.mesh.bounds
     assert vehicle.mesh.watertight
-    assert 1000 <= len(vehicle.mesh.faces) <= 3000
+    assert 1000 <= len(vehicle.mesh.faces) <= 3200
     assert len(vehicle.parts) == len(vehicle.mesh.faces)
     np.testing.assert_allclose(low + high, [0, 0, high[2]], atol=2e-3)  # origin below the middle
     np.testing.assert_allclose(high[0] - low[0], shape.length, atol=2e-3)
