@@ -15,6 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pose_refiner_ros.cli_scene import scene
+from pose_refiner_ros.cli_vehicles import app as vehicles
+
 app = typer.Typer(
     help="6-DoF poses of known objects from camera images and instance masks.",
     no_args_is_help=True,
@@ -22,6 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(scene)
+app.add_typer(vehicles, name="vehicles")
 console = Console()
 errors = Console(stderr=True)
 
@@ -308,7 +313,7 @@ def write_picture(path: Path, rgb) -> None:
     except cv2.error:
         done = False
     if not done:
-        raise InputError(f"overlay {path}: OpenCV cannot write {suffix} files; use .png or .jpg")
+        raise InputError(f"picture {path}: OpenCV cannot write {suffix} files; use .png or .jpg")
     write_atomically(path, data.tobytes())
 
 
@@ -342,14 +347,15 @@ def pose_table(poses) -> Table:
     return table
 
 
-def rich_table(lines: list[list[str]]) -> Table:
+def rich_table(lines: list[list[str]], total: bool = True) -> Table:
+    """A table of a header and rows. total: the last row stands for all others."""
     header, *rows = lines
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for i, column in enumerate(header):
         head = column.replace(" ", "\n")  # two short lines, to fit 80 columns
         table.add_column(head, justify="left" if i == 0 else "right", no_wrap=i > 0)
     for i, row in enumerate(rows):
-        last = i == len(rows) - 1
+        last = total and i == len(rows) - 1
         table.add_row(*row, style="bold" if last else None)
     return table
 

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pose-refiner vehicles`: models of vehicles, their medoids, and pictures of them."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Models of vehicles, their medoids, and pictures of them.", no_args_is_help=True
+)
+
+
+class Split(str, Enum):
+    train = "train"
+    val = "val"
+    test = "test"
+
+
+class View(str, Enum):
+    paper = "paper"
+    robot = "robot"
+
+
+ShapeNetOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Your copy of ShapeNetCore v2; procedural vehicles if not given."
+    ),
+]
+ClustersOption = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
+]
+PerClusterOption = Annotated[int, typer.Option(min=1, help="Procedural vehicles per cluster.")]
+
+
+@app.command()
+def medoids(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for their meshes and an object library of them.")
+    ] = None,
+    shapenet: ShapeNetOption = None,
+    clusters: ClustersOption = None,
+    per_cluster: PerClusterOption = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Of the vehicles.")] = 0,
+) -> None:
+    """The vehicle that stands for each cluster: least mean HOG distance to the others."""
+    from pose_refiner_ros.cli import console, user_errors
+
+    with user_errors():
+        from rich.table import Table
+
+        from pose_refiner_ros.datasets.vehicles.library import write_library
+
+        collection = _collection(shapenet, clusters, per_cluster, seed)
+        with console.status("Comparing vehicles"):
+            chosen = collection.medoids
+        table = Table(box=None, header_style="bold")
+        for column in ("cluster", "models", "medoid", "length", "width", "height", "faces"):
+            table.add_column(column, justify="left" if column in ("cluster", "medoid") else "right")
+        for cluster, vehicle in chosen.items():
+            size = vehicle.mesh.bounds[1] - vehicle.mesh.bounds[0]
+            table.add_row(
+                cluster,
+                str(len(collection.cluster(cluster))),
+                vehicle.name,
+                *(f"{side:.2f}" for side in size),
+                str(len(vehicle.mesh.faces)),
+            )
+        if out is not None:
+            write_library(out, collection)
+    console.print(table)
+    if out is not None:
+        console.print(f"Meshes and vehicles.yaml in {out}", highlight=False)
+
+
+@app.command()
+def render(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data set to write.")],
+    split: Annotated[Split, typer.Option(help="Which models.")] = Split.train,
+    count: Annotated[int, typer.Option(min=1, help="Of images.")] = 100,
+    size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels of a side.")] = 256,
+    view: Annotated[
+        View, typer.Option(help="The paper's camera, or all kinds on robots and cars.")
+    ] = View.paper,
+    seed: Annotated[int, typer.Option(min=0, help="Of cameras, paint and backgrounds.")] = 0,
+    shapenet: ShapeNetOption = None,
+    clusters: ClustersOption = None,
+    per_cluster: PerClusterOption = 200,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")] = False,
+) -> None:
+    """Render pictures, masks and poses of vehicles in BOP's layout."""
+    from pose_refiner_ros.cli import console, errors, user_errors
+
+    with user_errors():
+        from rich.progress import Progress
+
+        from pose_refiner_ros.datasets.vehicles.render_bop import (
+            RenderOptions,
+            check_folder,
+            render_bop,
+        )
+        from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera
+
+        options = RenderOptions(split.value, count, size, seed, overwrite)
+        check_folder(folder, options)
+        collection = _collection(shapenet, clusters, per_cluster, 0)
+        kind = PaperCamera if view is View.paper else RobotCamera
+        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("Rendering", total=count)
+            vehicles = render_bop(
+                folder, collection, options, kind(size=size),
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )  # fmt: skip
+    console.print(
+        f"{count} images of {vehicles} vehicles in {folder}; for `pose-refiner bop` give "
+        f"--split {split.value}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _collection(shapenet: Path | None, clusters: Path | None, per_cluster: int, seed: int):
+    from rich.progress import Progress
+
+    from pose_refiner_ros.cli import errors, tell
+    from pose_refiner_ros.datasets.vehicles.collection import (
+        CollectionError,
+        procedural_collection,
+    )
+    from pose_refiner_ros.warp_start import start_warp_quietly
+
+    start_warp_quietly()
+    if shapenet is None:
+        if clusters is not None:
+            raise CollectionError("--clusters belongs to --shapenet, which is not given")
+        return procedural_collection(per_cluster, seed)
+    from pose_refiner_ros.datasets.vehicles.shapenet import load_shapenet
+
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task("Reading models", total=None)
+        collection = load_shapenet(
+            shapenet, clusters, seed,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )  # fmt: skip
+    faulty = [
+        f"{model}: {why}"
+        for model, why in collection.skipped.items()
+        if "none of the clusters" not in why
+    ]
+    for line in faulty[:10]:
+        tell(f"warning: left out {line}", "yellow")
+    others = len(collection.skipped) - len(faulty)
+    if others or len(faulty) > 10:
+        tell(
+            f"warning: of {len(collection.skipped)} models left out, {len(faulty)} are faulty and "
+            f"{others} belong to no cluster",
+            "yellow",
+        )
+    return collection
