@@ -216,8 +216,8 @@ def draw_scene(
     if labels:
         _write_scale(picture, view, step, scale)
         taken: list[Box] = []
-        for one, corners, mark in zip(scene.objects, boxes, marks, strict=True):
-            hull = _hull(view, np.concatenate([corners, mark]))
+        for i in np.argsort([np.linalg.norm(one.position - view.eye) for one in scene.objects]):
+            one, hull = scene.objects[i], _hull(view, np.concatenate([boxes[i], marks[i]]))
             if hull is not None:
                 dot = QUALITY_COLORS.get(one.quality, PLAIN_DOT)
                 draw_tag(picture, f"{one.name}#{one.id}", dot, hull, taken, 0.4 * scale)
@@ -412,7 +412,7 @@ def _draw_camera(
 ) -> None:
     """The real camera as a pyramid, with a plumb line to the ground."""
     eye = scene.scene_from_camera[:3, 3]
-    depth = 0.05 * extent
+    depth = min(0.05 * extent, 0.12 * float(np.linalg.norm(view.eye - eye)))
     left, top, right, bottom = np.clip(_field(scene.camera), -1.2, 1.2)
     if right <= left:
         left, top, right, bottom = -1.0, -0.75, 1.0, 0.75

@@ -305,6 +305,7 @@ class PoseRefinerNode(LifecycleNode):
             answer.reasons,
         )
         outputs.publish_overlay(answer)
+        outputs.publish_scene_view(answer, values, self._reports.warn)
 
     def _report(self, text):
         self._statistics.leave_out(self._reports.warn(text))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All that the node publishes of a frame: poses, TF, markers, overlay."""
+"""All that the node publishes of a frame: poses, TF, markers, overlay, scene."""
 
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
@@ -7,6 +7,7 @@ from vision_msgs.msg import Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from pose_refiner_ros.ros import images, qos
+from pose_refiner_ros.ros.bad_input import TransformError
 from pose_refiner_ros.ros.conversions import detection_from_pose, frame_name, poses_in_frame
 from pose_refiner_ros.ros.markers import ObjectMarkers
 from pose_refiner_ros.ros.transforms import ObjectFrames
@@ -23,6 +24,7 @@ class Outputs:
         self._poses = qos.create_publisher(node, Detection3DArray, "object_poses", 10)
         self._markers = qos.create_publisher(node, MarkerArray, "~/markers", 10)
         self._overlay = qos.create_publisher(node, Image, "~/overlay", 2)
+        self._scene_view = qos.create_publisher(node, Image, "~/scene_view", 2)
         self._frames = ObjectFrames(node)
         self._object_markers = ObjectMarkers(library)
 
@@ -82,13 +84,60 @@ class Outputs:
         picture = draw_overlay(frame.image, frame.camera, self._library, answer.poses)
         self._overlay.publish(images.encode_rgb(picture, answer.header))
 
+    def publish_scene_view(self, answer, parameters, report):
+        """Draw the objects in their common frame, if someone looks.
+
+        report(text) hears what cannot be drawn, and why.
+        """
+        if not self._scene_view.get_subscription_count():
+            return
+        from pose_refiner_ros.rendering.scene_view import draw_scene
+        from pose_refiner_ros.scene import Scene, SceneError, compose, look_at
+
+        def note(label, text):
+            report(f"~/scene_view: label {label}: {text}")
+
+        size = (parameters.scene_height, parameters.scene_width)
+        try:
+            scene_from_camera = self._scene_from_camera(answer.header, parameters)
+            view = parameters.scene_view
+            if view == "custom":
+                view = look_at(parameters.scene_eye, parameters.scene_target, size)
+        except TransformError as error:
+            report(
+                f"~/scene_view: {error}; publish that transform, or leave scene.frame empty to use "
+                "scene.camera_height and scene.camera_pitch"
+            )
+            return
+        except SceneError as error:
+            report(f"~/scene_view: {error} (scene.eye, scene.target)")
+            return
+        objects = compose(answer.poses, scene_from_camera, answer.ids, note)
+        scene = Scene(objects, scene_from_camera, answer.frame.camera)
+        picture = draw_scene(scene, self._library, view, size)
+        self._scene_view.publish(images.encode_rgb(picture, answer.header))
+
+    def _scene_from_camera(self, header, parameters):
+        """(4, 4), from TF or from how the camera is mounted."""
+        from pose_refiner_ros.scene import GroundPlane, scene_from_camera
+
+        if parameters.scene_frame:
+            return self._transforms.matrix(parameters.scene_frame, header.frame_id, header.stamp)
+        return scene_from_camera(
+            GroundPlane.from_height_and_pitch(
+                parameters.scene_camera_height,
+                parameters.scene_camera_pitch,
+                parameters.scene_camera_roll,
+            )
+        )
+
     def clear_markers(self):
         message = self._object_markers.clear()
         if self._markers.is_activated:
             self._markers.publish(message)
 
     def destroy(self):
-        for publisher in (self._poses, self._markers, self._overlay):
+        for publisher in (self._poses, self._markers, self._overlay, self._scene_view):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _in_target_frame(self, answer, target_frame):

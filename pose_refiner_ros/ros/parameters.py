@@ -7,7 +7,9 @@ The table drives the declaration in rclpy, the checks, `docs/parameters.md` and
     python -m pose_refiner_ros.ros.parameters --write
 """
 
+import contextlib
 import difflib
+import math
 import re
 import sys
 import textwrap
@@ -43,11 +45,17 @@ class Declaration:
     maximum: float | None = None
     pattern: str | None = None  # a whole string, or each item of a list, must match
     choices: tuple[str, ...] = ()
+    length: int | None = None  # of a list of numbers
+
+    @property
+    def attribute(self):
+        """Its name among the values that `read` gives."""
+        return self.name.replace(".", "_")
 
     @property
     def type_name(self):
         if isinstance(self.default, list):
-            return "string[]"
+            return "double[]" if self.length else "string[]"
         return {bool: "bool", int: "int", float: "double", str: "string"}[type(self.default)]
 
     @property
@@ -57,12 +65,18 @@ class Declaration:
             return "one of: " + ", ".join(self.choices)
         if self.minimum is not None:
             return f"{self.minimum} to {self.maximum}"
+        if self.length is not None:
+            return f"{self.length} numbers"
         return f"must match {self.pattern}" if self.pattern else ""
 
     def problem(self, value):
         """Why `value` cannot be taken, or None. Types are checked by rclpy."""
         if self.minimum is not None and not self.minimum <= value <= self.maximum:
             return f"{self.name} is {value}: it must lie within {self.minimum} to {self.maximum}"
+        if self.length is not None:
+            if len(value) != self.length or not all(map(math.isfinite, value)):
+                return f"{self.name} is {list(value)}: it must be {self.allowed}"
+            return None
         for item in value if isinstance(value, (list, tuple)) else [value]:
             if self.choices and item and item not in self.choices:
                 return f"{self.name} is '{item}': it must be {self.allowed}"
@@ -260,6 +274,65 @@ GROUPS = {
             maximum=1.0,
         ),
     ],
+    "Scene": [
+        Declaration(
+            "scene.camera_height",
+            1.5,
+            "Height of the camera above the ground in metres, for `~/scene_view`: all objects in "
+            "one frame, whose origin is on the ground under the camera.",
+            minimum=0.01,
+            maximum=1000.0,
+        ),
+        Declaration(
+            "scene.camera_pitch",
+            0.0,
+            "By how much the camera looks down, in radians (0.1 is 5.7 degrees).",
+            minimum=-1.5708,
+            maximum=1.5708,
+        ),
+        Declaration(
+            "scene.camera_roll",
+            0.0,
+            "By how much the camera leans to its right, in radians.",
+            minimum=-3.1416,
+            maximum=3.1416,
+        ),
+        Declaration(
+            "scene.frame",
+            "",
+            "A TF frame with z up and the ground at z = 0, such as base_footprint or map: the "
+            "scene lies in it, by tf2 at the stamp of the image (needs tf2_ros). Empty: the scene "
+            "follows from scene.camera_height, scene.camera_pitch and scene.camera_roll.",
+            pattern=TF_NAME,
+        ),
+        Declaration(
+            "scene.view",
+            "birds_eye",
+            "Where `~/scene_view` is seen from. birds_eye: from above, x up in the picture. chase: "
+            "from behind and above the camera. camera: through the camera. custom: from scene.eye "
+            "towards scene.target.",
+            choices=("birds_eye", "chase", "camera", "custom"),
+        ),
+        Declaration(
+            "scene.eye",
+            [-8.0, 0.0, 5.0],
+            "View custom: x, y, z of where to look from, metres in the scene: ahead of the camera, "
+            "to its left, above the ground; with scene.frame in that frame.",
+            length=3,
+        ),
+        Declaration(
+            "scene.target",
+            [10.0, 0.0, 0.0],
+            "View custom: x, y, z of what to look at.",
+            length=3,
+        ),
+        Declaration(
+            "scene.width", 640, "Width of `~/scene_view` in pixels.", minimum=64, maximum=4096
+        ),
+        Declaration(
+            "scene.height", 480, "Height of `~/scene_view` in pixels.", minimum=64, maximum=4096
+        ),
+    ],
     "Monitoring": [
         Declaration(
             "diagnostics_period",
@@ -288,7 +361,7 @@ class ParameterError(ValueError):
 
 
 def defaults():
-    return SimpleNamespace(**{d.name: d.default for d in DECLARATIONS})
+    return SimpleNamespace(**{d.attribute: d.default for d in DECLARATIONS})
 
 
 def declare(node):
@@ -319,10 +392,9 @@ def _declare_one(node, declaration):
     from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 
     descriptor = _descriptor(declaration)
-    # rclpy takes no 5 for 5.0. Everybody writes it, so it is converted here.
     override = getattr(node, "_parameter_overrides", {}).get(declaration.name)
-    if isinstance(declaration.default, float) and type(getattr(override, "value", None)) is int:
-        value = float(override.value)
+    value = _with_decimals(declaration, getattr(override, "value", None))
+    if value is not None:
         if declaration.problem(value):
             raise ParameterError(declaration.problem(value))
         node.declare_parameter(declaration.name, value, descriptor, ignore_override=True)
@@ -335,6 +407,18 @@ def _declare_one(node, declaration):
         ) from None
     except InvalidParameterValueException as error:
         raise ParameterError(f"{declaration.name} must be {declaration.allowed}: {error}") from None
+
+
+def _with_decimals(declaration, value):
+    """rclpy takes no 5 for 5.0. Everybody writes it: the converted value, or None where it is no
+    whole number or none is wanted."""
+    if isinstance(declaration.default, float) and type(value) is int:
+        return float(value)
+    if declaration.length is not None and not isinstance(value, str):
+        with contextlib.suppress(TypeError):  # not a sequence: rclpy says what is wrong
+            if all(type(item) is int for item in value):
+                return [float(item) for item in value]
+    return None
 
 
 def _descriptor(declaration):
@@ -376,18 +460,19 @@ def _check(parameters):
 
 
 def read(node):
-    """All values as they are now, as attributes of one object. Empty list items are left out."""
+    """All values as they are now, as attributes of one object, with _ for a dot. Empty items of
+    lists are left out."""
     values = {}
     for declaration in DECLARATIONS:
         value = node.get_parameter(declaration.name).value
         is_list = isinstance(declaration.default, list)
-        values[declaration.name] = [item for item in value if item] if is_list else value
+        values[declaration.attribute] = [v for v in value if v != ""] if is_list else value
     return SimpleNamespace(**values)
 
 
 def _yaml_value(value):
     if isinstance(value, list):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+        return "[" + ", ".join(map(_yaml_value, value)) + "]"
     if isinstance(value, str):
         return f'"{value}"'
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -436,9 +521,9 @@ _MARKDOWN_TAIL = """
 ## Quality of service
 
 Inputs are subscribed with the sensor-data profile (best effort, volatile, keep last 10), which
-matches every publisher of live data. `object_poses`, `~/markers` and `~/overlay` are published
-reliable, which matches every subscriber. Each policy can be overridden at start, by the full name
-of the topic after remapping:
+matches every publisher of live data. `object_poses`, `~/markers`, `~/overlay` and `~/scene_view`
+are published reliable, which matches every subscriber. Each policy can be overridden at start, by
+the full name of the topic after remapping:
 
 | parameter | values |
 |---|---|

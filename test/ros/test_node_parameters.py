@@ -46,7 +46,8 @@ def test_generated_file_is_up_to_date(path):
 
 def test_config_file_holds_the_defaults():
     values = yaml.safe_load((ROOT / "config/refine.yaml").read_text())["/**"]["ros__parameters"]
-    assert values == vars(parameters.defaults())
+    assert values == {d.name: d.default for d in parameters.DECLARATIONS}
+    assert vars(parameters.defaults()) == {d.attribute: d.default for d in parameters.DECLARATIONS}
 
 
 @pytest.mark.parametrize("declaration", parameters.DECLARATIONS, ids=lambda d: d.name)
@@ -87,6 +88,13 @@ def test_described_typed_and_ranged(make_node):
         ("device", "gpu"),
         ("tf_prefix", "left camera"),
         ("target_frame", "/map"),
+        ("scene.camera_height", -1.5),
+        ("scene.camera_pitch", 5.0),  # degrees
+        ("scene.frame", "/map"),
+        ("scene.view", "side"),
+        ("scene.eye", [1.0, 2.0]),
+        ("scene.target", [1.0, 2.0, float("nan")]),
+        ("scene.width", 10),
     ],
 )
 def test_bad_value_is_refused_at_start_and_later(make_node, name, value):
@@ -109,6 +117,9 @@ def test_integer_for_a_number_with_decimals(make_node):
     assert parameters.read(make_node(watchdog_seconds=3)).watchdog_seconds == 3.0
     with pytest.raises(parameters.ParameterError, match="min_score"):
         make_node(min_score=2)
+    node = make_node(**{"scene.eye": [-5, 0, 3], "scene.camera_height": 2})
+    assert parameters.read(node).scene_eye == [-5.0, 0.0, 3.0]
+    assert parameters.read(node).scene_camera_height == 2.0
 
 
 def test_slips_of_the_pen_are_noticed(make_node):
