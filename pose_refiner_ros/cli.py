@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pose_refiner_ros.cli_encoder import app as encoder
 from pose_refiner_ros.cli_scene import scene
 from pose_refiner_ros.cli_vehicles import app as vehicles
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(scene)
 app.add_typer(vehicles, name="vehicles")
+app.add_typer(encoder, name="encoder")
 console = Console()
 errors = Console(stderr=True)
 
