@@ -44,12 +44,15 @@ class TrainingOptions:
                 raise EncoderError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
+DEFAULT = TrainingOptions()
+
+
 def train_encoder(
     settings: EncoderSettings,
     training: torch.utils.data.IterableDataset,
     validation: Iterable[tuple[Tensor, ...]],
     folder: Path,
-    options: TrainingOptions = TrainingOptions(),
+    options: TrainingOptions = DEFAULT,
     devices: int | str = "auto",
     accelerator: str = "auto",
     resume: bool = False,
@@ -111,10 +114,10 @@ def train_encoder(
         parts = network.loss(network(windows, pinhole), index, pose, pinhole)
         loss = sum(parts.values())
         if step % options.log_every == 0:
-            figures.update({name: float(value) for name, value in parts.items()})
-            if not math.isfinite(float(loss)):
+            figures.update({name: value.item() for name, value in parts.items()})
+            if not math.isfinite(loss.item()):
                 raise EncoderError(
-                    f"the loss is {float(loss)} at step {step}: lower the learning rate "
+                    f"the loss is {loss.item()} at step {step}: lower the learning rate "
                     f"({options.learning_rate}) and resume from {checkpoint}"
                 )
             fabric.log_dict({f"loss/{name}": figures[name] for name in parts}, step)
@@ -201,8 +204,9 @@ def _save(fabric, checkpoint: Path, state: dict) -> None:
         os.replace(new, checkpoint)
 
 
-def _resume(fabric, checkpoint, settings, options, network, optimizer, schedule):
+def _resume(fabric, checkpoint, options, network, optimizer, schedule):
     """(steps done, seconds spent); the state goes into network, optimizer and schedule."""
+    settings = network.module.settings
     stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if stored["settings"] != dataclasses.asdict(settings):
         raise EncoderError(

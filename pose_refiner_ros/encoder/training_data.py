@@ -16,12 +16,16 @@ import torch
 from torch.utils.data import IterableDataset
 
 from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.warp_start import start_warp_quietly
 
 from .network import EncoderSettings
 from .window import mask_window, window_at
 
 # Poses of vehicles as a camera sees them: (count, rng) -> camera_from_object (N, 4, 4).
 PoseSampler = Callable[[int, np.random.Generator], np.ndarray]
+# A photo of a vehicle: (its index, camera_from_object (4, 4), pinhole (4,), size, rng) ->
+# (size, size, 3) uint8 RGB.
+Painter = Callable[[int, np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
 
 CHUNK = 512  # samples that are drawn together
 PATCH_SIZES = (40, 56, 80, 112, 160)  # pixels across the part of a photo that shows the vehicle
@@ -38,14 +42,16 @@ class Disturbance:
     rough: float = 0.35  # with a wavy border
 
 
+ROUGH = Disturbance()
 CLEAN = Disturbance(0.0, 0.0, 0.0)
 
 
 class VehicleWindows(IterableDataset):
     """Batches of (windows, pinhole, camera_from_object, class_index), without end.
 
-    meshes with class_index (M,) of each; poses: samplers and the share of each; focal: of the photo
-    in units of its side, if window is `image`; batch: samples in a batch. Classes are drawn
+    meshes with class_index (M,) of each; poses: samplers and the share of each; batch: samples in
+    a batch; photo: side and pinhole (4,) of whole photos, for the window `image`; paint: makes
+    photos, for the input `rgb_mask` (hundreds a second instead of thousands). Classes are drawn
     equally often.
     """
 
@@ -57,8 +63,9 @@ class VehicleWindows(IterableDataset):
         poses: Sequence[tuple[PoseSampler, float]],
         batch: int,
         seed: int = 0,
-        disturbance: Disturbance = Disturbance(),
+        disturbance: Disturbance = ROUGH,
         photo: tuple[int, np.ndarray] | None = None,
+        paint: Painter | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -69,12 +76,16 @@ class VehicleWindows(IterableDataset):
         self.seed = seed
         self.disturbance = disturbance
         self.photo = photo
+        self.paint = paint
+        if (settings.input == "rgb_mask") != (paint is not None):
+            raise ValueError("colour pictures are painted for the input rgb_mask, and only for it")
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         worker = torch.utils.data.get_worker_info()
         number = 0 if worker is None else worker.id
         if worker is not None:
             cv2.setNumThreads(1)
+            start_warp_quietly()
         rng = np.random.default_rng([self.seed, number])
         draw = SilhouetteArtist(self.meshes)
         held: list[tuple] = []
@@ -82,7 +93,9 @@ class VehicleWindows(IterableDataset):
             held += self.chunk(rng, draw)
             while len(held) >= self.batch:
                 part, held = held[: self.batch], held[self.batch :]
-                windows, pinhole, pose, index = (np.stack(column) for column in zip(*part))
+                windows, pinhole, pose, index = (
+                    np.stack(column) for column in zip(*part, strict=True)
+                )
                 yield (
                     torch.from_numpy(windows),
                     torch.from_numpy(pinhole.astype(np.float32)),
@@ -116,9 +129,13 @@ class VehicleWindows(IterableDataset):
         for i, mask in enumerate(masks):
             if np.count_nonzero(mask) < MIN_PIXELS:
                 continue
-            window, camera = window_at(mask, None, pinhole, self.settings.size, 0, 0, size)
+            image = self._photo(mesh[i], poses[i], pinhole, size, rng)
+            window, camera = window_at(mask, None, pinhole, self.settings.size, 0, 0, size, image)
             samples.append((window, camera, poses[i], self.class_index[mesh[i]]))
         return samples
+
+    def _photo(self, mesh, pose, pinhole, size, rng) -> np.ndarray | None:
+        return None if self.paint is None else self.paint(mesh, pose, pinhole, size, rng)
 
     def _crops(self, rng, draw, mesh, poses) -> list[tuple]:
         size = int(rng.choice(PATCH_SIZES))
@@ -148,8 +165,11 @@ class VehicleWindows(IterableDataset):
                 mask = roughened(mask, unknown, rng)
             if np.count_nonzero(mask) < max(MIN_PIXELS, MIN_SHOWN * whole[i]):
                 continue
+            image = self._photo(mesh[i], poses[i], pinhole[i], size, rng)
             margin = rng.uniform(0.05, 0.15)
-            window, camera = mask_window(mask, unknown, pinhole[i], self.settings.size, margin)
+            window, camera = mask_window(
+                mask, unknown, pinhole[i], self.settings.size, margin, image
+            )
             samples.append((window, camera, poses[i], self.class_index[mesh[i]]))
         return samples
 

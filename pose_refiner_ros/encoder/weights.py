@@ -41,7 +41,7 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+            tensors = {name: file.get_tensor(name).float() for name in list(file.keys())}
     except SafetensorError as error:
         raise EncoderError(f"{path} is not a whole safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pose-refiner encoder`: train the network that guesses class and pose from a mask."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The network that guesses class and pose from a mask.", no_args_is_help=True)
+
+
+class PoseHead(str, Enum):
+    continuous = "continuous"
+    euler_cosine = "euler_cosine"
+
+
+class Input(str, Enum):
+    mask = "mask"
+    rgb_mask = "rgb_mask"
+
+
+class Window(str, Enum):
+    crop = "crop"
+    image = "image"
+
+
+class Accelerator(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Weights to write, safetensors; a card beside them.")],
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="For checkpoint and TensorBoard; OUT with the ending .training if not."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of Adam.")] = 30_000,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0, help="At its peak.")] = 1e-3,
+    pose_head: Annotated[
+        PoseHead, typer.Option(help="euler_cosine is the paper's, for comparison.")
+    ] = PoseHead.continuous,
+    input_: Annotated[Input, typer.Option("--input", help="What the network sees.")] = Input.mask,
+    window: Annotated[
+        Window, typer.Option(help="Around the mask, or the whole photo as in the paper.")
+    ] = Window.crop,
+    size: Annotated[int, typer.Option(help="Side of the input, a multiple of 32.")] = 64,
+    shapenet: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Your copy of ShapeNetCore v2; else procedural."),
+    ] = None,
+    clusters: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
+    ] = None,
+    per_cluster: Annotated[int, typer.Option(min=5, help="Procedural vehicles a cluster.")] = 400,
+    accelerator: Annotated[Accelerator, typer.Option(help="Where to train.")] = Accelerator.auto,
+    devices: Annotated[int, typer.Option(min=1, help="How many GPUs or CPU processes.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="auto, 32-true, bf16-mixed, 16-mixed ...: Fabric's names.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw, each device.")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+) -> None:
+    """Train the encoder on vehicles that are drawn as they are needed."""
+    from pose_refiner_ros.cli import console, errors, user_errors
+
+    with user_errors():
+        from pose_refiner_ros.cli_vehicles import _collection
+        from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS
+        from pose_refiner_ros.encoder.network import EncoderSettings
+
+        settings = EncoderSettings(CLUSTERS, pose_head.value, input_.value, window.value, size)
+        collection = _collection(shapenet, clusters, per_cluster, 0)
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        from pose_refiner_ros.encoder.model_card import write_card
+        from pose_refiner_ros.encoder.training import TrainingOptions
+        from pose_refiner_ros.encoder.weights import save_encoder
+        from pose_refiner_ros.vehicle_training import train_on
+
+        options = TrainingOptions(
+            steps, batch, learning_rate, precision=precision, workers=workers, seed=seed
+        )
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+            task = bar.add_task("Training", total=steps)
+
+            def show(done: int, total: int, figures: dict[str, float]) -> None:
+                angle = figures.get("val_mve_deg")
+                text = "Training" if angle is None else f"Training, median {angle:.1f} deg off"
+                bar.update(task, completed=done, description=text)
+                if not errors.is_terminal and done % options.checkpoint_every == 0:
+                    rounded = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+                    errors.print(f"step {done}/{total}  {rounded}", soft_wrap=True)
+
+            encoder, record = train_on(
+                collection, settings, folder or out.with_suffix(".training"), options,
+                devices, accelerator.value, resume, show,
+            )  # fmt: skip
+        save_encoder(encoder, out, record)
+        card = write_card(out, settings, record)
+    console.print(f"Weights in {out}, how they were made in {card}", highlight=False)
+
+
+@app.command()
+def info(
+    weights: Annotated[Path, typer.Argument(metavar="FILE", help="Encoder weights.")],
+) -> None:
+    """Say what an encoder is and how it was trained."""
+    from pose_refiner_ros.cli import console, user_errors
+
+    with user_errors():
+        from rich.markdown import Markdown
+
+        from pose_refiner_ros.encoder.model_card import card_text
+        from pose_refiner_ros.encoder.weights import load_encoder
+
+        encoder, record = load_encoder(weights)
+    console.print(Markdown(card_text(weights.name, encoder.settings, record)))
