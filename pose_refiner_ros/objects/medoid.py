@@ -26,13 +26,26 @@ FRONT = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]])
 SIDE = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, -1.0, 0.0]])
 
 
+class MedoidError(ValueError):
+    """A medoid that cannot be chosen, with the reason and what to do."""
+
+
 def hog_descriptor(mesh: Mesh) -> np.ndarray:
     """(D,) float32: HOG of the front and of the side of a mesh (x forward, z up).
 
     The mesh is scaled so that the longest side of its box is 1, and both views have that scale:
     proportions count, size does not. The box's centre is the middle of the picture.
+
+    Raises:
+        MedoidError: scikit-image is not there.
     """
-    from skimage.feature import hog
+    try:
+        from skimage.feature import hog
+    except ImportError as error:
+        raise MedoidError(
+            f"choosing medoids needs scikit-image, which cannot be imported ({error}); "
+            "it is among requirements/training.txt"
+        ) from error
 
     return np.concatenate(
         [
@@ -62,7 +75,7 @@ def medoid(descriptors: np.ndarray) -> int:
     """Index of the row of (N, D) with the least mean L2 distance to the others."""
     descriptors = np.asarray(descriptors, np.float64)
     if descriptors.ndim != 2 or len(descriptors) == 0:
-        raise ValueError(f"descriptors must have shape (N, D), not {descriptors.shape}")
+        raise MedoidError(f"descriptors must have shape (N, D), not {descriptors.shape}")
     mean_distance = [
         np.linalg.norm(descriptors - descriptor, axis=1).mean() for descriptor in descriptors
     ]

@@ -8,7 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 from shapes import box
+from typer.testing import CliRunner
 
+from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.bop import BopDataset
 from pose_refiner_ros.datasets.vehicles import render_bop as module
 from pose_refiner_ros.datasets.vehicles.collection import procedural_collection
@@ -53,7 +55,7 @@ def test_views_are_rigid_seeded_and_quick(camera):
     np.testing.assert_allclose(np.linalg.det(R), 1)
     assert views.camera_from_object.dtype == np.float64 and views.pinhole.shape == (10_000, 4)
     assert (R[:, 1, 2] < 0).all()  # the vehicle's up is up in the picture
-    assert (views.camera_from_object[:, 2, 3] > 3).all()  # in front of the camera
+    assert (views.camera_from_object[:, 2, 3] > 4).all()  # in front of the camera
     np.testing.assert_array_equal(sample_cameras(10_000, rng(), camera), views.camera_from_object)
 
 
@@ -91,7 +93,7 @@ def test_the_robots_camera_keeps_to_its_ranges():
     views = sample_views(5000, rng(), camera)
     place = positions(views.camera_from_object)
     distance = np.linalg.norm(place[:, :2], axis=1)
-    assert 4 <= distance.min() < 4.1 and 39 < distance.max() <= 40
+    assert 5 <= distance.min() < 5.1 and 39 < distance.max() <= 40
     assert place[:, 2].min() >= 0.5 and place[:, 2].max() <= 3.0
     middle = views.camera_from_object @ [0, 0, camera.middle_height, 1]
     pixel = middle[:, :2] / middle[:, 2:3] * views.pinhole[:, :2] + views.pinhole[:, 2:]
@@ -214,6 +216,27 @@ def test_folders_are_only_replaced_when_asked(tmp_path, monkeypatch):
         render_bop(tmp_path / "new", vehicles(), RenderOptions(count=0))
     with pytest.raises(RenderError, match="size is 8 pixels"):
         render_bop(tmp_path / "new", vehicles(), RenderOptions(size=8))
+
+
+def test_commands_write_data_set_and_library(tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(app, ["vehicles", *map(str, arguments), "--per-cluster", "6"])
+
+    result = run("render", tmp_path / "set", "--count", 3, "--size", 64, "--view", "robot")
+    assert result.exit_code == 0, result.output
+    assert "3 images of 3 vehicles" in result.stdout
+    assert len(list(BopDataset(tmp_path / "set", "train"))) == 3
+    result = run("render", tmp_path / "set", "--count", 3)
+    assert result.exit_code == 2 and "give --overwrite" in result.stderr
+    result = run("medoids", "--out", tmp_path / "library")
+    assert result.exit_code == 0, result.output
+    for cluster, vehicle in vehicles().medoids.items():
+        assert cluster in result.stdout and vehicle.name in result.stdout
+    assert not ObjectLibrary.load(tmp_path / "library" / "vehicles.yaml").problems
+    result = run("medoids", "--shapenet", tmp_path)
+    assert result.exit_code == 2 and "has no 02958343/" in result.stderr
+    result = run("medoids", "--clusters", tmp_path / "clusters.csv")
+    assert result.exit_code == 2 and "belongs to --shapenet" in result.stderr
 
 
 def test_a_split_without_vehicles_is_said(tmp_path):

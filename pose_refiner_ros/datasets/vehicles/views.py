@@ -113,7 +113,7 @@ class RobotCamera:
     Attributes:
         height: of the camera above the ground, metres.
         distance: horizontal, to the vehicle's origin, metres; near ones are as likely as far ones
-            (uniform in its logarithm).
+            (uniform in its logarithm). A lorry's corners are 4 m from its origin.
         fov: field of view, radians.
         off_axis: how far the vehicle's middle may lie from that of the picture, as a share of half
             the field of view.
@@ -122,7 +122,7 @@ class RobotCamera:
     """
 
     height: tuple[float, float] = (0.5, 3.0)
-    distance: tuple[float, float] = (4.0, 40.0)
+    distance: tuple[float, float] = (5.0, 40.0)
     fov: tuple[float, float] = (math.radians(35), math.radians(85))
     off_axis: float = 0.5
     roll: float = math.radians(3)
