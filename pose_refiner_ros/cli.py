@@ -26,7 +26,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(scene)
 app.add_typer(vehicles, name="vehicles")
 app.add_typer(encoder, name="encoder")
 console = Console()
@@ -111,6 +110,9 @@ def refine(
     console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
     if not poses:
         raise typer.Exit(1)
+
+
+app.command()(scene)
 
 
 @app.command()
