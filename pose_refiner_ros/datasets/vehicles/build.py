@@ -208,26 +208,26 @@ def _body_top(s: VehicleShape, x: np.ndarray) -> np.ndarray:
 def _body(s: VehicleShape) -> _Piece:
     """Everything below the side windows, with hood and boot, bed or tail."""
     p = _places(s)
-    tail_bow = s.tail_bow
+    tail = NOSE if s.tail_bow > 0.1 else NOSE[[0, 2, 3, 4]]
     arch = s.wheel_radius + 0.055 + 0.02 * (s.clearance > 0.19)
-    nose_x, tail_x = p.front - s.nose_bow * _bow(NOSE), p.body_rear + tail_bow * _bow(NOSE)
-    angle = np.linspace(0, np.pi, 9)
+    nose_x, tail_x = p.front - s.nose_bow * _bow(NOSE), p.body_rear + s.tail_bow * _bow(tail)
+    angle = np.linspace(0, np.pi, 8)
     xs = [nose_x, tail_x, [nose_x[0] - 0.16, tail_x[0] + 0.1, p.cowl, p.cowl - 0.35, p.deck]]
     xs.append(np.linspace(p.cowl, nose_x[0], 4))
-    xs.append(np.linspace(p.deck + 0.45, p.cowl - 0.35, 3))
+    xs.append([p.deck + 0.45])
     body_axles = [axle for axle in p.axles if axle - arch > p.body_rear]
     for axle in body_axles:
         xs += [axle + arch * np.cos(angle), [axle - arch - 0.005, axle + arch + 0.005]]
     if s.bed_floor is not None:
-        bed = (p.body_rear + 0.08, p.deck - 0.05)
-        xs.append([bed[0], bed[0] - 0.01, bed[1], bed[1] + 0.01])
+        bed = (p.body_rear + 0.08, p.deck - 0.02)
+        xs.append([bed[0], bed[0] - 0.01, bed[1]])
     x = np.unique(np.round(np.concatenate(xs), 4))
     x = x[np.concatenate([[True], np.diff(x) > 0.004])]
 
     # plan and side view
     middle = 0.5 * (nose_x[0] + tail_x[0])
     barrel = 1 - 0.02 * np.clip(np.abs((x - middle) / (0.5 * s.length)), 0, 1) ** 3
-    plan = np.interp(x, np.concatenate([tail_x[::-1], nose_x]), np.concatenate([NOSE[::-1], NOSE]))
+    plan = np.interp(x, np.concatenate([tail_x[::-1], nose_x]), np.concatenate([tail[::-1], NOSE]))
     half_width = 0.5 * s.width * barrel * plan
     half_width *= 0.5 * s.width / half_width.max()
     top = _body_top(s, x)
@@ -279,7 +279,7 @@ def _body(s: VehicleShape) -> _Piece:
     parts = np.full((len(x) - 1, 10), Part.PAINT)
     mid_x, mid_plan = 0.5 * (x[1:] + x[:-1]), 0.5 * (plan[1:] + plan[:-1])
     at_nose = mid_x > p.front - s.nose_bow - 0.17
-    at_tail = mid_x < p.body_rear + tail_bow + 0.10
+    at_tail = mid_x < p.body_rear + s.tail_bow + 0.10
     parts[:, :3] = Part.TRIM
     if s.cladding:
         parts[:, 3] = Part.TRIM
@@ -464,7 +464,7 @@ def _extras(s: VehicleShape) -> list[_Piece]:
         arch, y, z = s.wheel_radius + 0.09, 0.5 * s.width, s.bed_floor
         low = (p.axles[1] - arch, y - _wheel_width(s) - 0.13, z - 0.05)
         high = (p.axles[1] + arch, y - 0.105, 2 * s.wheel_radius + 0.10)
-        pieces += _pair(_bar(low, high, Part.PAINT, 0.03))
+        pieces += _pair(_bar(low, high, Part.PAINT))
     return pieces
 
 
@@ -472,7 +472,7 @@ def _load(s: VehicleShape) -> list[_Piece]:
     """Frame, and on it a box, a tarpaulin or a platform with dropsides."""
     p = _places(s)
     half = 0.5 * s.load_width
-    start, floor = p.deck - 0.10, s.load_floor
+    start, floor = p.deck - 0.02 - s.load_gap, s.load_floor
     frame = _bar(
         (p.rear + 0.06, -0.45, floor - 0.32), (p.deck + 0.3, 0.45, floor - 0.02), Part.TRIM
     )
@@ -494,6 +494,10 @@ def _load(s: VehicleShape) -> list[_Piece]:
             (start - 0.005, half - 0.002, s.height),
         )
         pieces.append(_bar(low, high, Part.LOAD, chamfer))
+        if s.luton:
+            low = (start - 0.1, -half + 0.02, s.roof_height + 0.03)
+            high = (p.roof_front - 0.1, half - 0.02, s.height - 0.004)
+            pieces.append(_bar(low, high, Part.LOAD, chamfer))
     lamp = _bar(
         (p.rear + 0.005, half - 0.32, floor - 0.26),
         (p.rear + 0.08, half - 0.05, floor - 0.11),
