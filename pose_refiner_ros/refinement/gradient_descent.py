@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's online refinement: 30 steps down the gradient of the alignment error.
+
+Palazzi et al., "End-to-end 6-DoF Object Pose Estimation through Differentiable Rasterization"
+(2018), section 3.3: the object is drawn by the soft rasteriser, compared with its mask, and the
+error goes back (a) into the pose, `refine_pose`, or (b) through the pose into the weights of the
+network that estimated it, `refine_encoder`. The paper gives neither loss nor optimiser. What is
+used here refined best of what was tried on five vehicles at 128x128, 10 degrees and 5 % off:
+
+* The rasteriser adds up to 5 to 8 where triangles overlap and falls to 0 at each triangle's edges.
+  The plain squared error drives it to 1 everywhere, which moves the object away from its mask.
+  `1 - exp(-3 s)` is a covered pixel as a probability: nearly 1 for one triangle's middle and for
+  any number of them, never flat, so that every pixel still pulls (min(s, 1) is flat where most
+  pixels are; tanh(s) and factors of 1 or 10 end farther off).
+* The squared difference to the mask is added up at the full resolution and after averaging over
+  2x2, 4x4, … pixels, all alike in weight. Coarse pixels see an outline that is still some way
+  off, and average away the pattern of the triangles; a soft IoU does neither, and ends with
+  nearly twice the rotation error.
+* The gradient of each triangle is limited to 0.1 times its length (`SoftRasterizer`). Without it a
+  few thin triangles decide where the pose goes; that limit matters more than the choice of loss.
+* Adam, in radians, radii and distances (see `refine_pose`), so that one rate fits turns and
+  shifts: gradients differ by orders of magnitude between objects, views and resolutions, and Adam
+  does not care. Short memory (0.7, 0.95) as there are only 30 steps, the rate ending as a cosine
+  because the loss is rough. Of all poses on the way, the one with the least loss is returned.
+
+Each object of a batch has its own loss and its own moments: nothing that happens to one, NaN
+included, reaches another.
+
+On the CPU one thread is used. Two are no faster at these sizes, and ten times slower if anybody
+else is using the cores.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pose_refiner_ros.geometry import se3
+from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
+
+STEPS = 30
+RATE = 0.03  # of poses: radians, radii, and shares of the distance, per step
+ENCODER_RATE = 1e-4  # of weights
+GRADIENT_LIMIT = 0.1
+_GAIN = 3.0
+_COARSEST = 4  # pixels that are left of the shorter side at the coarsest level
+_LAST_RATE = 0.1  # share of the rate that is left at the last step
+
+
+class GradientDescentError(ValueError):
+    """Poses, masks or settings that cannot be refined, with the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class GradientResult:
+    """Poses that were reached. Tensors on the rasteriser's device.
+
+    camera_from_object: (B, 4, 4) float64, of each object the pose with the least loss. An object
+    that could not be refined (its pose was not finite, its mask empty) keeps the pose it had.
+    losses: (steps + 1, B), of the given poses first; infinite where a pose was not finite.
+    poses: (steps + 1, B, 4, 4) float64, the pose before each step and after the last.
+    """
+
+    camera_from_object: Tensor
+    losses: Tensor
+    poses: Tensor
+
+
+def alignment_error(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """(B,) how far soft pictures (B, H, W) are from masks (B, H, W) in [0, 1]; 0 if equal.
+
+    The squared difference of 1 - exp(-3 picture) and mask, summed over the levels of a pyramid and
+    divided by the mask's area. weight: (B, H, W), 1 where the mask is known, 0 where it is not.
+    """
+    difference = 1.0 - torch.exp(-_GAIN * picture) - target
+    if weight is not None:
+        difference, target = difference * weight, target * weight
+    difference = difference[:, None]
+    error, pixel = 0.0, 1
+    while True:
+        error = error + pixel**2 * difference.square().sum(dim=(1, 2, 3))
+        if min(difference.shape[2:]) < 2 * _COARSEST:
+            break
+        odd = (0, difference.shape[3] % 2, 0, difference.shape[2] % 2)
+        difference = functional.avg_pool2d(functional.pad(difference, odd), 2)
+        pixel *= 2
+    return error / target.sum(dim=(1, 2)).clamp(min=1.0)
+
+
+def refine_pose(
+    rasterizer: SoftRasterizer,
+    target,
+    camera_from_object,
+    pinhole,
+    steps: int = STEPS,
+    rate: float = RATE,
+    weight=None,
+    mesh=0,
+) -> GradientResult:
+    """Refine poses (B, 4, 4) so that their pictures become masks.
+
+    target: (B, H, W) masks, bool or [0, 1], of the rasteriser's size: usually square windows
+    around the objects. pinhole: fx, fy, cx, cy of those windows, (4,) or (B, 4). weight: (B, H, W),
+    1 for known and 0 for unknown pixels; all are known without it. mesh: which of the rasteriser's
+    meshes each object is, an integer or (B,). Arrays or tensors.
+
+    The update is a twist (v, w) on the left about the object's origin, R' = exp(w) R, t' = t + v.
+    It is counted in units that each move the picture by about as much: w in radians, sideways v in
+    the object's radii, v in depth in the object's distance. rate: of these, per step.
+
+    Raises GradientDescentError, SoftRasterizerError.
+    """
+    device = rasterizer.corners.device
+    start = _poses(camera_from_object, device)
+    target, weight = _masks(rasterizer, target, weight, len(start))
+    _check_steps(steps, rate)
+    mesh = torch.as_tensor(mesh, device=device).expand(len(start))
+    radius = rasterizer.radius[mesh]
+    distance = start[:, 2, 3].abs().maximum(radius)
+    turn = torch.ones_like(radius)
+    unit = torch.stack([radius, radius, distance, turn, turn, turn], dim=1).nan_to_num(1.0)
+    with _gradients(device):
+        area = (target if weight is None else target * weight).sum(dim=(1, 2))
+        pinhole = torch.as_tensor(pinhole, dtype=torch.float64, device=device)
+        twist = torch.zeros_like(unit, requires_grad=True)
+        optimiser = torch.optim.Adam([twist], lr=rate, betas=(0.7, 0.95))
+        record = _Record(start)
+        for step in range(steps + 1):
+            pose = se3.perturb(start, unit * twist)
+            picture = rasterizer(pose.float(), pinhole, mesh, GRADIENT_LIMIT)
+            loss = alignment_error(picture, target, weight)
+            record.add(pose, loss)
+            if step == steps:
+                break
+            # times the area: the limit on gradients is in pixels
+            (gradient,) = torch.autograd.grad((loss * area).sum(), twist)
+            usable = gradient.isfinite().all(dim=1) & (area > 0)
+            twist.grad = torch.where(usable[:, None], gradient, 0.0)
+            optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
+            optimiser.step()
+    return record.result(area > 0)
+
+
+def refine_encoder(
+    pose_of: Callable[[nn.Module], Tensor],
+    network: nn.Module,
+    rasterizer: SoftRasterizer,
+    target,
+    pinhole,
+    steps: int = STEPS,
+    rate: float = ENCODER_RATE,
+    weight=None,
+    mesh=0,
+) -> GradientResult:
+    """Refine one object's pose by training a copy of the network on that object's mask alone.
+
+    pose_of: makes the pose (1, 4, 4) of a network, differentiable by its weights; it holds the
+    network's input. network: left as it is; a copy in evaluation mode (no dropout) is trained, so
+    that the next object starts from the same weights. rate: of Adam, per weight and step. The rest
+    is as in `refine_pose`, with one object.
+
+    Raises GradientDescentError, SoftRasterizerError.
+    """
+    device = rasterizer.corners.device
+    target, weight = _masks(rasterizer, target, weight, 1)
+    _check_steps(steps, rate)
+    with _gradients(device):
+        network = copy.deepcopy(network).eval().requires_grad_(True)
+        weights = list(network.parameters())
+        if not weights:
+            raise GradientDescentError("the network has no weights that could be refined")
+        area = (target if weight is None else target * weight).sum(dim=(1, 2))
+        pinhole = torch.as_tensor(pinhole, dtype=torch.float64, device=device)
+        optimiser = torch.optim.Adam(weights, lr=rate)
+        record = None
+        for step in range(steps + 1):
+            pose = pose_of(network)
+            if record is None:
+                record = _Record(_poses(pose.detach(), device, 1))
+                if not pose.requires_grad:
+                    raise GradientDescentError(
+                        "the pose does not depend on the network's weights; pose_of must use the "
+                        "network that it is given, without no_grad"
+                    )
+            picture = rasterizer(pose.float(), pinhole, mesh, GRADIENT_LIMIT)
+            loss = alignment_error(picture, target, weight)
+            record.add(pose, loss)
+            if step == steps:
+                break
+            optimiser.zero_grad()
+            (loss * area).sum().backward()
+            for parameter in weights:
+                if parameter.grad is not None and not parameter.grad.isfinite().all():
+                    parameter.grad = None
+            optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
+            optimiser.step()
+    return record.result(area > 0)
+
+
+class _Record:
+    """Poses on the way and their losses."""
+
+    def __init__(self, start: Tensor):
+        self._start = start
+        self._poses: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def add(self, pose: Tensor, loss: Tensor):
+        pose, loss = pose.detach().double(), loss.detach()
+        # a pose that is not finite draws nothing, which has a loss like any other
+        usable = pose.isfinite().all(dim=(1, 2)) & loss.isfinite()
+        self._poses.append(pose)
+        self._losses.append(torch.where(usable, loss, torch.inf))
+
+    def result(self, usable: Tensor) -> GradientResult:
+        poses, losses = torch.stack(self._poses), torch.stack(self._losses)
+        least, at = losses.min(dim=0)
+        best = poses[at, torch.arange(len(at), device=at.device)]
+        usable = usable & least.isfinite()
+        return GradientResult(torch.where(usable[:, None, None], best, self._start), losses, poses)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Share of the rate: a cosine from 1 to _LAST_RATE."""
+    return _LAST_RATE + (1.0 - _LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+@contextmanager
+def _gradients(device: torch.device) -> Iterator[None]:
+    """Gradients whatever the caller has switched off, and one thread on the CPU."""
+    threads = torch.get_num_threads()
+    try:
+        if device.type == "cpu":
+            torch.set_num_threads(1)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _poses(pose, device, count: int | None = None) -> Tensor:
+    pose = torch.as_tensor(pose, dtype=torch.float64, device=device)
+    if pose.ndim != 3 or pose.shape[1:] != (4, 4) or count not in (None, len(pose)):
+        raise GradientDescentError(
+            f"camera_from_object has shape {tuple(pose.shape)}; give ({count or 'B'}, 4, 4)"
+        )
+    return pose.clone()
+
+
+def _masks(rasterizer, target, weight, count: int) -> tuple[Tensor, Tensor | None]:
+    """Masks (B, H, W) float32 and weights, checked."""
+    expected = (count, *rasterizer.size)
+    result = []
+    for name, values in (("target", target), ("weight", weight)):
+        if values is None and name == "weight":
+            result.append(None)
+            continue
+        values = torch.as_tensor(values, dtype=torch.float32, device=rasterizer.corners.device)
+        if tuple(values.shape) != expected:
+            raise GradientDescentError(
+                f"{name} has shape {tuple(values.shape)}; for {count} poses and pictures of "
+                f"{rasterizer.size} give {expected}"
+            )
+        if values.numel() and not (values.min() >= 0 and values.max() <= 1):
+            low, high = float(values.min()), float(values.max())
+            raise GradientDescentError(
+                f"{name} holds values from {low:g} to {high:g}; give 0 to 1 (masks of 0 and 255 "
+                "divided by 255)"
+            )
+        result.append(values)
+    return tuple(result)
+
+
+def _check_steps(steps: int, rate: float):
+    if steps < 0 or not 0 < rate < math.inf:
+        raise GradientDescentError(
+            f"steps is {steps} and rate {rate}; give 0 or more steps and a rate above 0"
+        )
