@@ -17,6 +17,7 @@ from pose_refiner_ros.rendering.overlay import QUALITY_COLORS, Box, draw_tag
 from pose_refiner_ros.rendering.scene import NEAR, render_scene
 from pose_refiner_ros.scene import (
     VIEWS,
+    GroundPlane,
     Scene,
     SceneError,
     SceneObject,
@@ -24,6 +25,7 @@ from pose_refiner_ros.scene import (
     birds_eye,
     chase,
     grid_step,
+    scene_from_camera,
     through_camera,
 )
 
@@ -222,6 +224,14 @@ def draw_scene(
                 dot = QUALITY_COLORS.get(one.quality, PLAIN_DOT)
                 draw_tag(picture, f"{one.name}#{one.id}", dot, hull, taken, 0.4 * scale)
     return picture
+
+
+def warm_up(library: Mapping[str, ObjectModel], device: str = "cpu") -> None:
+    """Compile the kernels (seconds, once per machine)."""
+    camera = Camera(np.array([[32.0, 0, 31.5], [0, 32.0, 31.5], [0, 0, 1]]), (64, 64))
+    frame = scene_from_camera(GroundPlane.from_height_and_pitch(1.5, 0.0))
+    one = SceneObject(next(iter(library)), 1, np.eye(4))
+    draw_scene(Scene([one], frame, camera), library, size=camera.size, device=device)
 
 
 def _view_named(name: str, scene: Scene, points: np.ndarray, size: tuple[int, int]) -> View:

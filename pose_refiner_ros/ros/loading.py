@@ -27,6 +27,10 @@ def load(parameters, pipeline_factory=None):
     try:
         pipeline = (pipeline_factory or default_pipeline)(library, parameters)
         pipeline.warm_up()
+        if pipeline_factory is None:  # ~/overlay and ~/scene_view must not stop a frame later on
+            from pose_refiner_ros.rendering import scene_view
+
+            scene_view.warm_up(library)
     except Exception as error:
         raise LoadError(
             f"the pipeline cannot start on device '{parameters.device}': "

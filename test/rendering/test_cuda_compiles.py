@@ -9,6 +9,7 @@ import warp as wp
 MODULES = [
     "pose_refiner_ros.rendering.silhouette",
     "pose_refiner_ros.rendering.scene",
+    "pose_refiner_ros.rendering.scene_view",
     "pose_refiner_ros.refinement.solver",
 ]
 
