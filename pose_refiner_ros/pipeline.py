@@ -6,18 +6,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import warp as wp
 
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.category import category_prior, known_as_category
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.prior_term import PosePrior
 from pose_refiner_ros.refinement.refiner import Refined, Refiner
+
+if TYPE_CHECKING:  # torch is imported where an encoder is used
+    from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
 
 log = logging.getLogger(__name__)
 
+REFINEMENTS = ("solver", "gradient_pose", "gradient_encoder", "none")
 Report = Callable[[int | None, str], None]
 
 
@@ -38,7 +45,9 @@ class Settings:
     keep: of those, how many different ones are followed to the end; search: auto (where the
     given poses are missing or fit badly), always or never; accept_iou: overlap from which the
     result of a given pose is taken without a search; confirm_iou: the same for one that hardly
-    moved; batch: most poses refined at once.
+    moved; batch: most poses refined at once. refinement: solver (the package's own), or the
+    procedures of Palazzi et al. for comparison: gradient_pose, gradient_encoder (seconds an
+    object), or none: poses stay as they are guessed.
     """
 
     hypotheses: int = 16
@@ -47,8 +56,14 @@ class Settings:
     accept_iou: float = 0.97
     confirm_iou: float = 0.8
     batch: int = 64
+    refinement: str = "solver"
 
     def __post_init__(self) -> None:
+        if self.refinement not in REFINEMENTS:
+            raise ValueError(
+                f"refinement is {self.refinement!r}; choose {', '.join(REFINEMENTS[:-1])} or "
+                f"{REFINEMENTS[-1]}"
+            )
         if self.search not in ("auto", "always", "never"):
             raise ValueError(f"search is {self.search!r}; choose auto, always or never")
         for name in ("hypotheses", "keep", "batch"):
@@ -60,16 +75,16 @@ class Settings:
 class Frame:
     """One moment of one camera.
 
-    masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name;
-    initial_poses: label -> camera_from_object guesses (4, 4), the likeliest first; image:
-    (H, W, 3) uint8 RGB, not used by silhouettes; tracked: labels whose initial poses come from the
-    frame before, so that no others are tried as long as one of them fits; search: labels for which
-    all views are tried beside the initial poses in any case.
+    masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name, or
+    None where the encoder is to say; initial_poses: label -> camera_from_object guesses (4, 4),
+    the likeliest first; image: (H, W, 3) uint8 RGB, not used by silhouettes; tracked: labels whose
+    initial poses come from the frame before, so that no others are tried as long as one of them
+    fits; search: labels for which all views are tried beside the initial poses in any case.
     """
 
     masks: np.ndarray
     camera: Camera
-    labels: Mapping[int, str]
+    labels: Mapping[int, str | None]
     initial_poses: Mapping[int, Sequence[np.ndarray]] = field(default_factory=dict)
     image: np.ndarray | None = None
     tracked: Collection[int] = ()
@@ -81,9 +96,10 @@ class ObjectPose:
     """Where an object is.
 
     camera_from_object: (4, 4) float64. covariance: (6, 6), twist order (metres, radians), camera
-    axes, about the object's origin. score in [0, 1]: iou times belief; 1 means that it fits to the
-    pixel and nothing else does, 0.5 that two poses fit equally well. belief: this pose's share
-    among the different poses found. iou: overlap of silhouette and mask over the known pixels.
+    axes, about the object's origin. score in [0, 1]: iou times belief times class probability; 1
+    means that it fits to the pixel and nothing else does, 0.5 that two poses fit equally well.
+    belief: this pose's share among the different poses found; class_probability: the encoder's, 1
+    where the class was given. iou: overlap of silhouette and mask over the known pixels.
     quality: good; ambiguous (another pose fits nearly as well: see alternatives); partial (over a
     quarter of the outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px:
     robust RMS distance between outline and mask border in photo pixels. cost: robust area between
@@ -104,7 +120,32 @@ class ObjectPose:
     iterations: int
     reason: str
     belief: float = 1.0
+    class_probability: float = 1.0
     alternatives: list[ObjectPose] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class SeenObject:
+    """An object on its way through the pipeline: what is seen of it, what is known, what is found.
+
+    given: start poses from outside; starts: all that are refined, priors: beside them;
+    is_category: its mesh stands for a category and is not its own.
+    """
+
+    evidence: ObjectEvidence
+    name: str | None
+    class_probability: float = 1.0
+    estimate: Estimate | None = None
+    given: list[np.ndarray] = field(default_factory=list)
+    tracked: bool = False
+    is_category: bool = False
+    starts: list[np.ndarray] = field(default_factory=list)
+    priors: list[PosePrior | None] = field(default_factory=list)
+    found: list[Refined] = field(default_factory=list)
+
+    @property
+    def label(self) -> int:
+        return self.evidence.label
 
 
 def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) -> ObjectPose:
@@ -113,7 +154,7 @@ def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) 
     poses = [
         replace(
             pose,
-            score=float(pose.iou * belief),
+            score=float(pose.iou * belief * pose.class_probability),
             belief=float(belief),
             quality=_quality(pose, belief),
             alternatives=[],
@@ -144,8 +185,9 @@ PARTIAL_VISIBLE = 0.75
 class Pipeline:
     """Estimates the poses of a library's objects.
 
-    device: auto (CUDA where there is one), cpu, cuda or cuda:N. Not thread-safe: one per worker.
-    Raises ValueError for a library without objects or a device that is not there.
+    device: auto (CUDA where there is one), cpu, cuda or cuda:N. encoder: names masks whose class is
+    unknown, and gives the first poses of objects that have a category. Not thread-safe: one per
+    worker. Raises ValueError for a library without objects or a device that is not there.
     """
 
     def __init__(
@@ -153,12 +195,14 @@ class Pipeline:
         library: Mapping[str, ObjectModel],
         settings: Settings | None = None,
         device: str = "auto",
+        encoder: PoseEncoder | None = None,
     ) -> None:
         if not library:
             raise ValueError("the object library is empty: nothing could be recognised")
         self.library = library
         self.settings = settings or Settings()
         self.device = choose_device(device)
+        self.encoder = encoder
         self._refiner = Refiner(list(library.values()), self.device, self.settings.batch)
         self._codebooks: dict[str, ViewCodebook] = {}
 
@@ -179,36 +223,133 @@ class Pipeline:
         others. Raises FrameError where nothing of the frame can be used.
         """
         masks = checked_masks(frame)
-        seen = self._look(frame, masks, report)
+        seen = [
+            SeenObject(evidence, frame.labels[evidence.label])
+            for evidence in self._look(frame, masks, report)
+        ]
+        seen = self._name(seen, report)
         if not seen:
             return []
-        names = [frame.labels[evidence.label] for evidence in seen]
-        given = [self._initial(frame, evidence.label, report) for evidence in seen]
-        tracked = [evidence.label in frame.tracked for evidence in seen]
-        restart = [not known for known in tracked]
-        results = self._refiner.refine(seen, names, given, self.settings.keep, restart)
-        search = [
-            i
-            for i, name in enumerate(names)
-            if seen[i].label in frame.search
-            or self._needs_search(name, results[i], given[i], tracked[i])
-        ]
-        if search:
-            guesses = [self._guess(seen[i], names[i]) for i in search]
-            found = self._refiner.refine(
-                [seen[i] for i in search], [names[i] for i in search], guesses, self.settings.keep
-            )
-            for i, more in zip(search, found, strict=True):
-                results[i] = self._refiner.merge(names[i], results[i] + more)
-
+        for one in seen:
+            one.given = self._initial(frame, one.label, report)
+            one.tracked = one.label in frame.tracked
+        self._refine(seen, frame.search)
         poses = []
-        for evidence, name, found, start in zip(seen, names, results, given, strict=True):
-            found = [one for one in found if np.isfinite(one.camera_from_object).all()]
+        for one in seen:
+            found = [r for r in one.found if np.isfinite(r.camera_from_object).all()]
             if not found or found[0].iou == 0.0:
-                report(evidence.label, f"no pose of {name} found that overlaps its mask")
+                report(one.label, f"no pose of {one.name} found that overlaps its mask")
                 continue
-            poses.append(self._judge(evidence.label, name, found, start))
+            poses.append(self._judge(one, found))
         return poses
+
+    def classify(self, frame: Frame, report: Report = log_warning) -> dict[int, dict[str, float]]:
+        """Label -> {object name: probability}, for the labels of a frame that have no name and a
+        mask of which the encoder can say something."""
+        nameless = {label: name for label, name in frame.labels.items() if not name}
+        if self.encoder is None or not nameless:
+            return {}
+        seen = self._look(replace(frame, labels=nameless), checked_masks(frame), report)
+        return {
+            evidence.label: self._names_of(estimate)
+            for evidence, estimate in zip(seen, self.encoder.estimate(seen), strict=True)
+        }
+
+    def _names_of(self, estimate: Estimate) -> dict[str, float]:
+        models = {c: self.library_of_category(c) for c in estimate.class_probabilities}
+        return {
+            models[c].name: share
+            for c, share in estimate.class_probabilities.items()
+            if models[c] is not None
+        }
+
+    def library_of_category(self, category: str) -> ObjectModel | None:
+        """The object of the library that stands for a class of the encoder."""
+        return next((m for m in self.library.values() if m.category == category), None)
+
+    def _name(self, seen: list[SeenObject], report: Report) -> list[SeenObject]:
+        """Ask the encoder about those that it knows or that have no name; leave out those that it
+        cannot name either."""
+        asked = [one for one in seen if self.encoder is not None and self._is_for_encoder(one.name)]
+        if asked:
+            estimates = self.encoder.estimate([one.evidence for one in asked])
+            for one, estimate in zip(asked, estimates, strict=True):
+                one.estimate = estimate
+        named = []
+        for one in seen:
+            if one.name is None:
+                if one.estimate is None:
+                    report(one.label, "its class is unknown and there is no encoder to ask")
+                    continue
+                share = self._names_of(one.estimate)
+                if not share:
+                    report(
+                        one.label,
+                        f"its class is unknown, and no object of the library has a category that "
+                        f"the encoder knows ({', '.join(self.encoder.classes)})",
+                    )
+                    continue
+                one.name = max(share, key=share.__getitem__)
+                one.class_probability = share[one.name]
+            named.append(one)
+        return named
+
+    def _is_for_encoder(self, name: str | None) -> bool:
+        return name is None or self.library[name].category in self.encoder.classes
+
+    def _refine(self, seen: list[SeenObject], search: Collection[int]) -> None:
+        """Fill in what was found of each object."""
+        for one in seen:
+            model = self.library[one.name]
+            one.starts = list(one.given)
+            one.is_category = one.estimate is not None and not model.exact_shape
+            if one.estimate is not None and (one.is_category or not one.given):
+                one.starts += [h.camera_from_object for h in one.estimate.hypotheses]
+            if one.is_category:
+                one.priors = [category_prior(one.evidence, one.estimate, p) for p in one.starts]
+            else:
+                one.priors = [None] * len(one.starts)
+        if self.settings.refinement != "solver":
+            self._refine_otherwise(seen)
+            return
+        results = self._refiner.refine(
+            [one.evidence for one in seen],
+            [one.name for one in seen],
+            [one.starts for one in seen],
+            self.settings.keep,
+            # a mesh that stands for a category never fits well enough to leave it at that
+            [not one.tracked and not one.is_category for one in seen],
+            [one.priors for one in seen],
+        )
+        for one, found in zip(seen, results, strict=True):
+            one.found = found
+        again = [
+            one
+            for one in seen
+            if not one.is_category
+            and (
+                one.label in search
+                or self._needs_search(one.name, one.found, one.starts, one.tracked)
+            )
+        ]
+        if again:
+            more = self._refiner.refine(
+                [one.evidence for one in again],
+                [one.name for one in again],
+                [self._guess(one.evidence, one.name) for one in again],
+                self.settings.keep,
+            )
+            for one, found in zip(again, more, strict=True):
+                one.found = self._refiner.merge(one.name, one.found + found)
+
+    def _refine_otherwise(self, seen: list[SeenObject]) -> None:
+        """The paper's procedures, or none at all, from the best few starts."""
+        for one in seen:
+            starts = one.starts or self._guess(one.evidence, one.name)
+            one.found = [
+                self._refiner.evaluate(one.evidence, one.name, pose)
+                for pose in starts[: self.settings.keep]
+            ]
 
     def _look(self, frame: Frame, masks: np.ndarray, report: Report) -> list[ObjectEvidence]:
         seen = []
@@ -217,14 +358,14 @@ class Pipeline:
             if label == 0:
                 report(label, f"{name} left out: 0 is the background in label images")
                 continue
-            if name not in self.library:
+            if name is not None and name not in self.library:
                 known = ", ".join(sorted(self.library))
                 report(label, f"class {name!r} is not in the object library (it has {known})")
                 continue
             try:
                 seen.append(gather_evidence(masks, label, frame.camera))
             except (EvidenceError, ValueError) as error:
-                report(label, f"{name} left out: {error}")
+                report(label, f"{name or 'an object'} left out: {error}")
         return seen
 
     def _initial(self, frame: Frame, label: int, report: Report) -> list[np.ndarray]:
@@ -263,40 +404,44 @@ class Pipeline:
         hypotheses = self._codebook(name).match(evidence, self.settings.hypotheses)
         return [camera_from_crop @ one.camera_from_object for one in hypotheses]
 
-    def _judge(self, label: int, name: str, found: list[Refined], given) -> ObjectPose:
+    def _judge(self, one: SeenObject, found: list[Refined]) -> ObjectPose:
         """One verdict from an object's refined hypotheses.
 
         Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
-        lacks itself: a mask that no pose fits well tells poses apart less sharply. The choice
-        also weighs how far each is turned from the first given pose, so that an ambiguous object
-        does not flip; score and quality do not, since silhouettes alone cannot tell.
+        lacks itself: a mask that no pose fits well tells poses apart less sharply. The encoder's
+        opinion counts as well. The choice also weighs how far each is turned from the first given
+        pose, so that an ambiguous object does not flip; score and quality do not, since
+        silhouettes alone cannot tell.
         """
-        missing = np.array([1.0 - one.iou for one in found])
+        missing = np.array([1.0 - r.iou for r in found])
         sharpness = max(0.25 * missing.min(), 0.004)
         belief = np.exp(-(missing - missing.min()) / sharpness)
+        if one.estimate is not None:
+            belief *= [one.estimate.share_of(r.camera_from_object) for r in found]
         belief /= belief.sum()
         chosen = int(belief.argmax())
-        if given:
-            turned = self.library[name].symmetries.reduced_rotation_error(
-                np.stack([one.camera_from_object for one in found]), given[0]
+        if one.given:
+            turned = self.library[one.name].symmetries.reduced_rotation_error(
+                np.stack([r.camera_from_object for r in found]), one.given[0]
             )
             chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
         rivals = [
             ObjectPose(
-                label=label,
-                name=name,
-                camera_from_object=one.camera_from_object,
-                covariance=one.covariance,
+                label=one.label,
+                name=one.name,
+                camera_from_object=r.camera_from_object,
+                covariance=known_as_category(r, one.estimate) if one.is_category else r.covariance,
                 score=0.0,
                 quality="",
-                iou=one.iou,
-                contour_rms_px=one.contour_rms_px,
-                visible_fraction=one.visible_fraction,
-                cost=one.cost,
-                iterations=one.iterations,
-                reason=one.reason.name.lower(),
+                iou=r.iou,
+                contour_rms_px=r.contour_rms_px,
+                visible_fraction=r.visible_fraction,
+                cost=r.cost,
+                iterations=r.iterations,
+                reason=r.reason.name.lower(),
+                class_probability=one.class_probability,
             )
-            for one in found
+            for r in found
         ]
         return weighed(rivals, belief, chosen)
 

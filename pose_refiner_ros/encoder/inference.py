@@ -44,6 +44,16 @@ class Estimate:
     def best_class(self) -> str:
         return max(self.class_probabilities, key=self.class_probabilities.__getitem__)
 
+    def nearest(self, camera_from_object: np.ndarray) -> PoseHypothesis:
+        """The hypothesis that is turned least from a pose (4, 4)."""
+        R = camera_from_object[:3, :3]
+        return max(self.hypotheses, key=lambda h: float((h.camera_from_object[:3, :3] * R).sum()))
+
+    def share_of(self, camera_from_object: np.ndarray, least: float = 0.02) -> float:
+        """The weight of the hypothesis nearest to a pose; never so little that nothing else could
+        speak for it."""
+        return least + (1.0 - least) * self.nearest(camera_from_object).weight
+
 
 class PoseEncoder:
     """An encoder with its weights, for masks of any camera. Not thread-safe.

@@ -44,6 +44,8 @@ OBJECT_KEYS = (
     "max_faces",
     "tolerance_px",
     "mesh_resource",
+    "category",
+    "exact_shape",
 )
 DEFAULT_KEYS = ("unit", "scale", "frame", "symmetries", "color", "max_faces", "tolerance_px")
 FRAME_KEYS = ("forward", "up", "origin", "matrix")
@@ -266,6 +268,7 @@ def _model_from_entry(
     color = parse_color(entry.get("color", PALETTE[index % len(PALETTE)]))
     aliases = _aliases(entry.get("aliases"), name)
     bop_id, label = _optional_whole(entry, "bop_id", 0), _optional_whole(entry, "label", 1)
+    category, exact_shape = _category(entry)
     # Everything cheap is checked by now: simplification may take seconds.
     silhouette_mesh, outline_error = simplify_and_measure(mesh, max_faces, tolerance_px, warn=warn)
     return ObjectModel(
@@ -279,10 +282,26 @@ def _model_from_entry(
         bop_id=bop_id,
         aliases=aliases,
         label=label,
+        category=category,
+        exact_shape=exact_shape,
         mesh_resource=resource,
         mesh_resource_scale=METRES_PER_UNIT[unit] * scale,
         object_from_mesh=object_from_mesh,
     )
+
+
+def _category(entry: dict) -> tuple[str | None, bool]:
+    """The category, and whether the mesh is the object's own: by default it stands for its
+    category where there is one."""
+    category = entry.get("category")
+    if category is not None and not (isinstance(category, str) and category.strip()):
+        raise _ObjectError(f"'category' must be a class of the encoder, not {category!r}")
+    exact = entry.get("exact_shape", category is None)
+    if not isinstance(exact, bool):
+        raise _ObjectError(f"'exact_shape' must be true or false, not {exact!r}")
+    if category is None and not exact:
+        raise _ObjectError("'exact_shape: false' needs a 'category' that the mesh stands for")
+    return category, exact
 
 
 class _Loader(yaml.SafeLoader):

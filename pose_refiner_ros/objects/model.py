@@ -32,6 +32,11 @@ class ObjectModel:
     outline_error: OutlineError = EXACT  # of silhouette_mesh against mesh
     label: int | None = None  # its value in label images, for when no detections come
 
+    # The category, such as "sedan", by which the encoder knows the object; and whether the mesh is
+    # the object's own or stands for all of the category, as a medoid does.
+    category: str | None = None
+    exact_shape: bool = True
+
     # For RViz, which reads the file itself: a URI, the factor to metres, and where the file's
     # axes lie in the object frame.
     mesh_resource: str | None = None

@@ -13,6 +13,7 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.refinement.covariance import pose_covariance, symmetry_covariance
 from pose_refiner_ros.refinement.evidence import ObjectEvidence
+from pose_refiner_ros.refinement.prior_term import PosePrior, PriorTerm
 from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
 from pose_refiner_ros.refinement.solver import Level, Reason, Solver
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
@@ -50,6 +51,11 @@ class Refined:
     visible_fraction: float
     iterations: int
     reason: Reason
+    prior_cost: float = 0.0  # of being away from what was known before, in units of the cost
+
+    @property
+    def total_cost(self) -> float:
+        return self.cost + self.prior_cost
 
 
 @dataclass(eq=False)
@@ -58,6 +64,7 @@ class Candidate:
 
     owner: int
     pose: np.ndarray
+    prior: PosePrior | None = None
     cost: float = np.inf
     iterations: int = 0
     reason: Reason = Reason.RUNNING
@@ -79,6 +86,7 @@ class Refiner:
         fine = [model.silhouette_mesh for model in self.models]
         rough = [simplify_for_silhouette(mesh, tolerance_px=ROUGH_PX) for mesh in fine]
         self.term = SilhouetteTerm(MeshBatch(fine + rough, device), len(fine), capacity, capacity)
+        self.prior_term = PriorTerm(capacity, device)
         self.solver = Solver(capacity, device)
         self.diameter = np.array([model.diameter for model in self.models])
         self._loaded: list[Candidate] = []  # whose poses the solver holds
@@ -91,8 +99,12 @@ class Refiner:
         hypotheses: Sequence[Sequence[np.ndarray]],
         keep: int = 4,
         restart: bool | Sequence[bool] = True,
+        priors: Sequence[Sequence[PosePrior | None]] | None = None,
     ) -> list[list[Refined]]:
         """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
+
+        priors: one, or None, beside each hypothesis; it is held to it, as far as the prior's
+        information says.
 
         All go through the coarse level; of each object the `keep` best that differ go on to the
         end. With `restart` (one for all, or one each), objects that end in a poor fit are tried
@@ -104,14 +116,27 @@ class Refiner:
         for first in range(0, len(evidence), self.capacity):
             part = slice(first, first + self.capacity)
             results[part] = self._refine_part(
-                evidence[part], names[part], hypotheses[part], keep, restart[part]
+                evidence[part],
+                names[part],
+                hypotheses[part],
+                keep,
+                restart[part],
+                None if priors is None else priors[part],
             )
         return results
 
     @staticmethod
-    def candidate(owner: int, seen: ObjectEvidence, camera_from_object: np.ndarray) -> Candidate:
+    def candidate(
+        owner: int,
+        seen: ObjectEvidence,
+        camera_from_object: np.ndarray,
+        prior: PosePrior | None = None,
+    ) -> Candidate:
         """A start pose (4, 4) of the batch's object number `owner`, taken to its crop's frame."""
-        return Candidate(owner, _crop_transform(seen) @ np.asarray(camera_from_object, np.float64))
+        pose = _crop_transform(seen) @ np.asarray(camera_from_object, np.float64)
+        if prior is not None:
+            prior = prior.turned(seen.crop.crop_from_camera)
+        return Candidate(owner, pose, prior)
 
     def evaluate(
         self, evidence: ObjectEvidence, name: str, camera_from_object: np.ndarray
@@ -123,16 +148,16 @@ class Refiner:
 
     def merge(self, name: str, found: Sequence[Refined]) -> list[Refined]:
         """Results of one object without repeats, best first."""
-        found = sorted(found, key=lambda refined: refined.cost)
+        found = sorted(found, key=lambda refined: refined.total_cost)
         return self._distinct(found, self.index[name])
 
-    def _refine_part(self, evidence, names, hypotheses, keep, restart):
+    def _refine_part(self, evidence, names, hypotheses, keep, restart, priors):
         self._load_evidence(evidence)
         mesh = [self.index[name] for name in names]
         starts = [
-            self.candidate(owner, seen, pose)
+            self.candidate(owner, seen, pose, priors[owner][i] if priors else None)
             for owner, seen in enumerate(evidence)
-            for pose in hypotheses[owner]
+            for i, pose in enumerate(hypotheses[owner])
         ]
         results = self._from_starts(starts, evidence, mesh, keep)
         again = []
@@ -164,7 +189,7 @@ class Refiner:
         ):
             results[candidate.owner].append(refined)
         for owner, found in enumerate(results):
-            found.sort(key=lambda r: r.cost)
+            found.sort(key=lambda refined: refined.total_cost)
             if len(found) > 1:
                 results[owner] = self._distinct(found, mesh[owner])
         return results
@@ -177,7 +202,7 @@ class Refiner:
         for first in range(0, len(candidates), self.capacity):
             batch = candidates[first : first + self.capacity]
             self._load_batch(batch, mesh)
-            self.solver.run([self.term], levels)
+            self.solver.run(self._terms(batch), levels)
             result = self.solver.result()
             for i, candidate in enumerate(batch):
                 candidate.pose = result["camera_from_object"][i]
@@ -191,7 +216,13 @@ class Refiner:
         index = np.array([mesh[c.owner] for c in batch], np.int32)
         owner = np.array([c.owner for c in batch], np.int32)
         self.term.load(index, owner, self.near[index])
+        self.prior_term.load([c.prior for c in batch])
         self.solver.load(np.stack([c.pose for c in batch]), self.diameter[index])
+
+    def _terms(self, batch) -> list:
+        """The silhouette alone, where nothing was known before."""
+        known = any(candidate.prior is not None for candidate in batch)
+        return [self.term, self.prior_term] if known else [self.term]
 
     def _measure(self, candidates, evidence, mesh) -> list[Refined]:
         results = []
@@ -199,7 +230,9 @@ class Refiner:
             batch = candidates[first : first + self.capacity]
             if batch != self._loaded:
                 self._load_batch(batch, mesh)
-            found = self.solver.evaluate(self.term, FINEST)
+            # what the solver holds is the sum of all terms; the fit is the silhouette's alone
+            alone = len(self._terms(batch)) == 1
+            found = self.solver.evaluate(self.term, FINEST, known=alone)
             diameter = self.diameter[[mesh[c.owner] for c in batch]]
             covariance = pose_covariance(found.hessian, found.slope, found.sectors, diameter)
             for i, candidate in enumerate(batch):
@@ -221,6 +254,7 @@ class Refiner:
                         visible_fraction=float(found.known_share[i]),
                         iterations=candidate.iterations,
                         reason=candidate.reason,
+                        prior_cost=candidate.prior.cost(candidate.pose) if candidate.prior else 0.0,
                     )
                 )
         return results

@@ -305,12 +305,13 @@ class Solver:
                     break
             damping = 1e-4
 
-    def evaluate(self, term: Term, level: int) -> Any:
+    def evaluate(self, term: Term, level: int, known: bool = True) -> Any:
         """Look at the poses as they are, through one term at one level.
 
-        Poses that the run before left at this very level need no second look.
+        Poses that the run before left at this very level need no second look, if `known`: if that
+        term was the only one.
         """
-        if term.level != level or not self._rows.read("settled", self.count).all():
+        if not known or term.level != level or not self._rows.read("settled", self.count).all():
             term.set_level(level)
             self._begin.launch()
             term.accumulate(self.state)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refining with a mesh that stands for a category and is not the object's own.
+
+Such an outline is wrong by some percent all over, and alike over long stretches. A silhouette fit
+would turn and shift the object to make up for it, so the encoder's opinion is held against it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .evidence import ObjectEvidence
+from .prior_term import PosePrior
+from .refiner import Refined
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.encoder.inference import Estimate
+
+# How wrong the outline of a category's mesh is, and over which stretch alike, as shares of the
+# crop's side. The cost of a contour d pixels off, all along, is d^2/2 a pixel; dividing it by
+# variance times stretch makes it a log likelihood, so the prior is multiplied by that instead.
+SHAPE_SIGMA = 0.012
+SHAPE_STRETCH = 0.15
+
+
+def category_prior(
+    evidence: ObjectEvidence, estimate: Estimate, camera_from_object: np.ndarray
+) -> PosePrior:
+    """The encoder's hypothesis nearest to a pose (4, 4), in units of the silhouette's cost."""
+    hypothesis = estimate.nearest(camera_from_object)
+    scale = SHAPE_SIGMA**2 * SHAPE_STRETCH * evidence.crop.size**3
+    information = np.linalg.inv(hypothesis.covariance) * scale
+    return PosePrior(hypothesis.camera_from_object, 0.5 * (information + information.T))
+
+
+def known_as_category(refined: Refined, estimate: Estimate) -> np.ndarray:
+    """Covariance (6, 6) of a pose refined with a category's mesh: outline and encoder together, and
+    along the ray no better than the encoder has it, since the object's size is not known."""
+    hypothesis = estimate.nearest(refined.camera_from_object)
+    together = np.linalg.inv(
+        np.linalg.inv(refined.covariance) + np.linalg.inv(hypothesis.covariance)
+    )
+    t = refined.camera_from_object[:3, 3]
+    together[:3, :3] += hypothesis.distance_sigma**2 * np.outer(t, t)
+    return 0.5 * (together + together.T)
