@@ -98,7 +98,7 @@ def _refiner(context):
 
 def _rviz():
     """The configuration names topics of a node without namespace: hence the remapping."""
-    topics = ("/pose_refiner/overlay", "/pose_refiner/markers")
+    topics = [f"/pose_refiner/{name}" for name in ("overlay", "markers", "scene_view")]
     return Node(
         package="rviz2",
         executable="rviz2",

@@ -158,7 +158,7 @@ def test_rviz_shows_what_the_node_publishes():
     config = yaml.safe_load(config_files.config_file("refine.rviz").read_text())
     displays = config["Visualization Manager"]["Displays"]
     topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
-    assert topics == {"/pose_refiner/overlay", "/pose_refiner/markers"}
+    assert topics == {f"/pose_refiner/{n}" for n in ("overlay", "markers", "scene_view")}
     assert "rviz_default_plugins/TF" in {d["Class"] for d in displays}
 
 
