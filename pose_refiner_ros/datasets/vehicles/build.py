@@ -67,8 +67,10 @@ def make_vehicle(shape: VehicleShape) -> VehicleMesh:
         pieces += _load(shape)
     starts = np.cumsum([0] + [len(piece.points) for piece in pieces])
     faces = np.concatenate([p.faces + start for p, start in zip(pieces, starts, strict=False)])
-    # to the millimetre, so that the mesh equals the file that is written of it
-    vertices = np.round(np.concatenate([piece.points for piece in pieces]), 3)
+    vertices = np.concatenate([piece.points for piece in pieces])
+    # To the millimetre, so that the mesh equals the file that is written of it. Many points lie
+    # half way between two: away from zero, whatever their last digit.
+    vertices = np.round(vertices + 1e-6 * np.sign(vertices), 3)
     parts = np.concatenate([piece.parts for piece in pieces])
     return VehicleMesh(Mesh(vertices.astype(np.float32), faces.astype(np.int32)), parts)
 
@@ -192,205 +194,225 @@ def _bow(width):
 def _body_top(s: VehicleShape, x: np.ndarray) -> np.ndarray:
     """Height of hood, belt and deck in the middle."""
     p = _places(s)
-    bend = min(0.35, 0.4 * s.hood_length)
-    xs = [p.body_rear, p.deck, p.deck + 0.45, p.cowl - 0.35, p.cowl]
-    zs = [s.deck_height - 0.15 * (p.deck - p.body_rear) ** 2, s.deck_height]
-    zs += [s.belt_height + 0.02, s.belt_height, s.hood_height]
-    if s.bed_floor is not None:
-        zs[0] = s.deck_height
+    bend = min(0.35, 0.4 * s.hood_length)  # where the hood begins to curve down to the nose
     rise = s.hood_height - s.nose_height
-    xs += [p.cowl - 0.5 * (s.hood_length - bend) + 0.5 * s.hood_length, p.front - bend, p.front]
-    xs[-3] = p.cowl + 0.5 * (s.hood_length - bend)
-    zs += [s.nose_height + 0.78 * rise, s.nose_height + 0.42 * rise, s.nose_height]
-    return np.interp(x, xs, zs)
+    boot_drop = 0.0 if s.bed_floor is not None else 0.15 * (p.deck - p.body_rear) ** 2
+    outline = [  # from the rear
+        (p.body_rear, s.deck_height - boot_drop),
+        (p.deck, s.deck_height),
+        (p.deck + 0.45, s.belt_height + 0.02),
+        (p.cowl - 0.35, s.belt_height),
+        (p.cowl, s.hood_height),
+        (p.cowl + 0.5 * (s.hood_length - bend), s.nose_height + 0.78 * rise),
+        (p.front - bend, s.nose_height + 0.42 * rise),
+        (p.front, s.nose_height),
+    ]
+    return np.interp(x, *np.transpose(outline))
 
 
 def _body(s: VehicleShape) -> _Piece:
     """Everything below the side windows, with hood and boot, bed or tail."""
     p = _places(s)
+    nose = NOSE
     tail = NOSE if s.tail_bow > 0.1 else NOSE[[0, 2, 3, 4]]
-    arch = s.wheel_radius + 0.055 + 0.02 * (s.clearance > 0.19)
-    nose_x, tail_x = p.front - s.nose_bow * _bow(NOSE), p.body_rear + s.tail_bow * _bow(tail)
-    angle = np.linspace(0, np.pi, 8)
-    xs = [nose_x, tail_x, [nose_x[0] - 0.16, tail_x[0] + 0.1, p.cowl, p.cowl - 0.35, p.deck]]
-    xs.append(np.linspace(p.cowl, nose_x[0], 4))
-    xs.append([p.deck + 0.45])
-    body_axles = [axle for axle in p.axles if axle - arch > p.body_rear]
-    for axle in body_axles:
-        xs += [axle + arch * np.cos(angle), [axle - arch - 0.005, axle + arch + 0.005]]
-    if s.bed_floor is not None:
-        bed = (p.body_rear + 0.08, p.deck - 0.02)
-        xs.append([bed[0], bed[0] - 0.01, bed[1]])
-    x = np.unique(np.round(np.concatenate(xs), 4))
-    x = x[np.concatenate([[True], np.diff(x) > 0.004])]
+    nose_x, tail_x = p.front - s.nose_bow * _bow(nose), p.body_rear + s.tail_bow * _bow(tail)
+    arch = s.wheel_radius + (0.075 if s.clearance > 0.19 else 0.055)
+    axles = [axle for axle in p.axles if axle - arch > p.body_rear]  # else below the load
+    bed = None if s.bed_floor is None else (p.body_rear + 0.08, p.deck - 0.02)
+    x = _stations(s, nose_x, tail_x, axles, arch, bed)
 
-    # plan and side view
+    # the plan: sides that bulge a little between the rounded ends
+    plan = np.interp(x, np.append(tail_x[::-1], nose_x), np.append(tail[::-1], nose))
     middle = 0.5 * (nose_x[0] + tail_x[0])
-    barrel = 1 - 0.02 * np.clip(np.abs((x - middle) / (0.5 * s.length)), 0, 1) ** 3
-    plan = np.interp(x, np.concatenate([tail_x[::-1], nose_x]), np.concatenate([tail[::-1], NOSE]))
-    half_width = 0.5 * s.width * barrel * plan
+    half_width = plan * (1 - 0.02 * np.clip(np.abs(x - middle) / (0.5 * s.length), 0, 1) ** 3)
     half_width *= 0.5 * s.width / half_width.max()
-    top = _body_top(s, x)
-    floor = s.clearance + 0.08 * np.abs(x / p.front) ** 8
-    lip = floor + 0.03  # lower edge of the side: the sill, or the arch
-    inside = np.zeros(len(x), bool)
-    for axle in body_axles:
-        dx = np.abs(x - axle)
-        under = dx <= arch + 1e-3
-        inside |= under
-        round_top = s.wheel_radius + np.sqrt(np.clip(arch**2 - dx**2, 0, None))
-        lip = np.where(under, np.maximum(np.minimum(round_top, top - 0.13), lip), lip)
 
-    shoulder = top - 0.06
-    span = shoulder - lip
-    sill = np.maximum(floor + 0.14, lip + np.where(inside, 0.2, 0.3) * span * inside)
-    sill = np.maximum(sill, lip + 0.05 * span)
-    waist = np.maximum(
-        floor + 0.14 + 0.58 * (shoulder - floor - 0.14), sill + 0.35 * (shoulder - sill)
-    )
-    recess = np.maximum(half_width - _wheel_width(s) - 0.10, 0.3 * half_width)
-    inner = np.where(inside, recess, 0.86 * half_width)
-
-    zero = np.zeros_like(x)
-    y = [zero, inner, np.where(inside, recess, 0.93 * half_width), 0.975 * half_width]
-    z = [floor, floor + 0.01, np.where(inside, lip, floor + 0.016), lip]
-    y += [0.992 * half_width, half_width, 0.985 * half_width]
-    z += [sill, waist, shoulder]
-    edge = half_width - np.minimum(0.055, 0.08 * half_width)
-    y += [edge, 0.80 * half_width, 0.45 * half_width, zero]
-    z += [top - 0.022, top - 0.010, top - 0.002, top]
-    half = np.stack([np.repeat(x[:, None], len(y), 1), np.stack(y, 1), np.stack(z, 1)], 2)
-    if s.bed_floor is not None:
-        open_bed = (x >= bed[0] - 1e-4) & (x <= bed[1] + 1e-4)
-        half[open_bed, 7, 2] = top[open_bed]
-        half[open_bed, 8, 1] = half_width[open_bed] - 0.10
-        half[open_bed, 8, 2] = top[open_bed]
-        half[open_bed, 9, 1] = half_width[open_bed] - 0.11
-        half[open_bed, 9:, 2] = s.bed_floor
+    half = _body_rings(s, x, half_width, axles, arch)
+    if bed is not None:  # the rings' last points go down to the bed's floor
+        rows = np.flatnonzero((x >= bed[0] - 1e-4) & (x <= bed[1] + 1e-4))
+        rail = half[rows, -1, 2]
+        half[rows, 7, 2] = rail
+        half[rows, 8, 1:] = np.stack([half_width[rows] - 0.10, rail], 1)
+        half[rows, 9, 1] = half_width[rows] - 0.11
+        half[rows, 9:, 2] = s.bed_floor
 
     # in side view the bumper is foremost; the hood's edge lies behind it, the floor tucks in
-    for lean, end, sign in ((s.nose_lean, p.front, -1), (s.tail_lean, p.body_rear, 1)):
-        tuck = 0.5 * min(s.nose_bow, 0.12)
-        back = np.array([tuck] * 3 + [0.5 * tuck, 0, 0] + [0.65 * lean] + [lean] * 4)
-        zone = max(3 * lean, 0.4)
-        weight = np.clip(1 - np.abs(x - end) / zone, 0, 1) ** 2
-        half[:, :, 0] += sign * weight[:, None] * back
+    tuck = 0.5 * min(s.nose_bow, 0.12)
+    for end, inwards, lean in ((p.front, -1, s.nose_lean), (p.body_rear, 1, s.tail_lean)):
+        back = np.array([tuck] * 3 + [0.5 * tuck, 0, 0, 0.65 * lean] + [lean] * 4)
+        nearness = np.clip(1 - np.abs(x - end) / max(3 * lean, 0.4), 0, 1) ** 2
+        half[:, :, 0] += inwards * nearness[:, None] * back
 
-    parts = np.full((len(x) - 1, 10), Part.PAINT)
-    mid_x, mid_plan = 0.5 * (x[1:] + x[:-1]), 0.5 * (plan[1:] + plan[:-1])
-    at_nose = mid_x > p.front - s.nose_bow - 0.17
-    at_tail = mid_x < p.body_rear + s.tail_bow + 0.10
+    at_nose = x[:-1] + x[1:] > 2 * (p.front - s.nose_bow - 0.17)
+    at_tail = x[:-1] + x[1:] < 2 * (p.body_rear + s.tail_bow + 0.10)
+    parts, cap = _body_parts(s, 0.5 * (plan[1:] + plan[:-1]), at_nose, at_tail)
+    nose_cap = cap.copy()
+    nose_cap[5] = Part.TRIM  # grille
+    return _loft(_mirrored(half), _mirrored_parts(parts), cap, nose_cap)
+
+
+def _stations(s, nose_x, tail_x, axles, arch, bed) -> np.ndarray:
+    """(N,) where along x the body's rings stand: dense at the rounded ends and over the wheels."""
+    p = _places(s)
+    xs = [nose_x, tail_x, np.linspace(p.cowl, nose_x[0], 4)]
+    xs.append([nose_x[0] - 0.16, tail_x[0] + 0.1])  # where the lamps end
+    xs.append([p.cowl, p.cowl - 0.35, p.deck + 0.45, p.deck])
+    for axle in axles:
+        xs.append(axle + arch * np.cos(np.linspace(0, np.pi, 8)))
+        xs.append([axle - arch - 0.005, axle + arch + 0.005])  # the sill on either side
+    if bed is not None:
+        xs.append([bed[0], bed[0] - 0.01, bed[1]])
+    x = np.unique(np.round(np.concatenate(xs), 4))
+    return x[np.append(True, np.diff(x) > 0.004)]
+
+
+def _body_rings(s: VehicleShape, x, half_width, axles, arch) -> np.ndarray:
+    """(N, 11, 3): left halves of the body's rings, from the middle of the floor up to the middle of
+    the hood. The points are: 0 to 2 floor, 3 the side's lower edge, 4 sill, 5 waist, 6 shoulder,
+    7 to 10 hood."""
+    p = _places(s)
+    top = _body_top(s, x)
+    floor = s.clearance + 0.08 * np.abs(x / p.front) ** 8
+    edge = floor + 0.03
+    at_wheel = np.zeros(len(x), bool)
+    for axle in axles:
+        across = np.abs(x - axle)
+        near = across <= arch + 1e-3
+        round_top = s.wheel_radius + np.sqrt(np.clip(arch**2 - across**2, 0, None))
+        edge = np.where(near, np.maximum(np.minimum(round_top, top - 0.13), edge), edge)
+        at_wheel |= near
+
+    # over an arch the bands of the side are squeezed, but keep their order
+    shoulder = top - 0.06
+    least = np.where(at_wheel, 0.2, 0.05) * (shoulder - edge)
+    sill = np.maximum(floor + 0.14, edge + least)
+    waist = floor + 0.14 + 0.58 * (shoulder - floor - 0.14)
+    waist = np.maximum(waist, sill + 0.35 * (shoulder - sill))
+
+    middle = np.zeros_like(x)
+    wall = np.maximum(half_width - _wheel_width(s) - 0.10, 0.3 * half_width)  # behind the wheel
+    rounding = np.minimum(0.055, 0.08 * half_width)
+    profile = [
+        (middle, floor),
+        (np.where(at_wheel, wall, 0.86 * half_width), floor + 0.01),
+        (np.where(at_wheel, wall, 0.93 * half_width), np.where(at_wheel, edge, floor + 0.016)),
+        (0.975 * half_width, edge),
+        (0.992 * half_width, sill),
+        (half_width, waist),
+        (0.985 * half_width, shoulder),
+        (half_width - rounding, top - 0.022),
+        (0.80 * half_width, top - 0.010),
+        (0.45 * half_width, top - 0.002),
+        (middle, top),
+    ]
+    return np.stack([np.stack([x, y, z], 1) for y, z in profile], 1)
+
+
+def _body_parts(s: VehicleShape, plan, at_nose, at_tail):
+    """Parts of the bands between the rings' points, (N - 1, 10), and of a cap, (10,). plan: the
+    share of the width that each stretch between two rings has."""
+    parts = np.full((len(plan), 10), Part.PAINT)
     parts[:, :3] = Part.TRIM
     if s.cladding:
         parts[:, 3] = Part.TRIM
-    parts[at_nose & (mid_plan < 0.9), 3] = Part.TRIM
+    parts[at_nose & (plan < 0.9), 3] = Part.TRIM
+    parts[at_nose, 5] = np.where(plan[at_nose] < 0.62, Part.TRIM, Part.HEADLAMP)
     if s.load is None:
-        parts[at_tail & (mid_plan < 0.95), 3] = Part.TRIM
-    parts[at_nose & (mid_plan < 0.62), 5] = Part.TRIM  # grille
-    parts[at_nose & (mid_plan >= 0.62), 5] = Part.HEADLAMP
-    if s.load is None:
-        parts[at_tail & (mid_plan >= 0.62), 5] = Part.TAIL_LAMP
-    tail_cap, nose_cap = np.full(10, Part.PAINT), np.full(10, Part.PAINT)
-    nose_cap[:4] = tail_cap[:4] = Part.TRIM
-    nose_cap[5] = Part.TRIM
-    return _loft(_mirrored(half), _mirrored_parts(parts), tail_cap, nose_cap)
+        parts[at_tail & (plan < 0.95), 3] = Part.TRIM
+        parts[at_tail & (plan >= 0.62), 5] = Part.TAIL_LAMP
+    cap = np.full(10, Part.PAINT)
+    cap[:4] = Part.TRIM
+    return parts, cap
 
 
 # --- Cabin -------------------------------------------------------------------------------------
+
+ACROSS = np.array([0.0, 0.4, 0.75, 0.93])  # points on half a windscreen, shares of its width
+FRONT_PILLAR = 0.09
 
 
 def _cabin(s: VehicleShape) -> _Piece:
     """Windows, pillars and roof: rings from the belt upwards, each from the middle of the
     windscreen over the left side to the middle of the rear window."""
     p = _places(s)
-    half_width = 0.5 * s.width
-    flush = 0.045 if s.tumblehome > 0.125 else 0.02
-    belt_y, roof_y = half_width - flush, half_width - s.tumblehome
-
-    across = np.array([0.0, 0.4, 0.75, 0.93])
+    belt_y = 0.5 * s.width - (0.045 if s.tumblehome > 0.125 else 0.02)
+    edge_y = 0.5 * s.width - s.tumblehome
     front_bow, rear_bow = 0.16 if s.windscreen_length > 0.5 else 0.08, 0.9 * s.tail_bow
-    pillar = 0.09
-    # the sides: shares of the way from the front to the rear pillar, and what lies behind each
-    base_front, base_rear = p.cowl - front_bow - pillar, p.deck + rear_bow + s.rear_pillar
-    along, side = _side_windows(s, base_front - base_rear)
-    count = len(along)
+    base_length = p.cowl - front_bow - FRONT_PILLAR - (p.deck + rear_bow + s.rear_pillar)
+    along, side_parts = _side_windows(s, base_length)
+    ends = len(ACROSS)
 
-    def ring(x_front, x_rear, width):
-        front_x, rear_x = x_front - front_bow * across**2, x_rear + rear_bow * across**2
-        start = x_front - front_bow - pillar
-        end = min(x_rear + rear_bow + s.rear_pillar, start - 0.2)
-        side_x = start + along * (end - start)
-        x = np.concatenate([front_x, side_x, rear_x[::-1]])
-        y = width * np.concatenate([across, np.ones(count), across[::-1]])
-        return x, y
+    def plan(front, rear, half_width):
+        """x, y of a ring whose windows have their middles at `front` and `rear`."""
+        side_front = front - front_bow - FRONT_PILLAR
+        side_rear = min(rear + rear_bow + s.rear_pillar, side_front - 0.2)
+        side = side_front + along * (side_rear - side_front)
+        screens = front - front_bow * ACROSS**2, rear + rear_bow * ACROSS[::-1] ** 2
+        y = np.concatenate([ACROSS, np.ones(len(along)), ACROSS[::-1]])
+        return np.concatenate([screens[0], side, screens[1]]), half_width * y
 
-    base_x, base_y = ring(p.cowl, p.deck, belt_y)
-    roof_x, roof_y_all = ring(p.roof_front, p.roof_rear, roof_y)
-    # plan taper towards the ends, as the body has it
+    # the belt, and the edge of the roof straight above
+    base_x, base_y = plan(p.cowl, p.deck, belt_y)
     base_z = _body_top(s, base_x)
-    base_z[: len(across)] = s.hood_height
-    base_z[-len(across) :] = s.deck_height
+    base_z[:ends], base_z[-ends:] = s.hood_height, s.deck_height
+    roof_x, roof_y = plan(p.roof_front, p.roof_rear, edge_y)
     crown = 0.03
-    arc = (roof_x - 0.45 * p.roof_front - 0.55 * p.roof_rear) / (
-        0.55 * (p.roof_front - p.roof_rear)
-    )
-    roof_z = s.roof_height - crown - s.roof_drop * np.abs(arc) ** 2.5
-    ends = np.abs(base_y) < 0.95 * belt_y  # of windscreen and rear window
-    edge_z = roof_z - np.where(ends, 0.02, 0.05)
+    peak = 0.45 * p.roof_front + 0.55 * p.roof_rear
+    from_peak = (roof_x - peak) / (p.roof_front - peak)
+    roof_z = s.roof_height - crown - s.roof_drop * np.abs(from_peak) ** 2.5
+    edge_z = roof_z - np.where(base_y < 0.95 * belt_y, 0.02, 0.05)
 
-    glass_top = np.minimum(0.90, (s.glass_height + 0.02) / (edge_z - base_z).mean())
+    # rings between the two: below the belt, within the body; the glass; the roof's edge
+    glass_top = min(0.90, (s.glass_height + 0.02) / (edge_z - base_z).mean())
     shares = np.array(
         [-0.06, 0.03, 0.03 + 0.5 * (glass_top - 0.03), glass_top, 0.5 + 0.5 * glass_top, 1.0]
     )
-    base = np.stack([base_x, base_y, base_z], 1)
-    edge = np.stack([roof_x, roof_y_all, edge_z], 1)
+    base, edge = np.stack([base_x, base_y, base_z], 1), np.stack([roof_x, roof_y, edge_z], 1)
     rings = base + shares[:, None, None] * (edge - base)
-    swell = 4 * shares * (1 - shares)  # sides and rear window bulge a little
-    swell[0] = 0
-    is_side = np.zeros(len(base_x), bool)
-    is_side[len(across) : len(across) + count] = True
-    rings[:, :, 1] += 0.2 * (belt_y - roof_y) * swell[:, None] * base_y / belt_y
-    rear = np.concatenate([np.zeros(len(base_x) - len(across), bool), np.ones(len(across), bool)])
-    rings[:, rear, 2] += s.fastback * swell[:, None]
-    rings[:, : len(across), 0] += 0.02 * swell[:, None]
-    middle_x = 0.5 * (p.roof_front + p.roof_rear)
-    for width, shrink, lift in ((0.90, 0.96, 0.0), (0.55, 0.93, 0.6 * crown)):
-        x = middle_x + shrink * (roof_x - middle_x)
-        rings = np.concatenate([rings, [np.stack([x, width * roof_y_all, roof_z + lift], 1)]])
-    rings[-1, :, 2] += s.roof_height - rings[-1, :, 2].max()
+    swell = np.maximum(4 * shares * (1 - shares), 0)[:, None]  # nothing is quite flat
+    rings[:, :ends, 0] += 0.02 * swell
+    rings[:, :, 1] += 0.2 * (belt_y - edge_y) * swell * base_y / belt_y
+    rings[:, -ends:, 2] += s.fastback * swell
+
+    # two narrower rings make the roof
+    middle = 0.5 * (p.roof_front + p.roof_rear)
+    roof = []
+    for width, length, lift in ((0.90, 0.96, 0.0), (0.55, 0.93, 0.6 * crown)):
+        x = middle + length * (roof_x - middle)
+        roof.append(np.stack([x, width * roof_y, roof_z + lift], 1))
+    roof[-1][:, 2] += s.roof_height - roof[-1][:, 2].max()
+    rings = np.concatenate([rings, roof])
 
     parts = np.full((len(rings) - 1, len(base_x) - 1), Part.PAINT)
-    for band in (1, 2):
-        parts[band, : len(across) - 1] = Part.GLASS
-        parts[band, len(across) : len(across) + count - 1] = side
-        if s.rear_glass:
-            parts[band, 1 - len(across) :] = Part.GLASS
+    parts[1:3, : ends - 1] = Part.GLASS
+    parts[1:3, ends : ends + len(side_parts)] = side_parts
+    if s.rear_glass:
+        parts[1:3, 1 - ends :] = Part.GLASS
     return _loft(_mirrored(rings), _mirrored_parts(parts))
 
 
 def _side_windows(s: VehicleShape, length: float):
     """Points along the side, from 0 at the front pillar to 1 at the rear one, and the parts of the
-    stretches between them."""
-    glass = min(s.glass_length, length)
-    post = 0.07
+    stretches between them: windows, the posts between them, a painted panel behind."""
+    glass = min(s.glass_length, length) / length
+    post = 0.07 / length
     ends = {1: [1.0], 2: [0.52, 1.0], 3: [0.40, 0.76, 1.0]}[s.side_windows]
     along, parts = [0.0], []
-    for k, end in enumerate(ends):
-        start = along[-1]
-        stop = end * glass / length - (post / length if k < len(ends) - 1 else 0.0)
-        along += [start + (stop - start) * f for f in (0.5, 1.0)]
+    for end in ends:
+        start, stop = along[-1], end * glass - (post if end < 1.0 else 0.0)
+        along += [0.5 * (start + stop), stop]
         parts += [Part.GLASS] * 2
-        if k < len(ends) - 1:
-            along.append(end * glass / length)
+        if end < 1.0:
+            along.append(end * glass)
             parts.append(Part.TRIM)
-    if glass < length - 0.05:
+    if glass < 1 - 0.05 / length:
         along += list(np.linspace(along[-1], 1.0, 4)[1:])
         parts += [Part.PAINT] * 3
     along[-1] = 1.0
     return np.array(along), np.array(parts)
 
 
-# --- Wheels and what is attached ------------------------------------------------------------------
+# --- Wheels and what is attached ---------------------------------------------------------------
 
 
 def _wheel_width(s: VehicleShape) -> float:
@@ -413,7 +435,8 @@ def _wheel(centre, radius: float, width: float, sections=16) -> _Piece:
     angle = np.linspace(0, 2 * np.pi, sections, endpoint=False)
     circle = np.stack([np.cos(angle), np.zeros(sections), np.sin(angle)], 1)
     rings = profile[:, None, :1] * circle + profile[:, None, 1:] * [0, 1, 0] + centre
-    parts = np.repeat(np.array([4, 2, 2, 2, 2, 3])[:, None], sections, 1)
+    bands = [Part.TRIM, Part.TYRE, Part.TYRE, Part.TYRE, Part.TYRE, Part.RIM]
+    parts = np.repeat(np.array(bands)[:, None], sections, 1)
     parts[5, 1::4] = Part.TRIM  # between the spokes
     return _loft(rings, parts, np.full(sections // 2, Part.TRIM), np.full(sections // 2, Part.RIM))
 
