@@ -42,7 +42,7 @@ SKY = wp.constant(wp.vec3(176.0, 203.0, 230.0))
 LINE = wp.constant(wp.vec3(150.0, 157.0, 167.0))
 FINE_INK = wp.constant(0.2)  # of the lines' colour
 INK_OF_LINES = wp.constant(0.7)
-FAR_CELLS = wp.constant(2048.0)  # more than there are lines in sight, so that it is positive
+FAR_LINES = wp.constant(4000.0)  # more than are in sight, and a multiple of all numbers of parts
 SHADOW = 0.5  # how much of the light it takes, at most
 CAMERA_COLOR = (38, 88, 190)
 INK, PAPER = (70, 76, 86), (236, 238, 240)
@@ -53,17 +53,26 @@ _SUBPIXEL = 4  # bits after the point in what OpenCV draws
 
 
 @wp.func
-def off_line(cells: float):
-    """How far a place is from the nearest whole number. (wp.floor is a slow call on the CPU.)"""
-    shifted = cells + FAR_CELLS + 0.5
-    return wp.abs(shifted - float(int(shifted)) - 0.5)
+def ink_at(place: float, pixels: float, parts: int):
+    """How much a pixel is inked by lines across one axis.
 
-
-@wp.func
-def line_cover(off: float, cell_pixels: float, width: float):
-    """How much of a pixel a line of that width covers, pixels; none where lines are too dense."""
-    cover = wp.clamp(0.5 + 0.5 * width - off * cell_pixels, 0.0, 1.0)
-    return cover * wp.clamp(0.25 * cell_pixels - 0.75, 0.0, 1.0)
+    place: in steps of the grid; pixels: that a step is long; parts: of a step between lighter
+    lines. Lines that would be too dense are left out."""
+    fine = pixels / float(parts)
+    if fine > 3.0:
+        shifted = place * float(parts) + FAR_LINES + 0.5
+        line = int(shifted)  # positive, so that this is the floor, which is a slow call on the CPU
+        off = wp.abs(shifted - float(line) - 0.5) * fine
+        if off > 1.2:
+            return 0.0
+        if line % parts == 0:
+            return INK_OF_LINES * wp.clamp(1.2 - off, 0.0, 1.0)
+        return FINE_INK * wp.clamp(1.0 - off, 0.0, 1.0) * wp.min(0.25 * fine - 0.75, 1.0)
+    if pixels > 3.0:
+        shifted = place + FAR_LINES + 0.5
+        off = wp.abs(shifted - float(int(shifted)) - 0.5) * pixels
+        return INK_OF_LINES * wp.clamp(1.2 - off, 0.0, 1.0) * wp.min(0.25 * pixels - 0.75, 1.0)
+    return 0.0
 
 
 @wp.kernel
@@ -73,7 +82,7 @@ def paint_ground(
     ahead: wp.vec3,
     eye: wp.vec3,  # of the view, from the point that the lines count from
     step: float,  # of the grid, metres
-    parts: float,  # of a step, between lighter lines
+    parts: int,  # of a step, between lighter lines
     clear: float,  # metres: farther away the ground fades
     camera_from_scene: wp.mat33,  # of the real camera
     to_camera: wp.vec3,  # its translation, from the same point
@@ -114,14 +123,7 @@ def paint_ground(
                     color = SEEN
                 x = (x + eye[0]) * per_step
                 y = (y + eye[1]) * per_step
-                ink = INK_OF_LINES * wp.max(
-                    line_cover(off_line(x), step_x, 1.25), line_cover(off_line(y), step_y, 1.25)
-                )
-                step_x /= parts
-                step_y /= parts
-                if step_x > 3.0 or step_y > 3.0:
-                    ink = wp.max(ink, FINE_INK * line_cover(off_line(x * parts), step_x, 1.0))
-                    ink = wp.max(ink, FINE_INK * line_cover(off_line(y * parts), step_y, 1.0))
+                ink = wp.max(ink_at(x, step_x, parts), ink_at(y, step_y, parts))
                 color += (LINE - color) * ink
                 if far2 > clear * clear:
                     color += (HORIZON - color) * (wp.sqrt(far2) / clear - 1.0) / 3.0
@@ -284,7 +286,7 @@ def _ground(scene: Scene, view: View, step: float, clear: float, device: str) ->
             *_rays(view),
             _vec3(view.eye - corner),
             step,
-            float(_parts(step)),
+            _parts(step),
             clear,
             wp.mat33(*camera_from_scene[:3, :3].astype(np.float32).ravel()),
             _vec3(camera_from_scene[:3, :3] @ corner + camera_from_scene[:3, 3]),
