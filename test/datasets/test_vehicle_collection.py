@@ -109,8 +109,7 @@ def test_the_default_library_stands_for_each_cluster():
     assert not library.problems and not library.warnings
     assert tuple(library) == CLUSTERS
     for name, model in library.items():
-        assert name == model.name
-        # assert model.category == name
+        assert model.category == name
         assert len(model.mesh.faces) <= 6000
         low, high = model.mesh.bounds
         np.testing.assert_allclose(low + high, [0, 0, high[2]], atol=2e-3)

@@ -44,7 +44,7 @@ def write_library(folder: str | Path, collection: Collection) -> Path:
         lines += [
             f"  {cluster}:  # {vehicle.name}",
             f"    mesh: {cluster}.obj",
-            f"    # category: {cluster}",
+            f"    category: {cluster}",
             f"    color: {COLORS[cluster]}",
             f"    aliases: [{', '.join(ALIASES[cluster])}]",
         ]
