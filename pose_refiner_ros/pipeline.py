@@ -205,6 +205,7 @@ class Pipeline:
         self.encoder = encoder
         self._refiner = Refiner(list(library.values()), self.device, self.settings.batch)
         self._codebooks: dict[str, ViewCodebook] = {}
+        self._gradient_refiner = None  # made at the first use: torch is not needed otherwise
 
     def warm_up(self) -> None:
         """Compile the kernels (seconds, once per machine) and build the codebooks."""
@@ -214,7 +215,10 @@ class Pipeline:
         camera = Camera(np.array([[120.0, 0, 47.5], [0, 120.0, 47.5], [0, 0, 1]]), (96, 96))
         masks = np.zeros((96, 96), np.uint8)
         masks[32:64, 32:64] = 1
-        self.process(Frame(masks, camera, {1: model.name}), report=lambda label, text: None)
+        labels = {1: model.name}
+        if self.encoder is not None:
+            masks[4:28, 4:28], labels[2] = 2, None
+        self.process(Frame(masks, camera, labels), report=lambda label, text: None)
 
     def process(self, frame: Frame, report: Report = log_warning) -> list[ObjectPose]:
         """Find the pose of every labelled object of a frame, in the order of its labels.
@@ -233,7 +237,7 @@ class Pipeline:
         for one in seen:
             one.given = self._initial(frame, one.label, report)
             one.tracked = one.label in frame.tracked
-        self._refine(seen, frame.search)
+        self._refine(seen, frame.search, report)
         poses = []
         for one in seen:
             found = [r for r in one.found if np.isfinite(r.camera_from_object).all()]
@@ -297,7 +301,7 @@ class Pipeline:
     def _is_for_encoder(self, name: str | None) -> bool:
         return name is None or self.library[name].category in self.encoder.classes
 
-    def _refine(self, seen: list[SeenObject], search: Collection[int]) -> None:
+    def _refine(self, seen: list[SeenObject], search: Collection[int], report: Report) -> None:
         """Fill in what was found of each object."""
         for one in seen:
             model = self.library[one.name]
@@ -310,7 +314,7 @@ class Pipeline:
             else:
                 one.priors = [None] * len(one.starts)
         if self.settings.refinement != "solver":
-            self._refine_otherwise(seen)
+            self._refine_otherwise(seen, report)
             return
         results = self._refiner.refine(
             [one.evidence for one in seen],
@@ -342,14 +346,37 @@ class Pipeline:
             for one, found in zip(again, more, strict=True):
                 one.found = self._refiner.merge(one.name, one.found + found)
 
-    def _refine_otherwise(self, seen: list[SeenObject]) -> None:
+    def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
         """The paper's procedures, or none at all, from the best few starts."""
         for one in seen:
-            starts = one.starts or self._guess(one.evidence, one.name)
-            one.found = [
-                self._refiner.evaluate(one.evidence, one.name, pose)
-                for pose in starts[: self.settings.keep]
-            ]
+            poses = (one.starts or self._guess(one.evidence, one.name))[: self.settings.keep]
+            if self.settings.refinement != "none":
+                poses = self._descend(one, poses, report)
+            found = [self._refiner.evaluate(one.evidence, one.name, pose) for pose in poses]
+            one.found = self._refiner.merge(one.name, found)
+
+    def _descend(self, one: SeenObject, poses: list[np.ndarray], report: Report) -> list:
+        """Poses (4, 4) after the paper's 30 steps."""
+        model = self.library[one.name]
+        if self._gradient_refiner is None:
+            from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
+
+            self._gradient_refiner = GradientRefiner(device=self.device)
+        camera_from_crop = np.eye(4)
+        camera_from_crop[:3, :3] = one.evidence.crop.crop_from_camera.T
+        if self.settings.refinement == "gradient_encoder" and one.estimate is not None:
+            found = self._gradient_refiner.refine_encoder(one.evidence, model, self.encoder)
+        else:
+            if self.settings.refinement == "gradient_encoder":
+                report(
+                    one.label,
+                    f"the encoder does not know {one.name}: the error goes into the pose instead "
+                    "of into its weights",
+                )
+            starts = [camera_from_crop.T @ pose for pose in poses]
+            found = [self._gradient_refiner.refine_poses(one.evidence, model, starts)]
+        reached = np.concatenate([result.camera_from_object.cpu().numpy() for result in found])
+        return list(camera_from_crop @ reached)
 
     def _look(self, frame: Frame, masks: np.ndarray, report: Report) -> list[ObjectEvidence]:
         seen = []
