@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pose_refiner_ros.cli_encoder import app as encoder
+from pose_refiner_ros.cli_evaluate import app as evaluate
 from pose_refiner_ros.cli_scene import scene
 from pose_refiner_ros.cli_vehicles import app as vehicles
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(vehicles, name="vehicles")
 app.add_typer(encoder, name="encoder")
+app.add_typer(evaluate, name="evaluate")
 console = Console()
 errors = Console(stderr=True)
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pose-refiner evaluate`: the tables of the papers that this package implements."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure the tables of the papers.", no_args_is_help=True)
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure the tables of the papers."""  # with a callback, one command is still named
+
+
+@app.command()
+def palazzi(
+    out: Annotated[Path, typer.Option(help="Folder for palazzi.json, palazzi.md and plots.")],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Every block at a tiny size, to see that it runs.")
+    ] = False,
+    encoder: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights; if not given, the package's own.")
+    ] = None,
+    euler_encoder: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights of the paper's pose head, for one row more."),
+    ] = None,
+    shapenet: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Your copy of ShapeNetCore v2; else procedural."),
+    ] = None,
+    clusters: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
+    ] = None,
+    vehicles: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Vehicles from elsewhere: vehicles.yaml and meshes."),
+    ] = None,
+    objects: Annotated[
+        int | None, typer.Option(min=1, help="Views of test vehicles; other rows have no more.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the views.")] = 0,
+    device: Annotated[
+        Device, typer.Option(help="Where to compute; auto takes CUDA if it is there.")
+    ] = Device.auto,
+) -> None:
+    """Tables and figures of Palazzi et al. 2018, on vehicles never trained on."""
+    from pose_refiner_ros.cli import console, errors, rich_table, start_warp, tell, user_errors
+
+    with user_errors():
+        from pose_refiner_ros.encoder.inference import PoseEncoder
+        from pose_refiner_ros.encoder.weights import load_encoder
+        from pose_refiner_ros.evaluation import palazzi as evaluation
+
+        start_warp(device)
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+        from pose_refiner_ros.cli_vehicles import _collection
+        from pose_refiner_ros.evaluation.palazzi_tables import summary_lines
+        from pose_refiner_ros.pipeline import choose_device
+
+        where = choose_device(device.value)
+        loaded = PoseEncoder.load(encoder or evaluation.DEFAULT_ENCODER, where)
+        if euler_encoder is None and evaluation.DEFAULT_EULER_ENCODER.is_file():
+            euler_encoder = evaluation.DEFAULT_EULER_ENCODER
+        euler = None if euler_encoder is None else load_encoder(euler_encoder)[0]
+        foreign = [] if vehicles is None else evaluation.load_foreign(vehicles)
+        per_cluster, of_collection = evaluation.recorded_collection(loaded.record)
+        collection = _collection(shapenet, clusters, per_cluster, of_collection)
+        counts = evaluation.QUICK if quick else evaluation.FULL
+        if objects is not None:
+            counts = counts.at_most(objects)
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+            tasks: dict[str, int] = {}
+
+            def show(block: str, done: int, total: int) -> None:
+                if block not in tasks:
+                    tasks[block] = bar.add_task(block, total=total)
+                    if not errors.is_terminal:
+                        errors.print(block, soft_wrap=True)
+                bar.update(tasks[block], completed=done, total=total)
+
+            report = evaluation.run_palazzi(
+                out, collection, loaded, euler, foreign, counts, seed, where, show
+            )
+    console.print(rich_table(summary_lines(report), total=False))
+    for target in report["targets"]:
+        if not target["met"]:
+            sign = "at least" if target["at_least"] else "at most"
+            tell(
+                f"target missed: {target['name']} is {target['ours']:.3g}, not {sign} "
+                f"{target['target']:g}",
+                "yellow",
+            )
+    console.print(f"palazzi.json, palazzi.md and plots in {out}", highlight=False)

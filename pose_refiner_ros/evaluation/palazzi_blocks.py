@@ -1,0 +1,585 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of `pose-refiner evaluate palazzi`: each measures one table or figure of the paper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from pose_refiner_ros.datasets.vehicles.collection import Vehicle
+from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouettes
+from pose_refiner_ros.encoder.inference import PoseEncoder
+from pose_refiner_ros.encoder.network import Encoder
+from pose_refiner_ros.encoder.window import mask_window, window_at
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
+from pose_refiner_ros.pipeline import Frame, Pipeline, Settings
+from pose_refiner_ros.refinement.category import category_prior
+from pose_refiner_ros.refinement.evidence import EvidenceError, gather_evidence
+from pose_refiner_ros.refinement.gradient_descent import STEPS, refine_encoder, refine_pose
+from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
+from pose_refiner_ros.refinement.solver import Level
+from pose_refiner_ros.rendering.mesh_batch import MeshBatch
+from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
+
+from .palazzi_views import (
+    LABEL,
+    LENS,
+    PIXELS,
+    Attempt,
+    Start,
+    Tick,
+    View,
+    draw_views,
+    look,
+    measure,
+    paper_camera,
+    summary,
+)
+
+ROWS = {  # of table 1 -> Settings.refinement
+    "encoder": "none",
+    "gradient_pose": "gradient_pose",
+    "gradient_encoder": "gradient_encoder",
+    "solver": "solver",
+}
+RESOLUTIONS = (16, 32, 64, 128, 256)
+RESOLUTION = 128  # of the soft rasteriser, unless it is what is looked at
+WINDOW_MARGIN = 0.3  # room around the mask in the soft rasteriser's window, share of its side
+# A hatchback lies between two of the paper's clusters: either counts as right.
+RIGHT_CLASSES = {"hatchback": ("sedan", "suv")}
+
+
+@dataclass(frozen=True, eq=False)
+class Tools:
+    """What all blocks need. medoids: class of the encoder -> the model that stands for it."""
+
+    encoder: PoseEncoder
+    medoids: dict[str, ObjectModel]
+    device: str = "cpu"
+
+
+def medoid_models(medoids: dict[str, Vehicle]) -> dict[str, ObjectModel]:
+    """Cluster -> a model that stands for all of the cluster."""
+    return {
+        cluster: replace(true_model(vehicle, cluster), name=cluster, exact_shape=False)
+        for cluster, vehicle in medoids.items()
+    }
+
+
+def true_model(vehicle: Vehicle, category: str | None = None) -> ObjectModel:
+    """A vehicle's own mesh as an object of a library."""
+    return ObjectModel(
+        name=vehicle.name,
+        mesh=vehicle.mesh,
+        silhouette_mesh=simplify_for_silhouette(vehicle.mesh, warn=lambda text: None),
+        category=category,
+        exact_shape=True,
+    )
+
+
+def is_right(cluster: str, name: str | None) -> bool:
+    return name in RIGHT_CLASSES.get(cluster, (cluster,))
+
+
+# Table 1
+
+
+def table1_medoid(
+    tools: Tools, views: Sequence[View], counts: dict[str, int], euler: Encoder | None, tick: Tick
+) -> dict[str, Any]:
+    """Rows of table 1 with the medoid of the class that the encoder gave.
+
+    counts: row -> how many of the views; the rows beyond `ROWS` are `solver_no_prior`, which trusts
+    the medoid's outline alone, and `encoder_euler_cosine`, the paper's head (`euler`).
+    """
+    rows = {}
+    for row, refinement in {**ROWS, "solver_no_prior": "solver"}.items():
+        library = tools.medoids
+        if row == "solver_no_prior":
+            library = {k: replace(m, exact_shape=True) for k, m in library.items()}
+        some = views[: counts[row]]
+        pipeline = Pipeline(library, Settings(refinement=refinement), tools.device, tools.encoder)
+        attempts = _processed(pipeline, some, None, tick)
+        rows[row] = summary(measure(some, attempts, is_right))
+    if euler is not None:
+        some = views[: counts["encoder"]]
+        meshes = {cluster: model.mesh for cluster, model in tools.medoids.items()}
+        attempts = _by_network(euler, some, lambda view, name: meshes[name], tick)
+        rows["encoder_euler_cosine"] = summary(measure(some, attempts))
+    return rows
+
+
+def table1_true_mesh(
+    tools: Tools, views: Sequence[View], counts: dict[str, int], euler: Encoder | None, tick: Tick
+) -> dict[str, Any]:
+    """The same with every vehicle's own mesh, whatever class the encoder gave."""
+    views = sorted(views, key=lambda view: view.vehicle.name)
+    rows = {}
+    for row, refinement in ROWS.items():
+        some = _spread(views, counts[row])
+        attempts = true_mesh_attempts(tools, some, refinement, tick)
+        rows[row] = summary(measure(some, attempts, is_right))
+    if euler is not None:
+        some = _spread(views, counts["encoder"])
+        attempts = _by_network(euler, some, lambda view, name: view.vehicle.mesh, tick)
+        rows["encoder_euler_cosine"] = summary(measure(some, attempts))
+    return rows
+
+
+def true_mesh_attempts(
+    tools: Tools, views: Sequence[View], refinement: str, tick: Tick
+) -> list[Attempt]:
+    """Poses from the pipeline that knows each vehicle's own mesh; classes from the encoder. Views
+    of a vehicle lie behind one another."""
+    attempts: list[Attempt] = []
+    classes = [start and start.estimate.best_class for start in look(views, tools.encoder)]
+    first = 0
+    while first < len(views):
+        vehicle = views[first].vehicle
+        own = [view for view in views[first:] if view.vehicle is vehicle]
+        # its category only says that the encoder may be asked for poses: it knows all as vehicles
+        library = {vehicle.name: true_model(vehicle, tools.encoder.classes[0])}
+        pipeline = Pipeline(library, Settings(refinement=refinement), tools.device, tools.encoder)
+        found = _processed(pipeline, own, vehicle.name, tick)
+        attempts += [
+            replace(attempt, name=name)
+            for attempt, name in zip(found, classes[first : first + len(own)], strict=True)
+        ]
+        first += len(own)
+    return attempts
+
+
+def _processed(
+    pipeline: Pipeline, views: Sequence[View], name: str | None, tick: Tick
+) -> list[Attempt]:
+    """Each view as a frame of its own; timed after one that is not. name: None = unknown."""
+    camera, attempts = paper_camera(), []
+    for i, view in enumerate(views):
+        frame = Frame(view.mask, camera, {LABEL: name})
+        if i == 0:
+            pipeline.process(frame, lambda label, text: None)
+        began = time.perf_counter()
+        poses = pipeline.process(frame, lambda label, text: None)
+        ms = 1e3 * (time.perf_counter() - began)
+        if poses:
+            mesh = pipeline.library[poses[0].name].mesh
+            attempts.append(Attempt(poses[0].name, mesh, poses[0].camera_from_object, ms))
+        else:
+            attempts.append(Attempt(None, next(iter(pipeline.library.values())).mesh, None, ms))
+        tick()
+    return attempts
+
+
+def _by_network(
+    network: Encoder, views: Sequence[View], mesh_of: Callable, tick: Tick
+) -> list[Attempt]:
+    """Class and likeliest pose straight from a network: one that looks at the whole photo cannot be
+    used in the pipeline, as it knows one camera only."""
+    settings, attempts = network.settings, []
+    for view in views:
+        began = time.perf_counter()
+        if settings.window == "image":
+            window, pinhole = window_at(view.mask, None, LENS.pinhole, settings.size, 0, 0, PIXELS)
+        else:
+            window, pinhole = mask_window(view.mask, None, LENS.pinhole, settings.size)
+        with torch.inference_mode():
+            found = network(
+                torch.from_numpy(window)[None], torch.from_numpy(pinhole.astype(np.float32))[None]
+            )
+        name = settings.classes[int(found.class_logits[0].argmax())]
+        best = int(found.poses.logits[0].argmax())
+        pose = found.poses.camera_from_object[0, best].double().numpy()
+        ms = 1e3 * (time.perf_counter() - began)
+        attempts.append(Attempt(name, mesh_of(view, name), pose, ms))
+        tick()
+    return attempts
+
+
+def _spread(views: Sequence[View], count: int) -> list[View]:
+    """`count` of the views, evenly over all."""
+    count = min(count, len(views))
+    return [views[i] for i in np.linspace(0, len(views) - 1, count).round().astype(int)]
+
+
+# Table 2 and figures
+
+
+@dataclass(eq=False)
+class Bench:
+    """Starts of the encoder, and the meshes that they are refined with: the medoid of the class
+    given, or the true ones. Both refinements begin at the encoder's likeliest pose."""
+
+    tools: Tools
+    starts: list[Start]
+    true_mesh: bool
+
+    @cached_property
+    def models(self) -> list[ObjectModel]:
+        if not self.true_mesh:
+            return list(self.tools.medoids.values())
+        vehicles = {start.view.vehicle.name: start.view.vehicle for start in self.starts}
+        return [true_model(vehicle) for vehicle in vehicles.values()]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the model of each start."""
+        if self.true_mesh:
+            return [start.view.vehicle.name for start in self.starts]
+        return [self.tools.medoids[start.estimate.best_class].name for start in self.starts]
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        place = {model.name: i for i, model in enumerate(self.models)}
+        return np.array([place[name] for name in self.names])
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        return Refiner(self.models, self.tools.device, max(len(self.starts), 8))
+
+    @cached_property
+    def views(self) -> list[View]:
+        return [start.view for start in self.starts]
+
+    @property
+    def poses(self) -> np.ndarray:
+        return np.stack([start.pose for start in self.starts])
+
+    def rasterizer(self, resolution: int) -> SoftRasterizer:
+        meshes = [model.mesh for model in self.models]
+        return SoftRasterizer.of_meshes(meshes, (resolution, resolution), device=self.tools.device)
+
+    def windows(self, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Masks and weights (N, R, R) in [0, 1] of windows around the masks, and their pinholes
+        (N, 4)."""
+        pairs = [
+            mask_window(view.mask, None, LENS.pinhole, resolution, WINDOW_MARGIN)
+            for view in self.views
+        ]
+        channels = np.stack([window for window, _ in pairs]).astype(np.float32) / 255.0
+        return channels[:, 0], 1.0 - channels[:, 1], np.stack([pinhole for _, pinhole in pairs])
+
+    def priors(self, evidence: Sequence, which: Sequence[int]) -> list[list]:
+        """What holds a medoid to the encoder's opinion; nothing where the mesh is the true one."""
+        if self.true_mesh:
+            return [[None] for _ in which]
+        starts = [self.starts[i] for i in which]
+        return [
+            [category_prior(seen, start.estimate, start.pose)]
+            for seen, start in zip(evidence, starts, strict=True)
+        ]
+
+    def figures(self, poses: np.ndarray) -> dict[str, Any]:
+        attempts = [
+            Attempt(None, self.models[i].mesh, pose)
+            for i, pose in zip(self.index, poses, strict=True)
+        ]
+        found = summary(measure(self.views, attempts))
+        keys = ("n", "miou", "mve_deg", "acc_pi_6", "median_translation_error_m")
+        return {key: found[key] for key in keys}
+
+    def by_soft_rasterizer(self, resolution: int, steps: int = STEPS) -> np.ndarray:
+        target, weight, pinhole = self.windows(resolution)
+        found = refine_pose(
+            self.rasterizer(resolution), target, self.poses, pinhole, steps,
+            weight=weight, mesh=self.index,
+        )  # fmt: skip
+        return found.camera_from_object.cpu().numpy()
+
+    def by_solver(self, resolution: int) -> tuple[np.ndarray, int]:
+        """Poses (N, 4, 4) from crops of at most so many pixels, the coarse level half of them; and
+        how many masks were too small for that, whose poses stay as they were."""
+        camera, poses, evidence, which = paper_camera(), self.poses, [], []
+        for i, view in enumerate(self.views):
+            try:
+                sizes = (max(resolution // 2, RESOLUTIONS[0]), resolution)
+                evidence.append(gather_evidence(view.mask, LABEL, camera, sizes))
+                which.append(i)
+            except EvidenceError:
+                pass
+        results = self.refiner.refine(
+            evidence,
+            [self.names[i] for i in which],
+            [[self.starts[i].pose] for i in which],
+            keep=1,
+            restart=False,
+            priors=self.priors(evidence, which),
+        )
+        for i, found in zip(which, results, strict=True):
+            if found and np.isfinite(found[0].camera_from_object).all():
+                poses[i] = found[0].camera_from_object
+        return poses, len(poses) - len(which)
+
+
+def table2(bench: Bench, tick: Tick) -> dict[str, Any]:
+    """How far each resolution brings the encoder's poses: gains are differences of mean IoU and of
+    medians of the errors, positive where it is better than at the start."""
+    start = bench.figures(bench.poses)
+    table: dict[str, Any] = {"start": start, "soft_rasterizer": {}, "solver": {}}
+    for resolution in RESOLUTIONS:
+        soft = bench.by_soft_rasterizer(resolution)
+        tick()
+        solved, too_small = bench.by_solver(resolution)
+        tick()
+        for method, poses in (("soft_rasterizer", soft), ("solver", solved)):
+            found = bench.figures(poses)
+            shift = "median_translation_error_m"
+            table[method][str(resolution)] = {
+                **found,
+                "iou_gain": found["miou"] - start["miou"],
+                "viewpoint_gain_deg": start["mve_deg"] - found["mve_deg"],
+                "translation_gain_m": start[shift] - found[shift],
+            }
+        table["solver"][str(resolution)]["masks_too_small"] = too_small
+    return table
+
+
+def figure_6a(table: dict[str, Any]) -> dict[str, Any]:
+    """Mean IoU by resolution, from table 2."""
+    return {
+        "resolutions": list(RESOLUTIONS),
+        "start": table["start"]["miou"],
+        **{
+            method: [table[method][str(r)]["miou"] for r in RESOLUTIONS]
+            for method in ("soft_rasterizer", "solver")
+        },
+    }
+
+
+def figure_6b(bench: Bench, repeats: int, tick: Tick) -> dict[str, Any]:
+    """Milliseconds to draw one picture of a medoid, by resolution: medians."""
+    chosen = [i % len(bench.starts) for i in range(repeats)]
+    batch = MeshBatch([model.mesh for model in bench.models], bench.tools.device)
+    result: dict[str, Any] = {
+        "resolutions": list(RESOLUTIONS),
+        "repeats": repeats,
+        "faces": [len(model.mesh.faces) for model in bench.models],
+        "soft_rasterizer_ms": [],
+        "soft_rasterizer_with_gradient_ms": [],
+        "fast_silhouette_ms": [],
+    }
+    for resolution in RESOLUTIONS:
+        rasterizer = bench.rasterizer(resolution)
+        pinhole = resized_pinhole(LENS.pinhole, PIXELS, resolution)
+
+        def soft(i: int, gradient: bool, rasterizer=rasterizer, pinhole=pinhole) -> None:
+            pose = torch.tensor(bench.poses[i : i + 1], dtype=torch.float32)
+            pose.requires_grad_(gradient)
+            picture = rasterizer(pose, pinhole, int(bench.index[i]))
+            if gradient:
+                picture.sum().backward()
+
+        def fast(i: int, pinhole=pinhole, resolution=resolution) -> None:
+            pose = bench.poses[i : i + 1]
+            silhouettes(batch, bench.index[i : i + 1], pose, pinhole, resolution)
+
+        with _one_thread():
+            result["soft_rasterizer_ms"].append(_median_ms(lambda i: soft(i, False), chosen))
+            result["soft_rasterizer_with_gradient_ms"].append(
+                _median_ms(lambda i: soft(i, True), chosen)
+            )
+        result["fast_silhouette_ms"].append(_median_ms(fast, chosen))
+        tick()
+    return result
+
+
+def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
+    """Median viewpoint error in degrees after 0, 1, 2, … steps.
+
+    Of the gradient procedures the pose with the least loss so far counts, as it is what they would
+    return. The solver is given so many iterations in all, half of them at the coarse level.
+    """
+    rasterizer = bench.rasterizer(RESOLUTION)
+    target, weight, pinhole = bench.windows(RESOLUTION)
+    gradient = refine_pose(
+        rasterizer, target, bench.poses, pinhole, weight=weight, mesh=bench.index
+    )
+    tick()
+    curves = {"gradient_pose": _best_so_far(gradient)}
+    of_encoder = []
+    for i, start in enumerate(bench.starts):
+        found = refine_encoder(
+            _likeliest_pose(bench.tools.encoder, start),
+            bench.tools.encoder.encoder,
+            rasterizer,
+            target[i : i + 1],
+            pinhole[i : i + 1],
+            weight=weight[i : i + 1],
+            mesh=int(bench.index[i]),
+        )
+        of_encoder.append(_best_so_far(found))
+        tick()
+    curves["gradient_encoder"] = np.concatenate(of_encoder, axis=1)
+    most = sum(level.iterations for level in COARSE + FINE)
+    curves["solver"] = np.stack([_solver_limited(bench, k) for k in range(most + 1)])
+    tick()
+    result: dict[str, Any] = {"n": len(bench.starts)}
+    for name, poses in curves.items():  # (steps + 1, N, 4, 4)
+        result[name] = [bench.figures(some)["mve_deg"] for some in poses]
+    return result
+
+
+def _likeliest_pose(encoder: PoseEncoder, start: Start) -> Callable:
+    """For `refine_encoder`: network -> the pose (1, 4, 4) that it holds likeliest at first."""
+    windows, pinhole = encoder.windows([start.evidence])
+    with torch.no_grad():
+        best = int(encoder.encoder(windows, pinhole).poses.logits[0].argmax())
+    return lambda network: network(windows, pinhole).poses.camera_from_object[:, best]
+
+
+def _best_so_far(found) -> np.ndarray:
+    """(steps + 1, N, 4, 4) of a gradient descent: the pose with the least loss up to each step."""
+    least = found.losses.cummin(dim=0).indices
+    which = torch.arange(least.shape[1], device=least.device)
+    return found.poses[least, which].cpu().numpy()
+
+
+def _solver_limited(bench: Bench, iterations: int) -> np.ndarray:
+    """(N, 4, 4) after at most so many iterations, half of them at the coarse level."""
+    if iterations == 0:
+        return bench.poses
+    refiner = bench.refiner
+    evidence = [start.evidence for start in bench.starts]
+    priors = bench.priors(evidence, range(len(evidence)))
+    left, levels = iterations, []
+    for level, share in zip(COARSE + FINE, (0.5, 0.75, 1.0), strict=True):
+        own = min(int(np.ceil(left * share)), level.iterations)
+        left -= own
+        if own:
+            levels.append(Level(level.index, own, level.tolerance))
+    candidates = [
+        refiner.candidate(i, seen, start.pose, prior[0])
+        for i, (seen, start, prior) in enumerate(zip(evidence, bench.starts, priors, strict=True))
+    ]
+    refiner._load_evidence(evidence)
+    solved = refiner._solve(candidates, list(bench.index), tuple(levels))
+    poses = np.stack([candidate.pose for candidate in solved])
+    for seen, pose in zip(evidence, poses, strict=True):  # crops may look elsewhere
+        pose[:3] = seen.crop.crop_from_camera.T @ pose[:3]
+    return poses
+
+
+# Time
+
+
+def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
+    """Milliseconds an object of the refinements alone, one object at a time: medians.
+
+    `solver_ms`: Refiner.refine of all of the encoder's hypotheses, as in the pipeline;
+    `soft_30_steps_at_128_ms`: `refine_pose` of the likeliest one, with the same mesh.
+    """
+    refiner, rasterizer = bench.refiner, bench.rasterizer(RESOLUTION)
+    target, weight, pinhole = bench.windows(RESOLUTION)
+    encoder = bench.tools.encoder
+    camera = paper_camera()
+
+    def solve(i: int, count: int) -> None:
+        start = bench.starts[i]
+        poses = [h.camera_from_object for h in start.estimate.hypotheses][:count]
+        priors = [
+            None if bench.true_mesh else category_prior(start.evidence, start.estimate, pose)
+            for pose in poses
+        ]
+        refiner.refine([start.evidence], [bench.names[i]], [poses], 4, False, [priors])
+
+    def descend(i: int) -> None:
+        own = slice(i, i + 1)
+        refine_pose(
+            rasterizer, target[own], bench.poses[own], pinhole[own],
+            weight=weight[own], mesh=int(bench.index[i]),
+        )  # fmt: skip
+
+    def descend_in_weights(i: int) -> None:
+        own = slice(i, i + 1)
+        refine_encoder(
+            _likeliest_pose(encoder, bench.starts[i]), encoder.encoder, rasterizer, target[own],
+            pinhole[own], weight=weight[own], mesh=int(bench.index[i]),
+        )  # fmt: skip
+
+    def gather(i: int) -> None:
+        gather_evidence(bench.views[i].mask, LABEL, camera)
+
+    timed = {
+        "evidence_ms": gather,
+        "encoder_ms": lambda i: encoder.estimate([bench.starts[i].evidence]),
+        "solver_ms": lambda i: solve(i, len(bench.starts[i].estimate.hypotheses)),
+        "solver_one_hypothesis_ms": lambda i: solve(i, 1),
+        "soft_30_steps_at_128_ms": descend,
+        "gradient_encoder_30_steps_at_128_ms": descend_in_weights,
+    }
+    result: dict[str, Any] = {"n": len(bench.starts)}
+    for name, function in timed.items():
+        result[name] = _median_ms(function, range(len(bench.starts)))
+        tick()
+    soft = result["soft_30_steps_at_128_ms"]
+    result["speedup_solver_over_30_soft_steps_at_128"] = soft / result["solver_ms"]
+    result["speedup_with_one_hypothesis_each"] = soft / result["solver_one_hypothesis_ms"]
+    result["soft_rasterizer_triangles"] = [
+        min(len(model.mesh.faces), 3000) for model in bench.models
+    ]
+    return result
+
+
+def _median_ms(function: Callable[[int], None], items: Sequence[int]) -> float:
+    function(items[0])  # what the first call sets up is not counted
+    times = []
+    for i in items:
+        began = time.perf_counter()
+        function(i)
+        times.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(times))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread, as the refinements have it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+# Vehicles that the encoder has never seen the like of
+
+
+def foreign_vehicles(
+    tools: Tools, vehicles: Sequence[Vehicle], count: int, rng: np.random.Generator, tick: Tick
+) -> dict[str, Any]:
+    """Class by the encoder, pose by the pipeline with the solver: with the medoids of the library,
+    and with each vehicle's own mesh."""
+    result: dict[str, Any] = {
+        "views_each": count,
+        "rule": "a hatchback counts as right where it is called sedan or suv",
+        "per_vehicle": {},
+    }
+    all_rows: dict[str, list] = {"encoder": [], "medoid": [], "true_mesh": []}
+    for vehicle in vehicles:
+        views = draw_views([vehicle], count, rng)
+        attempts = {}
+        for key, refinement in (("encoder", "none"), ("medoid", "solver")):
+            pipeline = Pipeline(
+                tools.medoids, Settings(refinement=refinement), tools.device, tools.encoder
+            )
+            attempts[key] = _processed(pipeline, views, None, tick)
+        attempts["true_mesh"] = true_mesh_attempts(tools, views, "solver", tick)
+        named = [attempt.name for attempt in attempts["medoid"]]
+        entry: dict[str, Any] = {
+            "class": vehicle.cluster,
+            "named": {name: named.count(name) for name in sorted({n for n in named if n})},
+        }
+        for key, found in attempts.items():
+            rows = measure(views, found, is_right)
+            all_rows[key] += rows
+            entry[key] = summary(rows)
+        result["per_vehicle"][vehicle.name] = entry
+    result["total"] = {key: summary(rows) for key, rows in all_rows.items()}
+    return result

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures 6a, 6b and 6c of Palazzi et al. 2018, of what was measured here."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLORS = {"soft": "#c2571a", "weights": "#7a4ea3", "solver": "#1f6fb2", "start": "#777777"}
+DPI = 130
+
+
+def plots(report: dict[str, Any]) -> dict[str, bytes]:
+    """File name -> PNG."""
+    figures = report["figures"]
+    return {
+        "palazzi_6a_iou.png": _iou(figures["6a"]),
+        "palazzi_6b_time.png": _time(figures["6b"]),
+        "palazzi_6c_steps.png": _steps(figures["6c"]),
+    }
+
+
+def _iou(data: dict[str, Any]) -> bytes:
+    figure = _figure(6.4)
+    axes = figure.subplots()
+    for kind, style in (("medoid", "-"), ("true_mesh", "--")):
+        mesh = kind.replace("_", " ")
+        own = data[kind]
+        x = own["resolutions"]
+        axes.plot(x, own["solver"], style, marker="o", color=COLORS["solver"],
+                  label=f"solver, {mesh}")  # fmt: skip
+        axes.plot(x, own["soft_rasterizer"], style, marker="s", color=COLORS["soft"],
+                  label=f"soft rasteriser, {mesh}")  # fmt: skip
+        axes.axhline(own["start"], linestyle=style, linewidth=1, color=COLORS["start"],
+                     label=f"encoder, {mesh}")  # fmt: skip
+    _resolutions(axes, data["medoid"]["resolutions"])
+    axes.set_ylabel("mean IoU")
+    axes.set_title("Fig. 6a: overlap after refinement, by resolution")
+    return _png(figure, axes)
+
+
+def _time(data: dict[str, Any]) -> bytes:
+    figure = _figure(6.4)
+    axes = figure.subplots()
+    for key, name, color, style in (
+        ("soft_rasterizer_with_gradient_ms", "soft rasteriser, with gradient", "soft", "--"),
+        ("soft_rasterizer_ms", "soft rasteriser", "soft", "-"),
+        ("fast_silhouette_ms", "fast silhouette", "solver", "-"),
+    ):
+        axes.plot(data["resolutions"], data[key], style, marker="o", color=COLORS[color],
+                  label=name)  # fmt: skip
+    _resolutions(axes, data["resolutions"])
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("ms per picture")
+    axes.set_title("Fig. 6b: time to draw one vehicle, by resolution")
+    return _png(figure, axes)
+
+
+def _steps(data: dict[str, Any]) -> bytes:
+    figure = _figure(10.0)
+    left, right = figure.subplots(1, 2)
+    for axes, kind in ((left, "medoid"), (right, "true_mesh")):
+        for key, name, color in (
+            ("gradient_pose", "gradient steps, pose", "soft"),
+            ("gradient_encoder", "gradient steps, encoder's weights", "weights"),
+            ("solver", "solver iterations", "solver"),
+        ):
+            axes.plot(data[kind][key], color=COLORS[color], label=name)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("steps")
+        axes.set_title(f"with {kind.replace('_', ' ')}")
+        axes.grid(alpha=0.3)
+    left.set_ylabel("median viewpoint error, degrees")
+    figure.suptitle("Fig. 6c: viewpoint error by number of steps")
+    return _png(figure, left)
+
+
+def _figure(width: float) -> Figure:
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _resolutions(axes, resolutions: list[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(resolutions, [str(r) for r in resolutions])
+    axes.set_xlabel("resolution, pixels a side")
+    axes.grid(alpha=0.3)
+
+
+def _png(figure: Figure, axes) -> bytes:
+    axes.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

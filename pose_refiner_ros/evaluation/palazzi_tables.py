@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What palazzi.json holds, as Markdown for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+ROW_NAMES = {
+    "encoder": "encoder",
+    "gradient_pose": "+ 30 gradient steps, pose",
+    "gradient_encoder": "+ 30 gradient steps, encoder's weights",
+    "solver": "+ solver",
+    "solver_no_prior": "+ solver, outline alone (no prior of the category)",
+    "encoder_euler_cosine": "encoder with the paper's head (cosines of Euler angles)",
+}
+COLUMNS = (  # head, key of a summary, how it is written
+    ("n", "n", "{:.0f}"),
+    ("accuracy", "accuracy", "{:.3f}"),
+    ("mIoU", "miou", "{:.3f}"),
+    ("MVE °", "mve_deg", "{:.2f}"),
+    ("Acc π/6", "acc_pi_6", "{:.3f}"),
+    ("translation m", "median_translation_error_m", "{:.3f}"),
+    ("ms / object", "ms_per_object", "{:.1f}"),
+)
+PAPER = {  # figures of the paper that the issue of these tables quotes: class, MVE, Acc, mIoU
+    "encoder": {"accuracy": 0.89, "mve_deg": 5.7},
+    "refined": {"miou": 0.72, "mve_deg": 4.5, "acc_pi_6": 0.90},
+}
+KINDS = {"medoid": "medoids", "true_mesh": "true meshes"}
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """All tables, and the plots beside them."""
+    parts = [
+        "# Palazzi et al. 2018, measured here",
+        _header(report),
+        "## Targets",
+        target_table(report),
+        "## Table 1",
+        "Class accuracy, mean IoU, median viewpoint error (eq. 6), share of views below π/6, "
+        "median error of the translation, and time of the whole pipeline for one object. The class is the "
+        "encoder's in every row. `n`: views.",
+        "With the medoid of the class that the encoder gave:",
+        table1(report, "medoid"),
+        "With the vehicle's own mesh:",
+        table1(report, "true_mesh"),
+        "## Time of a refinement alone",
+        speed_table(report),
+        "## Table 2: resolutions",
+        "Both begin at the encoder's likeliest pose. A gain is the difference of mean IoU, of the "
+        "median viewpoint error, or of the median translation error to that start; positive is "
+        "better. `translation`: what is left of its error.",
+        *(part for kind, name in KINDS.items() for part in (f"With {name}:", table2(report, kind))),
+        "## Figures",
+        "![IoU by resolution](palazzi_6a_iou.png)",
+        "![Time of a picture by resolution](palazzi_6b_time.png)",
+        "![Viewpoint error by number of steps](palazzi_6c_steps.png)",
+        "## Vehicles from elsewhere",
+        vehicles_table(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Markdown of a header and rows, the first column to the left."""
+    header, *rows = lines
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
+
+
+def target_table(report: dict[str, Any]) -> str:
+    lines = [["figure", "paper", "target", "ours", ""]]
+    for entry in report["targets"]:
+        sign = "≥" if entry["at_least"] else "≤"
+        lines.append(
+            [
+                entry["name"],
+                "–" if entry["paper"] is None else f"{entry['paper']:g}",
+                f"{sign} {entry['target']:g}",
+                _short(entry["ours"]),
+                "met" if entry["met"] else "**missed**",
+            ]
+        )
+    return table(lines)
+
+
+def table1(report: dict[str, Any], block: str) -> str:
+    lines = [["row", *(head for head, _, _ in COLUMNS)]]
+    if block == "medoid":
+        lines += [
+            [f"paper, {name}", *(_cell(figures, key, form) for _, key, form in COLUMNS)]
+            for name, figures in PAPER.items()
+        ]
+    rows = report["table1"][block]
+    for row, name in ROW_NAMES.items():
+        if row in rows:
+            lines.append([name, *(_cell(rows[row], key, form) for _, key, form in COLUMNS)])
+    return table(lines)
+
+
+def speed_table(report: dict[str, Any]) -> str:
+    names = {
+        "evidence_ms": "evidence (signed distances), ms",
+        "encoder_ms": "encoder, ms",
+        "solver_ms": "solver, all hypotheses of the encoder, ms",
+        "solver_one_hypothesis_ms": "solver, one hypothesis, ms",
+        "soft_30_steps_at_128_ms": "30 soft rasteriser steps at 128×128, pose, ms",
+        "gradient_encoder_30_steps_at_128_ms": "the same into the encoder's weights, ms",
+        "speedup_solver_over_30_soft_steps_at_128": "solver faster than those 30 steps, times",
+        "speedup_with_one_hypothesis_each": "solver with one hypothesis faster, times",
+    }
+    lines = [["median of one object", *KINDS.values()]]
+    lines += [
+        [name, *(f"{report['speed'][kind][key]:.1f}" for kind in KINDS)]
+        for key, name in names.items()
+    ]
+    count = report["speed"]["medoid"]["n"]
+    return f"{table(lines)}\n\n{count} objects, the same for all lines of a column, one at a time."
+
+
+def table2(report: dict[str, Any], kind: str) -> str:
+    data = report["table2"][kind]
+    columns = (
+        ("IoU gain", "iou_gain", "{:+.3f}"),
+        ("viewpoint gain °", "viewpoint_gain_deg", "{:+.2f}"),
+        ("translation gain m", "translation_gain_m", "{:+.3f}"),
+        ("translation m", "median_translation_error_m", "{:.3f}"),
+    )
+    heads = [f"{who}: {head}" for who in ("soft", "solver") for head, _, _ in columns]
+    lines = [["resolution", *heads]]
+    for resolution in data["solver"]:
+        cells = [
+            _cell(data[method][resolution], key, form)
+            for method in ("soft_rasterizer", "solver")
+            for _, key, form in columns
+        ]
+        lines.append([resolution, *cells])
+    start = data["start"]
+    return (
+        f"{table(lines)}\n\nStart: mean IoU {start['miou']:.3f}, MVE {start['mve_deg']:.2f}°, "
+        f"translation {start['median_translation_error_m']:.3f} m; {start['n']} views."
+    )
+
+
+def vehicles_table(report: dict[str, Any]) -> str:
+    data = report["vehicles"]
+    if data is None:
+        return "Not run: no folder was given (`--vehicles`)."
+    keys = ("miou", "mve_deg", "acc_pi_6")
+    columns = [column for column in COLUMNS if column[1] in keys]
+    kinds = {"encoder": "encoder", "medoid": "medoid", "true_mesh": "true mesh"}
+    heads = [f"{name}: {head}" for name in kinds.values() for head, _, _ in columns]
+    lines = [["vehicle", "class", "called", "accuracy", *heads]]
+    for name, entry in [*data["per_vehicle"].items(), ("all", data["total"])]:
+        called = ", ".join(f"{k} {v}" for k, v in entry.get("named", {}).items())
+        cells = [_cell(entry[kind], key, form) for kind in kinds for _, key, form in columns]
+        accuracy = f"{entry['medoid']['accuracy']:.3f}"
+        lines.append([name, entry.get("class", ""), called, accuracy, *cells])
+    return (
+        f"{table(lines)}\n\n{data['views_each']} views each; {data['rule']}. `encoder`: its pose, "
+        "drawn with the medoid; `medoid` and `true mesh`: refined by the solver with that mesh."
+    )
+
+
+def summary_lines(report: dict[str, Any]) -> list[list[str]]:
+    """Table 1 with medoids, short, for a terminal."""
+    rows = report["table1"]["medoid"]
+    lines = [["row", *(head for head, _, _ in COLUMNS)]]
+    lines += [
+        [row, *(_cell(figures, key, form) for _, key, form in COLUMNS)]
+        for row, figures in rows.items()
+    ]
+    return lines
+
+
+def _header(report: dict[str, Any]) -> str:
+    machine, collection = report["machine"], report["collection"]
+    models = ", ".join(f"{n} {c}" for c, n in collection["test_models"].items())
+    steps = report["encoder"]["record"].get("steps", "?")
+    return (
+        f"Written by `pose-refiner evaluate palazzi` {report['version']} on {report['date'][:10]}: "
+        f"{machine['cores']} cores ({machine['processor']}), device {machine['device']}, seed "
+        f"{report['seed']}. Test models: {models} ({collection['source']}). Views by the paper's "
+        f"camera, 256×256, clean masks. Encoder of {steps} training steps."
+    )
+
+
+def _cell(figures: dict[str, Any], key: str, form: str) -> str:
+    value = figures.get(key)
+    return "–" if value is None else form.format(value)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.3g}"
