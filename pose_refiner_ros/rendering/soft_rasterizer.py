@@ -20,8 +20,8 @@ Weaknesses of the formula, and what becomes of them here:
   also moves projected vertices that lie beyond the picture onto its border, which deforms their
   triangles and is not in the paper; here triangles simply go on beyond the border.)
 * A triangle that covers one pixel has max x = x there and is 1 whatever its pose: no gradient. Of
-  a mesh with faces of a pixel or two, little pulls. Kept; draw with fewer, larger faces
-  (`max_faces`, a simplified mesh) or more pixels. For the same reason a picture of 1x1 pixels, all
+  a mesh with faces of a pixel or two, little pulls. Kept; a simplified mesh or more pixels help,
+  a lower `max_faces` does not, as it tears holes. For the same reason a picture of 1x1 pixels, all
   whose triangles have max x = min x, is 0.
 * Pixels that several triangles cover add up to 5 to 8, and a triangle is 0 at its edges, so that
   covered is anything above 0. Kept; the losses of `refinement/gradient_descent.py` squash it.
@@ -32,8 +32,9 @@ Weaknesses of the formula, and what becomes of them here:
 How it is computed. Outside a triangle x is 0, so that only pixels within count, and min x is 0 but
 for a triangle that covers the whole picture. Each triangle is cut into rows, each row into its
 pixels, and maxima and sums are taken over those lists: the same values without the dense
-(triangles, pixels) array. x is N^3 (N - 1e-8)^3 times the product of the barycentric coordinates;
-dividing both by that factor leaves numbers that float32 can hold, however large a triangle.
+(triangles, pixels) array. x is (N (N - 1e-8))^3 times the product of the barycentric coordinates;
+x and the 1e-8 beside it are divided by that factor, which leaves numbers that float32 can hold,
+however large a triangle.
 Triangles are drawn in tiles of at most `pairs_per_tile` pixels of bounding boxes, and drawn again
 when gradients are taken, so that memory stays bounded in both directions.
 """
@@ -60,8 +61,8 @@ class SoftRasterizer:
 
     vertices: (V, 3) metres, object frame; faces: (F, 3); size: (height, width) of the pictures;
     max_faces: of a mesh with more, the largest by area in the object's frame are drawn; near:
-    metres of depth, triangles that reach nearer are not drawn; pairs_per_tile: bounds memory, at
-    about 150 bytes each while gradients are taken.
+    metres of depth, triangles that reach nearer are not drawn; pairs_per_tile: bounds memory, some
+    150 bytes each while gradients are taken.
 
     Raises SoftRasterizerError.
     """
