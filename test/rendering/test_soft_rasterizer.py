@@ -11,6 +11,15 @@ from pose_refiner_ros.geometry import se3
 from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer, SoftRasterizerError
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two that wait for each other on a busy machine take ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def at_random(rng: np.random.Generator, count: int, distance: float = 0.5) -> torch.Tensor:
     """(count, 4, 4) float64 poses in front of the camera."""
     poses = np.stack([pose(translation=(0.02, -0.03, distance)) for _ in range(count)])
