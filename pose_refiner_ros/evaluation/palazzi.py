@@ -231,7 +231,9 @@ def run_palazzi(
             kinds["medoid"], counts.repeats, block("Figure 6b", len(blocks.RESOLUTIONS))
         ),
         "6c": {
-            kind: blocks.figure_6c(bench, block("Figure 6c", len(starts) + 2))
+            kind: blocks.figure_6c(
+                bench, block(f"Figure 6c, {kind.replace('_', ' ')}", len(starts) + 1)
+            )
             for kind, bench in kinds.items()
         },
     }
@@ -239,7 +241,10 @@ def run_palazzi(
         kind: blocks.Bench(tools, starts[: counts.speed], bench.true_mesh)
         for kind, bench in kinds.items()
     }
-    speed = {kind: blocks.speed(bench, block("Time", 6)) for kind, bench in timed.items()}
+    speed = {
+        kind: blocks.speed(bench, block(f"Time, {kind.replace('_', ' ')}", 6))
+        for kind, bench in timed.items()
+    }
     strangers = None
     if foreign:
         shipped = blocks.Tools(encoder, default_medoids(), device)

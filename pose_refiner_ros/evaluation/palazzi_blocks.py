@@ -22,8 +22,8 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Frame, Pipeline, Settings
 from pose_refiner_ros.refinement.category import category_prior
-from pose_refiner_ros.refinement.evidence import EvidenceError, gather_evidence
-from pose_refiner_ros.refinement.gradient_descent import STEPS, refine_encoder, refine_pose
+from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
 from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
 from pose_refiner_ros.refinement.solver import Level
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
@@ -51,8 +51,6 @@ ROWS = {  # of table 1 -> Settings.refinement
     "solver": "solver",
 }
 RESOLUTIONS = (16, 32, 64, 128, 256)
-RESOLUTION = 128  # of the soft rasteriser, unless it is what is looked at
-WINDOW_MARGIN = 0.3  # room around the mask in the soft rasteriser's window, share of its side
 # A hatchback lies between two of the paper's clusters: either counts as right.
 RIGHT_CLASSES = {"hatchback": ("sedan", "suv")}
 
@@ -256,16 +254,6 @@ class Bench:
         meshes = [model.mesh for model in self.models]
         return SoftRasterizer.of_meshes(meshes, (resolution, resolution), device=self.tools.device)
 
-    def windows(self, resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Masks and weights (N, R, R) in [0, 1] of windows around the masks, and their pinholes
-        (N, 4)."""
-        pairs = [
-            mask_window(view.mask, None, LENS.pinhole, resolution, WINDOW_MARGIN)
-            for view in self.views
-        ]
-        channels = np.stack([window for window, _ in pairs]).astype(np.float32) / 255.0
-        return channels[:, 0], 1.0 - channels[:, 1], np.stack([pinhole for _, pinhole in pairs])
-
     def priors(self, evidence: Sequence, which: Sequence[int]) -> list[list]:
         """What holds a medoid to the encoder's opinion; nothing where the mesh is the true one."""
         if self.true_mesh:
@@ -285,13 +273,20 @@ class Bench:
         keys = ("n", "miou", "mve_deg", "acc_pi_6", "median_translation_error_m")
         return {key: found[key] for key in keys}
 
-    def by_soft_rasterizer(self, resolution: int, steps: int = STEPS) -> np.ndarray:
-        target, weight, pinhole = self.windows(resolution)
-        found = refine_pose(
-            self.rasterizer(resolution), target, self.poses, pinhole, steps,
-            weight=weight, mesh=self.index,
-        )  # fmt: skip
-        return found.camera_from_object.cpu().numpy()
+    def by_soft_rasterizer(self, resolution: int) -> np.ndarray:
+        """Poses (N, 4, 4) after 30 steps."""
+        descent = GradientRefiner(resolution, device=self.tools.device)
+        found = [descent.refine_poses(*self.task(i)).camera_from_object for i in self.all]
+        return torch.cat(found).cpu().numpy()
+
+    @property
+    def all(self) -> range:
+        return range(len(self.starts))
+
+    def task(self, i: int) -> tuple[ObjectEvidence, ObjectModel, list[np.ndarray]]:
+        """What a `GradientRefiner` needs of a start. (Crops of this camera are not turned.)"""
+        start = self.starts[i]
+        return start.evidence, self.models[self.index[i]], [start.pose]
 
     def by_solver(self, resolution: int) -> tuple[np.ndarray, int]:
         """Poses (N, 4, 4) from crops of at most so many pixels, the coarse level half of them; and
@@ -396,27 +391,17 @@ def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
     Of the gradient procedures the pose with the least loss so far counts, as it is what they would
     return. The solver is given so many iterations in all, half of them at the coarse level.
     """
-    rasterizer = bench.rasterizer(RESOLUTION)
-    target, weight, pinhole = bench.windows(RESOLUTION)
-    gradient = refine_pose(
-        rasterizer, target, bench.poses, pinhole, weight=weight, mesh=bench.index
-    )
-    tick()
-    curves = {"gradient_pose": _best_so_far(gradient)}
-    of_encoder = []
-    for i, start in enumerate(bench.starts):
-        found = refine_encoder(
-            _likeliest_pose(bench.tools.encoder, start),
-            bench.tools.encoder.encoder,
-            rasterizer,
-            target[i : i + 1],
-            pinhole[i : i + 1],
-            weight=weight[i : i + 1],
-            mesh=int(bench.index[i]),
-        )
-        of_encoder.append(_best_so_far(found))
+    encoder, descent = bench.tools.encoder, GradientRefiner(device=bench.tools.device)
+    of_pose, of_encoder = [], []
+    for i in bench.all:
+        of_pose.append(_best_so_far(descent.refine_poses(*bench.task(i))))
+        # the likeliest hypothesis comes first
+        of_encoder.append(_best_so_far(descent.refine_encoder(*bench.task(i)[:2], encoder)[0]))
         tick()
-    curves["gradient_encoder"] = np.concatenate(of_encoder, axis=1)
+    curves = {
+        "gradient_pose": np.concatenate(of_pose, axis=1),
+        "gradient_encoder": np.concatenate(of_encoder, axis=1),
+    }
     most = sum(level.iterations for level in COARSE + FINE)
     curves["solver"] = np.stack([_solver_limited(bench, k) for k in range(most + 1)])
     tick()
@@ -424,14 +409,6 @@ def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
     for name, poses in curves.items():  # (steps + 1, N, 4, 4)
         result[name] = [bench.figures(some)["mve_deg"] for some in poses]
     return result
-
-
-def _likeliest_pose(encoder: PoseEncoder, start: Start) -> Callable:
-    """For `refine_encoder`: network -> the pose (1, 4, 4) that it holds likeliest at first."""
-    windows, pinhole = encoder.windows([start.evidence])
-    with torch.no_grad():
-        best = int(encoder.encoder(windows, pinhole).poses.logits[0].argmax())
-    return lambda network: network(windows, pinhole).poses.camera_from_object[:, best]
 
 
 def _best_so_far(found) -> np.ndarray:
@@ -473,12 +450,11 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
     """Milliseconds an object of the refinements alone, one object at a time: medians.
 
     `solver_ms`: Refiner.refine of all of the encoder's hypotheses, as in the pipeline;
-    `soft_30_steps_at_128_ms`: `refine_pose` of the likeliest one, with the same mesh.
+    `soft_30_steps_at_128_ms`: 30 steps of the likeliest one, with the same mesh;
+    `gradient_encoder_…`: 30 steps of the encoder's weights for each likely one.
     """
-    refiner, rasterizer = bench.refiner, bench.rasterizer(RESOLUTION)
-    target, weight, pinhole = bench.windows(RESOLUTION)
-    encoder = bench.tools.encoder
-    camera = paper_camera()
+    refiner, encoder, camera = bench.refiner, bench.tools.encoder, paper_camera()
+    descent = GradientRefiner(device=bench.tools.device)
 
     def solve(i: int, count: int) -> None:
         start = bench.starts[i]
@@ -489,20 +465,6 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
         ]
         refiner.refine([start.evidence], [bench.names[i]], [poses], 4, False, [priors])
 
-    def descend(i: int) -> None:
-        own = slice(i, i + 1)
-        refine_pose(
-            rasterizer, target[own], bench.poses[own], pinhole[own],
-            weight=weight[own], mesh=int(bench.index[i]),
-        )  # fmt: skip
-
-    def descend_in_weights(i: int) -> None:
-        own = slice(i, i + 1)
-        refine_encoder(
-            _likeliest_pose(encoder, bench.starts[i]), encoder.encoder, rasterizer, target[own],
-            pinhole[own], weight=weight[own], mesh=int(bench.index[i]),
-        )  # fmt: skip
-
     def gather(i: int) -> None:
         gather_evidence(bench.views[i].mask, LABEL, camera)
 
@@ -511,8 +473,10 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
         "encoder_ms": lambda i: encoder.estimate([bench.starts[i].evidence]),
         "solver_ms": lambda i: solve(i, len(bench.starts[i].estimate.hypotheses)),
         "solver_one_hypothesis_ms": lambda i: solve(i, 1),
-        "soft_30_steps_at_128_ms": descend,
-        "gradient_encoder_30_steps_at_128_ms": descend_in_weights,
+        "soft_30_steps_at_128_ms": lambda i: descent.refine_poses(*bench.task(i)),
+        "gradient_encoder_30_steps_at_128_ms": lambda i: descent.refine_encoder(
+            *bench.task(i)[:2], encoder
+        ),
     }
     result: dict[str, Any] = {"n": len(bench.starts)}
     for name, function in timed.items():

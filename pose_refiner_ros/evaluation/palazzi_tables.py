@@ -39,8 +39,8 @@ def markdown(report: dict[str, Any]) -> str:
         target_table(report),
         "## Table 1",
         "Class accuracy, mean IoU, median viewpoint error (eq. 6), share of views below π/6, "
-        "median error of the translation, and time of the whole pipeline for one object. The class is the "
-        "encoder's in every row. `n`: views.",
+        "median error of the translation, and time of the whole pipeline for one object. The class "
+        "is the encoder's in every row. `n`: views.",
         "With the medoid of the class that the encoder gave:",
         table1(report, "medoid"),
         "With the vehicle's own mesh:",
