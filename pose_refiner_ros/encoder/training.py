@@ -92,9 +92,7 @@ def train_encoder(
     start, seconds = 0, 0.0
     checkpoint = folder / CHECKPOINT
     if resume and checkpoint.exists():
-        start, seconds = _resume(
-            fabric, checkpoint, settings, options, network, optimizer, schedule
-        )
+        start, seconds = _resume(fabric, checkpoint, options, network, optimizer, schedule)
     # another seed for each resumption and each process, so that no picture comes twice
     training.seed = int(
         np.random.SeedSequence([options.seed, start, fabric.global_rank]).generate_state(1)[0]

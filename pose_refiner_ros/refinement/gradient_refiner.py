@@ -97,5 +97,7 @@ class GradientRefiner:
         if evidence.unknown is not None:
             hidden = evidence.unknown * np.float32(1)
             weight -= cv2.resize(hidden, shape, interpolation=cv2.INTER_AREA)
+        # area means of 0 and 1 may leave that range by rounding
+        mask, weight = mask.clip(0.0, 1.0), weight.clip(0.0, 1.0)
         factor = evidence.crop.size / self.size
         return mask, weight, shrink_camera(np.asarray(evidence.crop.pinhole), factor)
