@@ -3,6 +3,7 @@
 worker thread; publishes nothing."""
 
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
+from pose_refiner_ros.tracking.naming import ClassMemory
 
 
 @dataclass
@@ -32,12 +34,16 @@ class FrameProcessor:
         self.pipeline = pipeline
         self.library = library
         self.transforms = None  # a TransformLookup, for initial poses in other frames
+        self.encoder = getattr(pipeline, "encoder", None)
         self._tracker = IdentityTracker(library)
+        self._classes = ClassMemory()
         self._numbers = {}  # (class, track id) -> published id
+        self._followed = WeakKeyDictionary()  # track of the class memory -> that of the tracker
 
     def reset(self):
         """Forget every object followed so far."""
         self._tracker.reset()
+        self._classes.reset()
         self._numbers.clear()
 
     def process(self, messages, parameters, with_image, report):
@@ -61,8 +67,14 @@ class FrameProcessor:
             labels.parse_label_names(parameters.label_names),
             self.library,
             note,
+            self.encoder is not None,
         )
-        tracks = self._follow(messages.stamp, masks, names, parameters.labels_are_ids)
+        observations = observe(masks, names)
+        if parameters.labels_are_ids:
+            observations = [replace(one, caller_id=one.label) for one in observations]
+        named = self._settle_classes(messages.stamp, masks, camera, observations, note)
+        names = {label: one.name for label, one in named.items()} if self.encoder else names
+        tracks = self._follow(messages.stamp, observations, names, named)
         initial_poses = self._initial_poses(messages, header, names, note)
         tracked = set()
         if parameters.use_last_pose:
@@ -74,7 +86,7 @@ class FrameProcessor:
         image = self._image(messages.image, masks.shape, report) if with_image else None
         search = {self._tracker.due_for_search()} & tracked
         frame = Frame(masks, camera, names, initial_poses, image, tracked, search)
-        poses = self._estimate(frame, parameters, note) if names else []
+        poses = self._estimate(frame, named, parameters, note) if names else []
         if parameters.labels_are_ids:
             ids = {label: label for label in tracks}
         else:
@@ -82,7 +94,18 @@ class FrameProcessor:
         poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
         return Answer(header, frame, poses, ids, len(found), reasons)
 
-    def _estimate(self, frame, parameters, report):
+    def _settle_classes(self, stamp, masks, camera, observations, report):
+        """{label: Named} of all that have a name or get one from the encoder; {} without one."""
+        if self.encoder is None:
+            return {}
+        nameless = {one.label: None for one in observations if one.name is None}
+        try:
+            shares = self.pipeline.classify(Frame(masks, camera, nameless), report)
+        except FrameError as error:
+            raise BadInput("frame", str(error)) from None
+        return self._classes.settle(stamp / 1e9, observations, shares)
+
+    def _estimate(self, frame, named, parameters, report):
         self.pipeline.settings = replace(
             self.pipeline.settings,
             hypotheses=parameters.max_hypotheses,
@@ -93,6 +116,7 @@ class FrameProcessor:
             poses = self.pipeline.process(frame, report=report)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
+        poses = [_with_class(pose, named.get(pose.label)) for pose in poses]
         poses = [self._believed(pose, pose.label in frame.search) for pose in poses]
         # A pose that does not fit its mask is no place to start from in the next frame.
         steady = self._tracker.end_frame(
@@ -115,16 +139,31 @@ class FrameProcessor:
             return pose
         return weighed(rivals, beliefs, int(beliefs.argmax()))
 
-    def _follow(self, stamp, masks, names, labels_are_ids):
-        """{label: track} of the labels that have a name."""
-        observations = observe(masks, names)
-        if labels_are_ids:
-            observations = [replace(one, caller_id=one.label) for one in observations]
-        return self._tracker.begin_frame(stamp / 1e9, observations)
+    def _follow(self, stamp, observations, names, named):
+        """{label: track} of the labels that have a name. An object whose class the encoder has
+        corrected keeps its number."""
+        kept = {}
+        for label, one in named.items():
+            before = self._followed.get(one.track)
+            if one.corrected and before is not None:
+                self._tracker.end(before)
+                kept[label] = self._numbers.pop((before.name, before.id), None)
+        observations = [
+            replace(one, name=names[one.label]) for one in observations if one.label in names
+        ]
+        tracks = self._tracker.begin_frame(stamp / 1e9, observations)
+        for label, one in named.items():
+            self._followed[one.track] = tracks[label]
+            if kept.get(label) is not None:
+                self._numbers.setdefault((tracks[label].name, tracks[label].id), kept[label])
+        return tracks
 
     def _published_id(self, track):
         """The tracker counts within a class; messages need one id for one object."""
-        return self._numbers.setdefault((track.name, track.id), len(self._numbers) + 1)
+        key = (track.name, track.id)
+        if key not in self._numbers:
+            self._numbers[key] = max(self._numbers.values(), default=0) + 1
+        return self._numbers[key]
 
     @staticmethod
     def _header(messages, report):
@@ -210,6 +249,19 @@ class FrameProcessor:
             )
             return False
         return True
+
+
+def _with_class(pose, named):
+    """The ObjectPose with the probability of its class over all frames so far in its score."""
+    if named is None or named.probability == pose.class_probability:
+        return pose
+    factor = named.probability / pose.class_probability
+    return replace(
+        pose,
+        class_probability=named.probability,
+        score=pose.score * factor,
+        alternatives=[_with_class(one, named) for one in pose.alternatives],
+    )
 
 
 def _moved_to(pose, equivalent):

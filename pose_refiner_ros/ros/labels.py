@@ -53,10 +53,11 @@ def names_from_detections(detections, library, report):
     return names
 
 
-def name_labels(labels, detections, label_names, library, report):
+def name_labels(labels, detections, label_names, library, report, has_encoder=False):
     """{label: object name} for those labels that are known; `report` gets the others.
 
     detections: a Detection2DArray or None. label_names: {label: class}, from the parameter.
+    has_encoder: labels that nothing names are {label: None}, for the encoder to say.
     """
     detected = names_from_detections(detections, library, report) if detections is not None else {}
     # With one object in the library there is nothing to tell apart.
@@ -78,7 +79,9 @@ def name_labels(labels, detections, label_names, library, report):
         else:
             model = library.by_label(label)
             name = model.name if model else only
-            if name is None:
+            if name is None and has_encoder:
+                names[label] = None
+            elif name is None:
                 report(label, _nameless(detections))
         if name is not None:
             names[label] = name

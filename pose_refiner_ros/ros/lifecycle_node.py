@@ -104,7 +104,8 @@ class PoseRefinerNode(LifecycleNode):
 
     def _start_loading(self):
         values = parameters.read(self)
-        self.get_logger().info(f"loading objects from '{values.objects_file}'")
+        source = f"'{values.objects_file}'" if values.objects_file else "the package: vehicles"
+        self.get_logger().info(f"loading objects from {source}")
         self._loading = self._worker.submit(load, values, self._pipeline_factory)
         return self._loading
 
@@ -138,6 +139,9 @@ class PoseRefinerNode(LifecycleNode):
         self._processor.transforms = self._transforms
         self._outputs = Outputs(self, library, self._transforms)
         self.get_logger().info(f"{len(library)} objects loaded: {', '.join(library)}")
+        if self._processor.encoder is not None:
+            known = ", ".join(self._processor.encoder.classes)
+            self.get_logger().info(f"the encoder names masks without a class: {known}")
         return super().on_configure(state)
 
     @_logged

@@ -12,16 +12,12 @@ def load(parameters, pipeline_factory=None):
     from pose_refiner_ros.warp_start import start_warp_quietly
 
     start_warp_quietly()
+    from pose_refiner_ros import shipped
     from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
     from pose_refiner_ros.ros.frame_processor import FrameProcessor
 
-    if not parameters.objects_file:
-        raise LoadError(
-            "the parameter objects_file is not set: give the path of an object library (YAML), "
-            "then call ~/reload_objects"
-        )
     try:
-        library = ObjectLibrary.load(parameters.objects_file)
+        library = ObjectLibrary.load(parameters.objects_file or shipped.OBJECTS)
     except ObjectLibraryError as error:
         raise LoadError(f"the object library cannot be used: {error}") from None
     try:
@@ -31,6 +27,8 @@ def load(parameters, pipeline_factory=None):
             from pose_refiner_ros.rendering import scene_view
 
             scene_view.warm_up(library)
+    except LoadError:
+        raise
     except Exception as error:
         raise LoadError(
             f"the pipeline cannot start on device '{parameters.device}': "
@@ -40,6 +38,19 @@ def load(parameters, pipeline_factory=None):
 
 
 def default_pipeline(library, parameters):
-    from pose_refiner_ros.pipeline import Pipeline, Settings
+    """The Pipeline of a library, with its encoder where it has one."""
+    from pose_refiner_ros.encoder.network import EncoderError
+    from pose_refiner_ros.pipeline import Pipeline, Settings, choose_device
+    from pose_refiner_ros.shipped import EncoderChoiceError, choose_encoder
 
-    return Pipeline(library, Settings(), device=parameters.device)
+    device = choose_device(parameters.device)
+    try:
+        encoder = choose_encoder(library, parameters.encoder_file, device, parameters.refinement)
+    except (EncoderError, EncoderChoiceError) as error:
+        raise LoadError(f"the encoder cannot be used: {error}") from None
+    if encoder is not None and parameters.refinement == "solver":
+        import torch
+
+        # The network is small: waiting for a core that others use would take longer than it saves.
+        torch.set_num_threads(1)
+    return Pipeline(library, Settings(refinement=parameters.refinement), device, encoder)

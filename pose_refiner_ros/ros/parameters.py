@@ -92,7 +92,16 @@ GROUPS = {
         Declaration(
             "objects_file",
             "",
-            "The object library: a YAML file, or the models folder of a BOP dataset.",
+            "The object library: a YAML file, or the models folder of a BOP dataset. Empty: the "
+            "vehicles that come with the package, one each for sedan, suv and cargo.",
+            RELOAD,
+        ),
+        Declaration(
+            "encoder_file",
+            "",
+            "Weights of the encoder, which names masks whose class is unknown and guesses the "
+            "first poses of objects that have a `category`. Empty: those of the package, where the "
+            "library has a category that they know. none: no encoder.",
             RELOAD,
         ),
         Declaration(
@@ -214,6 +223,16 @@ GROUPS = {
             "there is none or it fits badly. always: slower, never caught in a wrong pose. never: "
             "only objects with a given pose are found.",
             choices=("auto", "always", "never"),
+        ),
+        Declaration(
+            "refinement",
+            "solver",
+            "How poses are refined. solver: the package's own, milliseconds an object. "
+            "gradient_pose and gradient_encoder: the procedures of Palazzi et al., 30 steps of "
+            "gradient descent on the pose or on a copy of the encoder's weights, for comparison; "
+            "they take seconds an object.",
+            RELOAD,
+            choices=("solver", "gradient_pose", "gradient_encoder"),
         ),
         Declaration(
             "use_last_pose",

@@ -142,6 +142,10 @@ class IdentityTracker:
                 self._assign(observation, track, stamp)
         return dict(self._current)
 
+    def end(self, track: Track) -> None:
+        """Follow this object no longer, before a frame begins."""
+        self.tracks.pop((track.name, track.id), None)
+
     def due_for_search(self) -> int | None:
         """The label of this frame, if any, whose pose should be searched for afresh.
 

@@ -19,6 +19,7 @@ class StubPipeline:
     """Finds every object one metre away, upright, where its mask is."""
 
     device = "cpu"
+    encoder = None
 
     def __init__(self, library, parameters):
         self.library = library

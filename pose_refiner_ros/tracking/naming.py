@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A class that does not flicker, for objects that only the encoder can name.
+
+Ids are kept within a class, so the class has to be settled before they are given. Objects are
+followed here by where they are in the image alone, and what the encoder says of them is added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from pose_refiner_ros.tracking.identity import IdentityTracker, Observation, Track
+
+MEMORY = 0.9  # of what was said before, per frame: about ten frames count
+SURE = 0.95  # no single frame is believed more than that, whatever the encoder says
+CHANGE = 3.0  # log odds that another name must have over the one in use
+
+
+@dataclass
+class Named:
+    """An object's name by all frames so far, and the probability of that. track: the object, by
+    where it is in the image alone; corrected: it had another name, which the encoder had given."""
+
+    name: str
+    probability: float
+    track: Track
+    corrected: bool
+
+
+@dataclass(eq=False)
+class _Opinion:
+    """What is known of an object. told: by someone else than the encoder; logs: of the encoder's
+    probabilities, summed up."""
+
+    name: str | None = None
+    told: bool = False
+    logs: dict[str, float] = field(default_factory=dict)
+
+
+class ClassMemory:
+    """Settles the classes of the objects of one camera, frame by frame.
+
+    memory: what earlier frames count, per frame; change: log odds that a name needs over the one in
+    use.
+    """
+
+    def __init__(self, memory: float = MEMORY, change: float = CHANGE) -> None:
+        self.memory, self.change = memory, change
+        self._tracker = IdentityTracker()
+        self._opinions: WeakKeyDictionary[Track, _Opinion] = WeakKeyDictionary()
+
+    def reset(self) -> None:
+        """Forget all."""
+        self._tracker.reset()
+
+    def settle(
+        self,
+        stamp: float,
+        observations: Iterable[Observation],
+        probabilities: Mapping[int, Mapping[str, float]],
+    ) -> dict[int, Named]:
+        """Name the observations of a frame, by label; those of which nothing is known are missing.
+
+        Observations that have a name keep it, and are remembered by it when they have none later
+        on. probabilities: the encoder's for the others: label -> name -> probability.
+        """
+        observations = list(observations)
+        given = {one.label: one.name for one in observations}
+        # followed without names: an object is to be found again whatever it was called
+        tracks = self._tracker.begin_frame(stamp, [replace(one, name="") for one in observations])
+        result = {}
+        for label, track in tracks.items():
+            opinion = self._opinions.setdefault(track, _Opinion())
+            before, told = opinion.name, opinion.told
+            if given[label]:
+                opinion.name, opinion.told = given[label], True
+                probability = 1.0
+            elif told:
+                probability = 1.0
+            elif probabilities.get(label):
+                probability = self._guess(opinion, probabilities[label])
+            else:
+                continue
+            corrected = before is not None and before != opinion.name and not told
+            result[label] = Named(opinion.name, probability, track, corrected)
+        return result
+
+    def _guess(self, opinion: _Opinion, probabilities: Mapping[str, float]) -> float:
+        """Add to an opinion what the encoder says in this frame; the probability of its name."""
+        logs = opinion.logs
+        for name in {*logs, *probabilities}:
+            share = np.clip(probabilities.get(name, 0.0), 1.0 - SURE, SURE)
+            logs[name] = self.memory * logs.get(name, 0.0) + float(np.log(share))
+        best = max(logs, key=logs.__getitem__)
+        if opinion.name is None or logs[best] - logs[opinion.name] > self.change:
+            opinion.name = best
+        shares = np.exp(np.array(list(logs.values())) - logs[opinion.name])
+        return float(1.0 / shares.sum())
