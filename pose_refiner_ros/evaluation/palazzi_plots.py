@@ -55,6 +55,7 @@ def _time(data: dict[str, Any]) -> bytes:
     _resolutions(axes, data["resolutions"])
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_ylabel("ms per picture")
     axes.set_title("Fig. 6b: time to draw one vehicle, by resolution")
     return _png(figure, axes)
@@ -93,7 +94,7 @@ def _resolutions(axes, resolutions: list[int]) -> None:
 
 
 def _png(figure: Figure, axes) -> bytes:
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, framealpha=0.5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

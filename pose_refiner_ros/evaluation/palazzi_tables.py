@@ -103,20 +103,28 @@ def speed_table(report: dict[str, Any]) -> str:
     names = {
         "evidence_ms": "evidence (signed distances), ms",
         "encoder_ms": "encoder, ms",
-        "solver_ms": "solver, all hypotheses of the encoder, ms",
+        "solver_ms": "solver, ms",
+        "gradient_pose_ms": "30 soft rasteriser steps at 128×128, pose, ms",
+        "gradient_encoder_ms": "the same, encoder's weights, ms",
         "solver_one_hypothesis_ms": "solver, one hypothesis, ms",
-        "soft_30_steps_at_128_ms": "30 soft rasteriser steps at 128×128, pose, ms",
-        "gradient_encoder_30_steps_at_128_ms": "the same into the encoder's weights, ms",
-        "speedup_solver_over_30_soft_steps_at_128": "solver faster than those 30 steps, times",
-        "speedup_with_one_hypothesis_each": "solver with one hypothesis faster, times",
+        "gradient_pose_one_hypothesis_ms": "30 steps, pose, one hypothesis, ms",
+        "speedup_solver_over_30_soft_steps_at_128": "solver faster than 30 steps, times",
+        "speedup_one_hypothesis": "one hypothesis each: faster, times",
+        "speedup_all_hypotheses_over_steps_of_one": "solver of all, steps of one hypothesis: "
+        "faster, times",
     }
     lines = [["median of one object", *KINDS.values()]]
     lines += [
         [name, *(f"{report['speed'][kind][key]:.1f}" for kind in KINDS)]
         for key, name in names.items()
     ]
-    count = report["speed"]["medoid"]["n"]
-    return f"{table(lines)}\n\n{count} objects, the same for all lines of a column, one at a time."
+    speed = report["speed"]["medoid"]
+    triangles = ", ".join(map(str, speed["soft_rasterizer_triangles"]))
+    return (
+        f"{table(lines)}\n\n{speed['n']} objects, the same for all lines of a column, one at a "
+        "time. Both refine the same hypotheses of the encoder (one or two) with the same mesh; the "
+        f"soft rasteriser draws {triangles} triangles of the medoids."
+    )
 
 
 def table2(report: dict[str, Any], kind: str) -> str:
