@@ -16,6 +16,8 @@ from pose_refiner_ros.config_files import config_file, fastdds_environment
 # argument leaves the value to the parameter file.
 PARAMETERS = [
     ("objects_file", str, "Object library: a YAML file, or the models folder of a BOP dataset"),
+    ("encoder_file", str, "Weights that name masks without a class; none: no encoder"),
+    ("refinement", str, "solver, gradient_pose or gradient_encoder"),
     ("device", str, "Where to compute: auto, cpu, cuda or cuda:N"),
     ("image_transport", str, "raw: `image`; compressed: `image/compressed`"),
     ("autostart", bool, "Configure and activate at start; false leaves it to a manager"),

@@ -58,6 +58,31 @@ class Search(str, Enum):
     never = "never"
 
 
+class Refinement(str, Enum):
+    solver = "solver"
+    gradient_pose = "gradient_pose"
+    gradient_encoder = "gradient_encoder"
+
+
+ObjectsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Object library YAML, or a BOP models/ folder; the package's sedan, suv and cargo if "
+        "not given."
+    ),
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="Weights that name masks without a class, and guess first poses; the package's, where "
+        "the library has a category that they know, if not given. none: no encoder.",
+    ),
+]
+RefinementOption = Annotated[
+    Refinement,
+    typer.Option(help="solver: fast. The others are Palazzi et al.'s: seconds an object."),
+]
 DeviceOption = Annotated[
     Device, typer.Option(help="Where to compute; auto takes CUDA if it is there.")
 ]
@@ -71,32 +96,38 @@ def refine(
         Path,
         typer.Option(help="BOP camera.json, ROS camera_info YAML, or 'fx fy cx cy width height'."),
     ],
-    objects: Annotated[Path, typer.Option(help="Object library YAML, or a BOP models/ folder.")],
     out: Annotated[Path, typer.Option(help="Where to write the poses, JSON.")],
+    objects: ObjectsOption = None,
     overlay: Annotated[Path | None, typer.Option(help="Where to draw the poses, PNG.")] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL=NAME",
             help="Which object a label of the mask is; repeat for more. Not needed where the "
-            "library has one object, or gives its objects labels.",
+            "library has one object, gives its objects labels, or the encoder knows them.",
         ),
     ] = None,
     init: Annotated[
         Path | None, typer.Option(help="Start poses: a file that this command has written.")
     ] = None,
+    encoder: EncoderOption = "",
+    refinement: RefinementOption = Refinement.solver,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Estimate the poses of the objects in one image."""
     with user_errors():
         from pose_refiner_ros.single_image import Problem, read_inputs, to_json
 
-        frame, library, problems = read_inputs(image, masks, camera, objects, label or [], init)
         start_warp(device)
-        from pose_refiner_ros.datasets.bop import write_atomically
-        from pose_refiner_ros.pipeline import Pipeline
+        from pose_refiner_ros.pipeline import Pipeline, Settings, choose_device
 
-        pipeline = Pipeline(library, device=device.value)
+        place = choose_device(device.value)
+        frame, library, knowing, problems = read_inputs(
+            image, masks, camera, objects, label or [], init, encoder, place, refinement.value
+        )
+        from pose_refiner_ros.datasets.bop import write_atomically
+
+        pipeline = Pipeline(library, Settings(refinement=refinement.value), place, knowing)
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
         write_atomically(out, to_json(frame, poses, problems, image).encode())
         if overlay is not None:
@@ -181,7 +212,7 @@ def bag(
     target: Annotated[
         Path, typer.Argument(metavar="OUT", help="Bag to write (MCAP), with all topics of IN.")
     ],
-    objects: Annotated[Path, typer.Option(help="Object library YAML, or a BOP models/ folder.")],
+    objects: ObjectsOption = None,
     masks: TopicOption = "",
     camera_info: TopicOption = "",
     image: TopicOption = "",
@@ -193,6 +224,8 @@ def bag(
     overlay: Annotated[bool, typer.Option(help="Write pictures of the poses as well.")] = True,
     namespace: Annotated[str, typer.Option(help="Of the new topics.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    encoder: EncoderOption = "",
+    refinement: RefinementOption = Refinement.solver,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Add poses, TF and overlay to a recorded bag. Needs no ROS."""
@@ -207,8 +240,9 @@ def bag(
             "initial_poses": initial_poses,
         }  # fmt: skip
         options = BagOptions(
-            objects, topics, device.value, overlay, overwrite, rectified, namespace
-        )
+            objects, topics, device.value, overlay, overwrite, rectified, namespace, encoder,
+            refinement.value,
+        )  # fmt: skip
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("Estimating poses", total=None)
             summary = run_bag(
@@ -338,7 +372,9 @@ def rival_of(pose) -> str:
 
 def pose_table(poses) -> Table:
     table = Table(box=None, header_style="bold")
-    for column in ("label", "object", "x, y, z in m", "score", "IoU", "quality"):
+    guessed = any(pose.class_probability < 1.0 for pose in poses)
+    columns = ["label", "object", "x, y, z in m", "score", "IoU", "quality"]
+    for column in columns + ["class by encoder"] * guessed:
         table.add_column(column, justify="left" if column in ("object", "quality") else "right")
     for pose in poses:
         position = "  ".join(f"{x:+.3f}" for x in pose.camera_from_object[:3, 3])
@@ -349,6 +385,7 @@ def pose_table(poses) -> Table:
             f"{pose.score:.2f}",
             f"{pose.iou:.3f}",
             pose.quality,
+            *([f"{pose.class_probability:.0%}" if pose.class_probability < 1.0 else ""] * guessed),
         )
     return table
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import warp as wp
@@ -177,6 +178,7 @@ def _quality(pose: ObjectPose, belief: float) -> str:
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
 FARTHEST = 1e5  # metres; start poses beyond are mistakes
+TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
 POOR_IOU = 0.7
 AMBIGUOUS_BELIEF = 0.7
 PARTIAL_VISIBLE = 0.75
@@ -206,6 +208,9 @@ class Pipeline:
         self._refiner = Refiner(list(library.values()), self.device, self.settings.batch)
         self._codebooks: dict[str, ViewCodebook] = {}
         self._gradient_refiner = None  # made at the first use: torch is not needed otherwise
+        # What classify has seen, for process.
+        self._looked: WeakKeyDictionary[Frame, dict[int, ObjectEvidence]] = WeakKeyDictionary()
+        self._estimates: WeakKeyDictionary[ObjectEvidence, Estimate] = WeakKeyDictionary()
 
     def warm_up(self) -> None:
         """Compile the kernels (seconds, once per machine) and build the codebooks."""
@@ -229,7 +234,7 @@ class Pipeline:
         masks = checked_masks(frame)
         seen = [
             SeenObject(evidence, frame.labels[evidence.label])
-            for evidence in self._look(frame, masks, report)
+            for evidence in self._look(frame, frame.labels, masks, report)
         ]
         seen = self._name(seen, report)
         if not seen:
@@ -249,15 +254,25 @@ class Pipeline:
 
     def classify(self, frame: Frame, report: Report = log_warning) -> dict[int, dict[str, float]]:
         """Label -> {object name: probability}, for the labels of a frame that have no name and a
-        mask of which the encoder can say something."""
+        mask of which the encoder can say something.
+
+        Name them in the same Frame, and process has less to do.
+        """
         nameless = {label: name for label, name in frame.labels.items() if not name}
         if self.encoder is None or not nameless:
             return {}
-        seen = self._look(replace(frame, labels=nameless), checked_masks(frame), report)
+        seen = self._look(frame, nameless, checked_masks(frame), report)
+        self._looked[frame] = {evidence.label: evidence for evidence in seen}
         return {
             evidence.label: self._names_of(estimate)
-            for evidence, estimate in zip(seen, self.encoder.estimate(seen), strict=True)
+            for evidence, estimate in zip(seen, self._estimate(seen), strict=True)
         }
+
+    def _estimate(self, seen: Sequence[ObjectEvidence]) -> list[Estimate]:
+        """The encoder's, of each mask; it is asked once about each."""
+        new = [evidence for evidence in seen if evidence not in self._estimates]
+        self._estimates.update(zip(new, self.encoder.estimate(new), strict=True))
+        return [self._estimates[evidence] for evidence in seen]
 
     def _names_of(self, estimate: Estimate) -> dict[str, float]:
         models = {c: self.library_of_category(c) for c in estimate.class_probabilities}
@@ -276,7 +291,7 @@ class Pipeline:
         cannot name either."""
         asked = [one for one in seen if self.encoder is not None and self._is_for_encoder(one.name)]
         if asked:
-            estimates = self.encoder.estimate([one.evidence for one in asked])
+            estimates = self._estimate([one.evidence for one in asked])
             for one, estimate in zip(asked, estimates, strict=True):
                 one.estimate = estimate
         named = []
@@ -378,10 +393,15 @@ class Pipeline:
         reached = np.concatenate([result.camera_from_object.cpu().numpy() for result in found])
         return list(camera_from_crop @ reached)
 
-    def _look(self, frame: Frame, masks: np.ndarray, report: Report) -> list[ObjectEvidence]:
-        seen = []
-        for label in sorted(frame.labels):
-            name = frame.labels[label]
+    def _look(
+        self, frame: Frame, labels: Mapping[int, str | None], masks: np.ndarray, report: Report
+    ) -> list[ObjectEvidence]:
+        seen, before = [], self._looked.get(frame, {})
+        for label in sorted(labels):
+            name = labels[label]
+            if label in before:
+                seen.append(before[label])
+                continue
             if label == 0:
                 report(label, f"{name} left out: 0 is the background in label images")
                 continue
@@ -393,6 +413,13 @@ class Pipeline:
                 seen.append(gather_evidence(masks, label, frame.camera))
             except (EvidenceError, ValueError) as error:
                 report(label, f"{name or 'an object'} left out: {error}")
+                continue
+            if seen[-1].second_part > TWO_PARTS:
+                report(
+                    label,
+                    f"its mask is in parts, the second of them {seen[-1].second_part:.0%} of it: "
+                    "the pose is to fit all; if they are several objects, give each its own label",
+                )
         return seen
 
     def _initial(self, frame: Frame, label: int, report: Report) -> list[np.ndarray]:

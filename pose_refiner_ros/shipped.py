@@ -20,7 +20,7 @@ NO_ENCODER = "none"
 
 
 class EncoderChoiceError(ValueError):
-    """An encoder and a library, or a procedure, that do not go together."""
+    """An encoder that cannot be used, or not with this library or refinement."""
 
 
 def choose_encoder(
@@ -32,8 +32,8 @@ def choose_encoder(
     a category that it knows. device: the pipeline's. Objects whose category the encoder does not
     know are named in the library's warnings.
 
-    Raises EncoderError where the weights cannot be used, EncoderChoiceError where nothing of the
-    library belongs to a given file, or where the refinement needs an encoder.
+    Raises EncoderChoiceError where the weights cannot be used, where nothing of the library belongs
+    to a given file, or where the refinement needs an encoder.
     """
     categories = categories_of(library)
     encoder = None
@@ -41,22 +41,22 @@ def choose_encoder(
         import torch
 
         from pose_refiner_ros.encoder.inference import PoseEncoder
+        from pose_refiner_ros.encoder.network import EncoderError
 
         on_gpu = device.startswith("cuda") and torch.cuda.is_available()
-        encoder = PoseEncoder.load(Path(choice).expanduser() if choice else ENCODER,
-                                   device if on_gpu else "cpu")  # fmt: skip
+        weights = Path(choice).expanduser() if choice else ENCODER
+        try:
+            encoder = PoseEncoder.load(weights, device if on_gpu else "cpu")
+        except EncoderError as error:
+            raise EncoderChoiceError(str(error)) from error
         _check(library, categories, encoder, choice)
         if not choice and not set(categories) & set(encoder.classes):
             encoder = None
     if refinement == "gradient_encoder" and encoder is None:
+        why = "choose one" if choice == NO_ENCODER else "no object has a category that it knows"
         raise EncoderChoiceError(
-            "the refinement gradient_encoder changes the weights of an encoder, and there is none: "
-            + (
-                "choose one"
-                if choice == NO_ENCODER
-                else "no object of the library has a category that the package's encoder knows"
-            )
-            + ", or another refinement"
+            f"gradient_encoder changes the weights of an encoder, and there is none: {why}, or "
+            "take another refinement"
         )
     return encoder
 

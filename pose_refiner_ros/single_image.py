@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from pose_refiner_ros import shipped
 from pose_refiner_ros.geometry.camera_file import load_camera
 from pose_refiner_ros.objects.library import ObjectLibrary
 
 if TYPE_CHECKING:
+    from pose_refiner_ros.encoder.inference import PoseEncoder
     from pose_refiner_ros.pipeline import Frame, ObjectPose
 
 
@@ -39,22 +41,27 @@ def read_inputs(
     image: Path,
     masks: Path,
     camera: Path,
-    objects: Path,
+    objects: Path | None = None,
     label_options: Sequence[str] = (),
     init: Path | None = None,
-) -> tuple[Frame, ObjectLibrary, list[Problem]]:
+    encoder: str = "",
+    device: str = "cpu",
+    refinement: str = "solver",
+) -> tuple[Frame, ObjectLibrary, PoseEncoder | None, list[Problem]]:
     """Reads and checks everything that `refine` needs.
 
     Args:
         image: a photo that OpenCV can read.
         masks: label image, 8 or 16 bit grey, 0 = background; a black and white mask is one label.
         camera: see `load_camera`.
-        objects: a library YAML or a BOP models/ folder.
+        objects: a library YAML or a BOP models/ folder; None: the package's vehicles.
         label_options: "1=mug" says that label 1 is the object (name, alias or BOP id) mug.
         init: a file that `refine` has written, whose poses are start poses.
+        encoder, device, refinement: see `choose_encoder`.
 
     Raises:
-        InputError, CameraError, ObjectLibraryError: with a message for the user.
+        InputError, CameraError, ObjectLibraryError, EncoderChoiceError: with a message for the
+            user.
     """
     from pose_refiner_ros.pipeline import Frame
 
@@ -63,19 +70,22 @@ def read_inputs(
     calibration.check_image(rgb, f"image {image}")
     label_image = read_label_image(masks)
     calibration.check_image(label_image, f"mask {masks}")
-    library = ObjectLibrary.load(objects)
+    library = ObjectLibrary.load(objects or shipped.OBJECTS)
     problems = [Problem(None, f"object {n} left out: {why}") for n, why in library.problems.items()]
+    chosen = shipped.choose_encoder(library, encoder, device, refinement)
+    for name, texts in library.warnings.items():
+        problems += [Problem(None, f"object {name}: {text}") for text in texts]
 
     present = [int(label) for label in np.unique(label_image) if label != 0]
     if not present:
         raise InputError(f"mask {masks} is empty: every pixel is 0 (background)")
-    labels = _names_of_labels(present, label_options, library)
+    labels = _names_of_labels(present, label_options, library, chosen is not None)
     for label in present:
         if label not in labels:
             text = f"no object for it, so it only hides others; say which with --label {label}=NAME"
             problems.append(Problem(label, text))
     starts = _read_start_poses(init, labels) if init is not None else {}
-    return Frame(label_image, calibration, labels, starts, rgb), library, problems
+    return Frame(label_image, calibration, labels, starts, rgb), library, chosen, problems
 
 
 def read_label_image(path: Path) -> np.ndarray:
@@ -115,6 +125,7 @@ def to_json(
                 "camera_from_object": _matrix(pose.camera_from_object),
                 "covariance": _matrix(pose.covariance),
                 "score": float(pose.score),
+                "class_probability": float(pose.class_probability),
                 "quality": pose.quality,
                 "iou": float(pose.iou),
                 "contour_rms_px": float(pose.contour_rms_px),
@@ -145,12 +156,12 @@ def readable_json(content: dict) -> str:
 
 
 def _names_of_labels(
-    present: Sequence[int], options: Sequence[str], library: ObjectLibrary
-) -> dict[int, str]:
+    present: Sequence[int], options: Sequence[str], library: ObjectLibrary, has_encoder: bool
+) -> dict[int, str | None]:
     """label -> object name: as --label says; else as the library's `label` entries say; else the
-    library's only object."""
+    library's only object; else None, for the encoder to say."""
     known = ", ".join(library)
-    labels: dict[int, str] = {}
+    labels: dict[int, str | None] = {}
     for option in options:
         number, _, name = option.partition("=")
         if not number.strip().isdecimal() or not name:
@@ -170,6 +181,8 @@ def _names_of_labels(
             labels[label] = model.name
     if not labels and len(library) == 1:
         return dict.fromkeys(present, next(iter(library)))
+    if has_encoder:
+        return {label: labels.get(label) for label in present}
     if not labels:
         raise InputError(
             f"which object is label {present[0]}? The library has {known}: say it with "
@@ -178,8 +191,9 @@ def _names_of_labels(
     return labels
 
 
-def _read_start_poses(path: Path, labels: Mapping[int, str]) -> dict[int, list[np.ndarray]]:
-    """label -> start poses, from objects with the same label and name, or without a label."""
+def _read_start_poses(path: Path, labels: Mapping[int, str | None]) -> dict[int, list[np.ndarray]]:
+    """label -> start poses, from objects with the same label and name, or without a label. Where
+    the name is not known yet the label must be the same."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = content["objects"] if isinstance(content, dict) else content
@@ -189,7 +203,8 @@ def _read_start_poses(path: Path, labels: Mapping[int, str]) -> dict[int, list[n
             if pose.shape != (4, 4) or not np.isfinite(pose).all():
                 raise ValueError(f"camera_from_object must be 4x4 numbers, got {pose.tolist()}")
             for label, name in labels.items():
-                if entry.get("name", name) == name and entry.get("label", label) == label:
+                same_name = entry.get("name", name) == name or (name is None and "label" in entry)
+                if same_name and entry.get("label", label) == label:
                     starts.setdefault(label, []).append(pose)
     except OSError as error:
         raise InputError(f"start poses {path} cannot be read: {error.strerror}") from error
@@ -199,7 +214,7 @@ def _read_start_poses(path: Path, labels: Mapping[int, str]) -> dict[int, list[n
             f'{{"objects": [{{"label": 1, "camera_from_object": 4x4}}]}}: {error!r}'
         ) from error
     if not starts:
-        named = ", ".join(f"{label}={name}" for label, name in labels.items())
+        named = ", ".join(f"{label}={name or '?'}" for label, name in labels.items())
         raise InputError(f"start poses {path} have none for the labels of the mask ({named})")
     return starts
 

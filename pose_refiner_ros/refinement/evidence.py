@@ -75,6 +75,17 @@ class ObjectEvidence:
         return int(np.count_nonzero(self._inside))
 
     @cached_property
+    def second_part(self) -> float:
+        """Share of the mask in the largest of its parts but one: 0 where it is whole, or where what
+        is unknown may join them."""
+        region = self.mask if self.unknown is None else self.mask | self.unknown
+        count, part_of = cv2.connectedComponents(region, connectivity=8, ltype=cv2.CV_16U)
+        if count <= 2:
+            return 0.0
+        areas = np.sort(np.bincount(part_of[self.mask.view(bool)], minlength=count))
+        return float(areas[-2] / areas.sum())
+
+    @cached_property
     def least_cost(self) -> float:
         """The cost of a silhouette that covers exactly the mask."""
         return float(self.levels[-1].distance[self._inside].sum(dtype=np.float64))

@@ -15,18 +15,21 @@ from pose_refiner_ros.ros.bag_topics import BagError, BagTopics, find_topics
 
 @dataclass(frozen=True)
 class BagOptions:
-    """objects: library YAML or BOP models folder. topics: {masks, image, camera_info, detections,
-    initial_poses: topic}, found by itself where missing. rectified: the image is, so that
-    CameraInfo's P holds. namespace: of the new topics; "refined" if the bag has some of that name.
+    """objects: library YAML or BOP models folder; None: the package's vehicles. topics: {masks,
+    image, camera_info, detections, initial_poses: topic}, found by itself where missing. rectified:
+    the image is, so that CameraInfo's P holds. namespace: of the new topics; "refined" if the bag
+    has some of that name. encoder, refinement: as the node's encoder_file and refinement.
     """
 
-    objects: Path
+    objects: Path | None = None
     topics: dict = field(default_factory=dict)
     device: str = "auto"
     overlay: bool = True
     overwrite: bool = False
     rectified: bool = False
     namespace: str = ""
+    encoder: str = ""
+    refinement: str = "solver"
 
 
 @dataclass
@@ -149,19 +152,23 @@ class _Estimator:
     """Takes messages as they come and writes what the node would publish."""
 
     def __init__(self, options, summary):
+        from pose_refiner_ros import shipped
         from pose_refiner_ros.objects.library import ObjectLibrary
-        from pose_refiner_ros.pipeline import Pipeline
         from pose_refiner_ros.ros import parameters
         from pose_refiner_ros.ros.frame_assembler import FrameAssembler, SyncOptions
         from pose_refiner_ros.ros.frame_processor import FrameProcessor
+        from pose_refiner_ros.ros.loading import default_pipeline
 
         self.summary = summary
         self._overlay = options.overlay and summary.topics.image is not None
         self._parameters = parameters.defaults()
         self._parameters.label_names = []
         self._parameters.image_is_rectified = options.rectified
-        self._library = ObjectLibrary.load(options.objects)
-        pipeline = Pipeline(self._library, device=options.device)
+        self._parameters.device = options.device
+        self._parameters.encoder_file = options.encoder
+        self._parameters.refinement = options.refinement
+        self._library = ObjectLibrary.load(options.objects or shipped.OBJECTS)
+        pipeline = default_pipeline(self._library, self._parameters)
         pipeline.warm_up()
         self._processor = FrameProcessor(pipeline, self._library)
         self._processor.transforms = _NoTransforms()

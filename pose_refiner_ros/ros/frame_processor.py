@@ -72,20 +72,22 @@ class FrameProcessor:
         observations = observe(masks, names)
         if parameters.labels_are_ids:
             observations = [replace(one, caller_id=one.label) for one in observations]
-        named = self._settle_classes(messages.stamp, masks, camera, observations, note)
-        names = {label: one.name for label, one in named.items()} if self.encoder else names
+        image = self._image(messages.image, masks.shape, report) if with_image else None
+        frame = Frame(masks, camera, names, image=image)
+        named = {}
+        if self.encoder is not None:
+            named = self._settle_classes(messages.stamp, frame, observations, note)
+            frame.labels = names = {label: one.name for label, one in named.items()}
         tracks = self._follow(messages.stamp, observations, names, named)
-        initial_poses = self._initial_poses(messages, header, names, note)
-        tracked = set()
+        frame.initial_poses = self._initial_poses(messages, header, names, note)
+        frame.tracked = set()
         if parameters.use_last_pose:
             for label, track in tracks.items():
                 last = track.initial_poses(messages.stamp / 1e9)
-                initial_poses[label] = last + initial_poses.get(label, [])
+                frame.initial_poses[label] = last + frame.initial_poses.get(label, [])
                 if last:
-                    tracked.add(label)
-        image = self._image(messages.image, masks.shape, report) if with_image else None
-        search = {self._tracker.due_for_search()} & tracked
-        frame = Frame(masks, camera, names, initial_poses, image, tracked, search)
+                    frame.tracked.add(label)
+        frame.search = {self._tracker.due_for_search()} & frame.tracked
         poses = self._estimate(frame, named, parameters, note) if names else []
         if parameters.labels_are_ids:
             ids = {label: label for label in tracks}
@@ -94,13 +96,10 @@ class FrameProcessor:
         poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
         return Answer(header, frame, poses, ids, len(found), reasons)
 
-    def _settle_classes(self, stamp, masks, camera, observations, report):
-        """{label: Named} of all that have a name or get one from the encoder; {} without one."""
-        if self.encoder is None:
-            return {}
-        nameless = {one.label: None for one in observations if one.name is None}
+    def _settle_classes(self, stamp, frame, observations, report):
+        """{label: Named} of all that have a name or get one from the encoder."""
         try:
-            shares = self.pipeline.classify(Frame(masks, camera, nameless), report)
+            shares = self.pipeline.classify(frame, report)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
         return self._classes.settle(stamp / 1e9, observations, shares)

@@ -27,8 +27,8 @@ def load(parameters, pipeline_factory=None):
             from pose_refiner_ros.rendering import scene_view
 
             scene_view.warm_up(library)
-    except LoadError:
-        raise
+    except shipped.EncoderChoiceError as error:
+        raise LoadError(f"the encoder cannot be used: {error}") from None
     except Exception as error:
         raise LoadError(
             f"the pipeline cannot start on device '{parameters.device}': "
@@ -38,16 +38,12 @@ def load(parameters, pipeline_factory=None):
 
 
 def default_pipeline(library, parameters):
-    """The Pipeline of a library, with its encoder where it has one."""
-    from pose_refiner_ros.encoder.network import EncoderError
+    """The Pipeline of a library, with its encoder where it has one. Raises EncoderChoiceError."""
     from pose_refiner_ros.pipeline import Pipeline, Settings, choose_device
-    from pose_refiner_ros.shipped import EncoderChoiceError, choose_encoder
+    from pose_refiner_ros.shipped import choose_encoder
 
     device = choose_device(parameters.device)
-    try:
-        encoder = choose_encoder(library, parameters.encoder_file, device, parameters.refinement)
-    except (EncoderError, EncoderChoiceError) as error:
-        raise LoadError(f"the encoder cannot be used: {error}") from None
+    encoder = choose_encoder(library, parameters.encoder_file, device, parameters.refinement)
     if encoder is not None and parameters.refinement == "solver":
         import torch
 
