@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pose_refiner_ros.cli_vehicles import ClustersOption, PerClusterOption, ShapeNetOption
+
 app = typer.Typer(help="The network that guesses class and pose from a mask.", no_args_is_help=True)
 
 
@@ -51,15 +53,9 @@ def train(
         Window, typer.Option(help="Around the mask, or the whole photo as in the paper.")
     ] = Window.crop,
     size: Annotated[int, typer.Option(help="Side of the input, a multiple of 32.")] = 64,
-    shapenet: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Your copy of ShapeNetCore v2; else procedural."),
-    ] = None,
-    clusters: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
-    ] = None,
-    per_cluster: Annotated[int, typer.Option(min=5, help="Procedural vehicles a cluster.")] = 400,
+    shapenet: ShapeNetOption = None,
+    clusters: ClustersOption = None,
+    per_cluster: PerClusterOption = None,
     accelerator: Annotated[Accelerator, typer.Option(help="Where to train.")] = Accelerator.auto,
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs or CPU processes.")] = 1,
     precision: Annotated[
@@ -73,12 +69,13 @@ def train(
     from pose_refiner_ros.cli import console, errors, user_errors
 
     with user_errors():
-        from pose_refiner_ros.cli_vehicles import _collection
+        from pose_refiner_ros.cli_vehicles import collection_of
         from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS
         from pose_refiner_ros.encoder.network import EncoderSettings
 
         settings = EncoderSettings(CLUSTERS, pose_head.value, input_.value, window.value, size)
-        collection = _collection(shapenet, clusters, per_cluster, 0)
+        collection = collection_of(shapenet, clusters, per_cluster)
+        from lightning_fabric.utilities.rank_zero import rank_zero_only
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         from pose_refiner_ros.encoder.model_card import write_card
@@ -105,6 +102,8 @@ def train(
                 collection, settings, folder or out.with_suffix(".training"), options,
                 devices, accelerator.value, resume, show,
             )  # fmt: skip
+        if rank_zero_only.rank:
+            return  # the first of several processes writes
         save_encoder(encoder, out, record)
         card = write_card(out, settings, record)
     console.print(f"Weights in {out}, how they were made in {card}", highlight=False)

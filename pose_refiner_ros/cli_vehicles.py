@@ -35,7 +35,9 @@ ClustersOption = Annotated[
     Path | None,
     typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
 ]
-PerClusterOption = Annotated[int, typer.Option(min=1, help="Procedural vehicles per cluster.")]
+PerClusterOption = Annotated[
+    int | None, typer.Option(min=1, help="Procedural vehicles per cluster; 400 if not given.")
+]
 
 
 @app.command()
@@ -45,7 +47,7 @@ def medoids(
     ] = None,
     shapenet: ShapeNetOption = None,
     clusters: ClustersOption = None,
-    per_cluster: PerClusterOption = 200,
+    per_cluster: PerClusterOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the vehicles.")] = 0,
 ) -> None:
     """The vehicle that stands for each cluster: least mean HOG distance to the others."""
@@ -56,7 +58,7 @@ def medoids(
 
         from pose_refiner_ros.datasets.vehicles.library import write_library
 
-        collection = _collection(shapenet, clusters, per_cluster, seed)
+        collection = collection_of(shapenet, clusters, per_cluster, seed)
         with console.status("Comparing vehicles"):
             chosen = collection.medoids
         table = Table(box=None, header_style="bold")
@@ -90,7 +92,7 @@ def render(
     seed: Annotated[int, typer.Option(min=0, help="Of cameras, paint and backgrounds.")] = 0,
     shapenet: ShapeNetOption = None,
     clusters: ClustersOption = None,
-    per_cluster: PerClusterOption = 200,
+    per_cluster: PerClusterOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")] = False,
 ) -> None:
     """Render pictures, masks and poses of vehicles in BOP's layout."""
@@ -108,7 +110,7 @@ def render(
 
         options = RenderOptions(split.value, count, size, seed, overwrite)
         check_folder(folder, options)
-        collection = _collection(shapenet, clusters, per_cluster, 0)
+        collection = collection_of(shapenet, clusters, per_cluster)
         kind = PaperCamera if view is View.paper else RobotCamera
         with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("Rendering", total=count)
@@ -124,11 +126,15 @@ def render(
     )
 
 
-def _collection(shapenet: Path | None, clusters: Path | None, per_cluster: int, seed: int):
+def collection_of(
+    shapenet: Path | None, clusters: Path | None, per_cluster: int | None, seed: int = 0
+):
+    """The vehicles that a command's options ask for; tells what was left out."""
     from rich.progress import Progress
 
     from pose_refiner_ros.cli import errors, tell
     from pose_refiner_ros.datasets.vehicles.collection import (
+        PER_CLUSTER,
         CollectionError,
         procedural_collection,
     )
@@ -138,7 +144,7 @@ def _collection(shapenet: Path | None, clusters: Path | None, per_cluster: int, 
     if shapenet is None:
         if clusters is not None:
             raise CollectionError("--clusters belongs to --shapenet, which is not given")
-        return procedural_collection(per_cluster, seed)
+        return procedural_collection(per_cluster or PER_CLUSTER, seed)
     from pose_refiner_ros.datasets.vehicles.shapenet import load_shapenet
 
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:

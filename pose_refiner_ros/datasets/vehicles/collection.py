@@ -18,6 +18,9 @@ from .shape import CLUSTERS, KINDS, sample_shape
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}  # shares of each cluster, without its medoid
 
+# Procedural vehicles of a cluster that the shipped encoder, medoids and tables come from.
+PER_CLUSTER = 400
+
 
 class CollectionError(ValueError):
     """A collection of vehicles that cannot be used, with the reason and what to do."""
@@ -89,7 +92,7 @@ class Collection:
         return members
 
 
-def procedural_collection(per_cluster: int = 200, seed: int = 0) -> Collection:
+def procedural_collection(per_cluster: int = PER_CLUSTER, seed: int = 0) -> Collection:
     """Vehicles made by the generator, the kinds of a cluster in turn.
 
     The same seed gives the same vehicles, and a larger collection contains the smaller one. Kept
