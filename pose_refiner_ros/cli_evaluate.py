@@ -67,7 +67,7 @@ def palazzi(
         start_warp(device)
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-        from pose_refiner_ros.cli_vehicles import _collection
+        from pose_refiner_ros.cli_vehicles import collection_of
         from pose_refiner_ros.evaluation.palazzi_tables import summary_lines
         from pose_refiner_ros.pipeline import choose_device
 
@@ -78,7 +78,7 @@ def palazzi(
         euler = None if euler_encoder is None else load_encoder(euler_encoder)[0]
         foreign = [] if vehicles is None else evaluation.load_foreign(vehicles)
         per_cluster, of_collection = evaluation.recorded_collection(loaded.record)
-        collection = _collection(shapenet, clusters, per_cluster, of_collection)
+        collection = collection_of(shapenet, clusters, per_cluster, of_collection)
         counts = evaluation.QUICK if quick else evaluation.FULL
         if objects is not None:
             counts = counts.at_most(objects)

@@ -23,7 +23,7 @@ import yaml
 
 import pose_refiner_ros
 from pose_refiner_ros.datasets.bop import write_atomically
-from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, Vehicle
+from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, PER_CLUSTER, Collection, Vehicle
 from pose_refiner_ros.datasets.vehicles.library import DEFAULT_LIBRARY, FOLDER
 from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder
@@ -35,7 +35,6 @@ from pose_refiner_ros.objects.mesh import load_mesh
 
 DEFAULT_ENCODER = FOLDER / "encoder.safetensors"
 DEFAULT_EULER_ENCODER = FOLDER / "encoder_euler_cosine.safetensors"
-PER_CLUSTER = 400  # of the collection, where the encoder's record does not say
 
 Progress = Callable[[str, int, int], None]  # block, done, total
 
@@ -92,7 +91,8 @@ SPEEDUP_TARGET = 100.0
 
 
 def recorded_collection(record: dict[str, Any]) -> tuple[int, int]:
-    """Vehicles per cluster and seed of the procedural collection that an encoder was trained on."""
+    """Vehicles per cluster and seed of the procedural collection that an encoder was trained on,
+    the usual ones where its record does not say."""
     source = str(record.get("data", {}).get("source", ""))
     found = re.fullmatch(r"procedural, (\d+) per cluster, seed (\d+)", source)
     return (int(found[1]), int(found[2])) if found else (PER_CLUSTER, 0)
@@ -175,6 +175,7 @@ def run_palazzi(
     some = test[: counts.true_vehicles]
     views = draw_views(test, counts.views, rng)
     true_views = draw_views(some, counts.true_views, rng)
+    progress("Vehicles", 2, 2)
 
     def block(name: str, total: int) -> Callable[[], None]:
         done = 0
