@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pose_refiner_ros.frame import Report, log_warning, pose_problem
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.pipeline import Report, log_warning, pose_problem
 
 if TYPE_CHECKING:
-    from pose_refiner_ros.pipeline import ObjectPose
+    from pose_refiner_ros.frame import ObjectPose
 
 VIEWS = ("birds_eye", "chase", "camera", "custom")
 CHASE_PITCH = math.radians(30.0)

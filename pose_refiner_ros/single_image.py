@@ -19,7 +19,7 @@ from pose_refiner_ros.objects.library import ObjectLibrary
 
 if TYPE_CHECKING:
     from pose_refiner_ros.encoder.inference import PoseEncoder
-    from pose_refiner_ros.pipeline import Frame, ObjectPose
+    from pose_refiner_ros.frame import Frame, ObjectPose
 
 
 class InputError(ValueError):
@@ -63,7 +63,7 @@ def read_inputs(
         InputError, CameraError, ObjectLibraryError, EncoderChoiceError: with a message for the
             user.
     """
-    from pose_refiner_ros.pipeline import Frame
+    from pose_refiner_ros.frame import Frame
 
     calibration = load_camera(camera)
     rgb = _read_rgb(image)

@@ -30,10 +30,11 @@ from pose_refiner_ros.datasets.bop import (
 )
 from pose_refiner_ros.evaluation import metrics
 from pose_refiner_ros.evaluation.bop_report import markdown, summarise
+from pose_refiner_ros.frame import Frame, ObjectPose
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.pipeline import Frame, ObjectPose, Pipeline, Settings
+from pose_refiner_ros.pipeline import Pipeline, Settings
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.evidence import EvidenceError, gather_evidence
 from pose_refiner_ros.rendering.overlay import draw_overlay

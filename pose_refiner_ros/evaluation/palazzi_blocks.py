@@ -17,9 +17,10 @@ from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouette
 from pose_refiner_ros.encoder.inference import PoseEncoder, one_thread
 from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.encoder.window import mask_window, window_at
+from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
-from pose_refiner_ros.pipeline import Frame, Pipeline, Settings
+from pose_refiner_ros.pipeline import Pipeline, Settings
 from pose_refiner_ros.refinement.category import category_prior
 from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
 from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner

@@ -12,9 +12,9 @@ import numpy as np
 from pose_refiner_ros.rendering.scene import render_scene
 
 if TYPE_CHECKING:
+    from pose_refiner_ros.frame import ObjectPose
     from pose_refiner_ros.geometry.camera import Camera
     from pose_refiner_ros.objects.model import ObjectModel
-    from pose_refiner_ros.pipeline import ObjectPose
 
 AXIS_COLORS = ((230, 60, 60), (70, 190, 70), (70, 110, 240))  # x red, y green, z blue
 QUALITY_COLORS = {

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from pose_refiner_ros.pipeline import Frame, FrameError, weighed
+from pose_refiner_ros.frame import Frame, FrameError, weighed
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose

@@ -11,7 +11,7 @@ from blocks import bop_truth
 from pose_refiner_ros.datasets.bop import BopError
 from pose_refiner_ros.evaluation.bop import Options, _label_image, _Target, perturbed, run_bop
 from pose_refiner_ros.evaluation.bop_report import COLUMNS, summary, table
-from pose_refiner_ros.pipeline import ObjectPose
+from pose_refiner_ros.frame import ObjectPose
 
 TOTAL = {
     "count", "median_rotation_error_deg", "mean_rotation_error_deg", "median_translation_error_mm",

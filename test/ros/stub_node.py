@@ -31,7 +31,7 @@ class StubPipeline:
         time.sleep(0.2)
 
     def process(self, frame, report=None):
-        from pose_refiner_ros.pipeline import ObjectPose
+        from pose_refiner_ros.frame import ObjectPose
 
         if RAISES in frame.labels:
             raise RuntimeError("the stub was told to raise")

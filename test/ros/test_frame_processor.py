@@ -19,8 +19,9 @@ from ros_messages import (
 )
 from stub_node import WEAK, StubPipeline
 
+from pose_refiner_ros.frame import FrameError, ObjectPose
 from pose_refiner_ros.objects.library import ObjectLibrary
-from pose_refiner_ros.pipeline import FrameError, ObjectPose, Settings
+from pose_refiner_ros.pipeline import Settings
 from pose_refiner_ros.ros import conversions, parameters
 from pose_refiner_ros.ros.bad_input import BadInput, TransformError
 from pose_refiner_ros.ros.frame_assembler import FrameMessages

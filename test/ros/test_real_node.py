@@ -10,9 +10,10 @@ import pytest
 from node_bench import REAL_NODE, ROOT
 from ros_messages import camera_info, image, write_library
 
+from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary
-from pose_refiner_ros.pipeline import Frame, Pipeline
+from pose_refiner_ros.pipeline import Pipeline
 from pose_refiner_ros.rendering.scene import render_scene
 from pose_refiner_ros.ros.conversions import matrix_from_pose
 

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into the pipeline and what comes out of it: frames and the poses of their objects."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pose_refiner_ros.geometry.camera import Camera
+
+FARTHEST = 1e5  # metres; start poses beyond are mistakes
+POOR_IOU = 0.7  # below: poor
+AMBIGUOUS_BELIEF = 0.7
+PARTIAL_VISIBLE = 0.75
+
+Report = Callable[[int | None, str], None]
+log = logging.getLogger(__name__)
+
+
+def log_warning(label: int | None, text: str) -> None:
+    """The default report: a line in the log."""
+    log.warning("%s", text if label is None else f"label {label}: {text}")
+
+
+class FrameError(ValueError):
+    """A frame that cannot be used at all; the message says why and what to do."""
+
+
+@dataclass(eq=False)
+class Frame:
+    """One moment of one camera.
+
+    masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name, or
+    None where the encoder is to say; initial_poses: label -> camera_from_object guesses (4, 4),
+    the likeliest first; image: (H, W, 3) uint8 RGB, not used by silhouettes; tracked: labels whose
+    initial poses come from the frame before, so that no others are tried as long as one of them
+    fits; search: labels for which all views are tried beside the initial poses in any case.
+    """
+
+    masks: np.ndarray
+    camera: Camera
+    labels: Mapping[int, str | None]
+    initial_poses: Mapping[int, Sequence[np.ndarray]] = field(default_factory=dict)
+    image: np.ndarray | None = None
+    tracked: Collection[int] = ()
+    search: Collection[int] = ()
+
+
+@dataclass(eq=False)
+class ObjectPose:
+    """Where an object is.
+
+    camera_from_object: (4, 4) float64. covariance: (6, 6), twist order (metres, radians), camera
+    axes, about the object's origin. score in [0, 1]: iou times belief times class probability; 1
+    means that it fits to the pixel and nothing else does, 0.5 that two poses fit equally well.
+    belief: this pose's share among the different poses found; class_probability: the encoder's, 1
+    where the class was given. iou: overlap of silhouette and mask over the known pixels.
+    quality: good; ambiguous (another pose fits nearly as well: see alternatives); partial (over a
+    quarter of the outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px:
+    robust RMS distance between outline and mask border in photo pixels. cost: robust area between
+    silhouette and mask, crop pixels squared. visible_fraction: share of the model's outline that
+    could be compared with the mask. reason: why the refinement stopped.
+    """
+
+    label: int
+    name: str
+    camera_from_object: np.ndarray
+    covariance: np.ndarray
+    score: float
+    quality: str
+    iou: float
+    contour_rms_px: float
+    visible_fraction: float
+    cost: float
+    iterations: int
+    reason: str
+    belief: float = 1.0
+    class_probability: float = 1.0
+    alternatives: list[ObjectPose] = field(default_factory=list)
+
+
+def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) -> ObjectPose:
+    """The chosen one of an object's rival poses, the others its alternatives, best first; scores
+    and qualities follow from the beliefs (which sum to 1)."""
+    poses = [
+        replace(
+            pose,
+            score=float(pose.iou * belief * pose.class_probability),
+            belief=float(belief),
+            quality=_quality(pose, belief),
+            alternatives=[],
+        )
+        for pose, belief in zip(poses, beliefs, strict=True)
+    ]
+    best = poses.pop(chosen)
+    best.alternatives = sorted(poses, key=lambda pose: -pose.score)
+    return best
+
+
+def _quality(pose: ObjectPose, belief: float) -> str:
+    if pose.iou < POOR_IOU:
+        return "poor"
+    if belief < AMBIGUOUS_BELIEF:
+        return "ambiguous"
+    return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
+
+
+def checked_masks(frame: Frame) -> np.ndarray:
+    """The label image as (H, W) integers that kernels and OpenCV take; FrameError otherwise."""
+    masks = np.asarray(frame.masks)
+    if masks.ndim != 2:
+        raise FrameError(f"the label image has shape {masks.shape}; it must be (height, width)")
+    if masks.dtype == bool:
+        masks = masks.view(np.uint8)
+    if masks.dtype.kind not in "iu":
+        raise FrameError(f"the label image holds {masks.dtype}; labels must be whole numbers")
+    if masks.shape != frame.camera.size:
+        raise FrameError(
+            f"the label image is {masks.shape[1]}x{masks.shape[0]} and the camera "
+            f"{frame.camera.size[1]}x{frame.camera.size[0]} pixels (width x height); masks must "
+            "have the camera's size"
+        )
+    return masks
+
+
+def pose_problem(pose: np.ndarray) -> str | None:
+    """What is wrong with a start pose, or None."""
+    if pose.shape != (4, 4):
+        return f"it has shape {pose.shape} instead of (4, 4)"
+    if not np.isfinite(pose).all():
+        return "it holds NaN or infinity"
+    rotation = pose[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
+        return "its upper left 3x3 is not a rotation"
+    if pose[2, 3] <= 0.0:
+        return f"it lies behind the camera (z = {pose[2, 3]:.3g} m)"
+    if np.abs(pose[:3, 3]).max() > FARTHEST:
+        return f"it lies {np.abs(pose[:3, 3]).max():.3g} m away (is the unit metres?)"
+    return None
