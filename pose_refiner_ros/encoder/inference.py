@@ -144,7 +144,7 @@ def hypothesis_covariances(poses: PoseHypotheses, pinhole: torch.Tensor, size: i
     """(B, K, 6, 6) from the sigmas of hypotheses: twist order, camera axes, about the origin."""
     turn, _, half = camera_from_ray(pinhole, size)
     t = poses.camera_from_object[..., :3, 3]
-    jacobian = torch.zeros(*t.shape[:2], 6, 6, device=t.device)
+    jacobian = torch.zeros(*t.shape[:2], 6, 6, dtype=t.dtype, device=t.device)
     jacobian[..., 0, 0] = half[:, None, 0] * t[..., 2]
     jacobian[..., 1, 1] = half[:, None, 1] * t[..., 2]
     jacobian[..., :3, 2] = t

@@ -50,12 +50,21 @@ class EncoderSettings:
                 raise EncoderError(f"{name} is {value!r}; choose {' or '.join(choices)}")
         if not self.classes:
             raise EncoderError("the encoder has no classes; name at least one")
+        if isinstance(self.classes, str) or len(set(self.classes)) < len(self.classes):
+            raise EncoderError(f"classes is {self.classes!r}; give each name once, as a tuple")
         if len(self.channels) != len(KERNELS) or min(self.channels) < 1:
             raise EncoderError(
                 f"channels is {self.channels}; the encoder has {len(KERNELS)} convolutions"
             )
         if self.size < 2 ** len(KERNELS) or self.size % 2 ** len(KERNELS):
             raise EncoderError(f"size is {self.size}; it must be a multiple of {2 ** len(KERNELS)}")
+        if self.dense < 1:
+            raise EncoderError(f"dense is {self.dense}; a hidden layer has at least one neuron")
+        if len(self.dropout) != 2 or not all(0.0 <= share < 1.0 for share in self.dropout):
+            raise EncoderError(
+                f"dropout is {self.dropout}; give two shares from 0 to below 1, for the branches "
+                "of class and of pose"
+            )
 
 
 @dataclass

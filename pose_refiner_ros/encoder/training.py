@@ -67,14 +67,18 @@ def train_encoder(
     """
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=devices if accelerator != "cpu" or devices != "auto" else 1,
-        precision=_precision(options.precision, accelerator),
-        loggers=TensorBoardLogger(folder, name=None, version=""),
-    )
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices if accelerator != "cpu" or devices != "auto" else 1,
+            precision=_precision(options.precision, accelerator),
+            loggers=TensorBoardLogger(folder, name=None, version=""),
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise EncoderError(f"training cannot start: {error}") from error
     fabric.launch()
     fabric.seed_everything(options.seed, verbose=False)
     encoder = Encoder(settings).to(memory_format=torch.channels_last)
@@ -114,10 +118,7 @@ def train_encoder(
         if step % options.log_every == 0:
             figures.update({name: value.item() for name, value in parts.items()})
             if not math.isfinite(loss.item()):
-                raise EncoderError(
-                    f"the loss is {loss.item()} at step {step}: lower the learning rate "
-                    f"({options.learning_rate}) and resume from {checkpoint}"
-                )
+                raise _diverged(f"the loss is {loss.item()}", step, options, checkpoint)
             fabric.log_dict({f"loss/{name}": figures[name] for name in parts}, step)
         optimizer.zero_grad()
         fabric.backward(loss)
@@ -126,6 +127,9 @@ def train_encoder(
         schedule.step()
         done = step + 1
         if done % options.checkpoint_every == 0 or done == options.steps:
+            # a checkpoint with NaN would be of no use to anybody
+            if not all(weight.isfinite().all() for weight in encoder.parameters()):
+                raise _diverged("weights are NaN or infinite", done, options, checkpoint)
             if fabric.is_global_zero:
                 measured = validate(encoder, validation, fabric.device)
                 fabric.log_dict({f"validation/{k}": v for k, v in measured.items()}, done)
@@ -136,7 +140,7 @@ def train_encoder(
                 "settings": dataclasses.asdict(settings),
             }  # fmt: skip
             _save(fabric, checkpoint, state)
-        if done % options.log_every == 0 or done == options.steps:
+        if fabric.is_global_zero and (done % options.log_every == 0 or done == options.steps):
             progress(done, options.steps, figures)
     record = {
         "steps": options.steps,
@@ -195,6 +199,11 @@ def _precision(wanted: str, accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
+def _diverged(what: str, step: int, options: TrainingOptions, checkpoint: Path) -> EncoderError:
+    text = f"{what} at step {step}: lower the learning rate ({options.learning_rate})"
+    return EncoderError(f"{text} and resume from {checkpoint}" if checkpoint.exists() else text)
+
+
 def _save(fabric, checkpoint: Path, state: dict) -> None:
     new = checkpoint.with_suffix(".new")
     fabric.save(new, state)
@@ -205,7 +214,14 @@ def _save(fabric, checkpoint: Path, state: dict) -> None:
 def _resume(fabric, checkpoint, options, network, optimizer, schedule):
     """(steps done, seconds spent); the state goes into network, optimizer and schedule."""
     settings = network.module.settings
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        stored = {key: stored[key] for key in ("settings", "step", "seconds", "schedule")}
+    except Exception as error:  # zip, pickle and torch have a kind each
+        raise EncoderError(
+            f"{checkpoint} is no whole checkpoint ({type(error).__name__}): choose another folder, "
+            "or leave out --resume"
+        ) from error
     if stored["settings"] != dataclasses.asdict(settings):
         raise EncoderError(
             f"{checkpoint} is of another architecture: {stored['settings']}, not "
@@ -217,5 +233,9 @@ def _resume(fabric, checkpoint, options, network, optimizer, schedule):
         )
     state = {"network": network, "optimizer": optimizer}
     fabric.load(checkpoint, state, strict=False)
+    # where the schedule stands is the checkpoint's to say, how high the rate is the options'
     schedule.load_state_dict(stored["schedule"])
+    schedule.base_lrs = [options.learning_rate] * len(schedule.base_lrs)
+    for group in schedule.optimizer.param_groups:
+        group["lr"] = options.learning_rate * _rate(stored["step"], options)
     return stored["step"], stored["seconds"]

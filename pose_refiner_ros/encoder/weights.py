@@ -13,12 +13,20 @@ FORMAT = "pose_refiner_ros encoder 1"
 
 
 def save_encoder(encoder: Encoder, path: str | Path, record: dict) -> None:
-    """Write an encoder, half precision, with a record of its training (anything JSON holds)."""
+    """Write an encoder, half precision, with a record of its training (anything JSON holds).
+
+    Raises EncoderError, and writes nothing, where a weight is not a number of half precision.
+    """
     from safetensors.torch import save
 
     from pose_refiner_ros.datasets.bop import write_atomically
 
     tensors = {name: value.half().contiguous() for name, value in encoder.state_dict().items()}
+    if not all(value.isfinite().all() for value in tensors.values()):
+        raise EncoderError(
+            f"{path} is not written: the encoder has weights that are NaN or too large for half "
+            "precision; its training has diverged"
+        )
     metadata = {
         "format": FORMAT,
         "settings": json.dumps(dataclasses.asdict(encoder.settings)),
@@ -54,8 +62,8 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         encoder = Encoder(EncoderSettings(**settings))
         record = json.loads(metadata.get("training", "{}"))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise EncoderError(f"{path}: its settings cannot be read ({error})") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise EncoderError(f"{path}: its settings cannot be used: {error}") from error
     expected = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if expected != found:
