@@ -132,7 +132,18 @@ def load_mesh(
         raise MeshError(f"{path}: every face is degenerate (no area); the mesh has no surface")
     mesh = Mesh(vertices, faces)
     _check_size(path, mesh.diameter, unit, scale, warn)
+    if is_flat(mesh):
+        triangles = "1 triangle" if len(faces) == 1 else f"{len(faces)} triangles in one plane"
+        warn(f"{path}: only {triangles}: seen from the edge there is no outline")
     return mesh
+
+
+def is_flat(mesh: Mesh) -> bool:
+    """Whether all of a mesh lies in one plane."""
+    points = mesh.vertices[mesh.used_vertices].astype(np.float64)
+    points -= points.mean(axis=0)
+    thickness = np.linalg.svd(points.T @ points, compute_uv=False)[2] ** 0.5
+    return bool(thickness <= 1e-5 * mesh.diameter * len(points) ** 0.5)
 
 
 def clean(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,9 +252,14 @@ def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _largest_distance(points: np.ndarray) -> float:
     """Exact largest distance between two of the points (N, 3).
 
-    Both ends lie on the hull. Its points are divided into small clusters, whose distances bound
-    those of their points: few pairs of clusters are left to compare.
+    A point that is too near to the middle is no end of it. Both ends lie on the hull. Its points are
+    divided into small clusters, whose distances bound those of their points: few pairs of clusters
+    are left to compare.
     """
+    radius = np.linalg.norm(points - 0.5 * (points.min(axis=0) + points.max(axis=0)), axis=1)
+    one_end = points[radius.argmax()]
+    least = np.linalg.norm(points - one_end, axis=1).max()
+    points = points[radius >= least * (1.0 - 1e-9) - radius.max()]
     try:
         points = points[ConvexHull(points).vertices]
     except (QhullError, ValueError):  # flat or fewer than four points: no 3-D hull

@@ -56,8 +56,8 @@ def simplify_for_silhouette(
     """The mesh with as few faces as its outline allows.
 
     Seen with its diameter spanning `working_resolution` pixels, from all around, the outline stays
-    within `tolerance_px`, and much nearer on average. Where this takes more than `max_faces`,
-    `warn` hears of it. Kept on disk.
+    within `tolerance_px`, and much nearer on average. Where this takes more than `max_faces`, or
+    the mesh is a huge one, `warn` hears of it. Kept on disk.
     """
     return simplify_and_measure(mesh, max_faces, tolerance_px, working_resolution, warn)[0]
 
@@ -85,6 +85,11 @@ def simplify_and_measure(
     arrays = cached_arrays("silhouette_mesh", key, build)
     simple = Mesh(arrays["vertices"], arrays["faces"])
     error = OutlineError(*arrays["error_px"].tolist())
+    if len(mesh.faces) > HUGE:
+        warn(
+            f"its {len(mesh.faces):,} faces are simplified to {len(simple.faces):,}, whose outline "
+            f"is off by {error.mean_px:.3f} px on average; a smaller mesh file would load faster"
+        )
     if len(simple.faces) > max_faces:
         warn(
             f"its outline needs {len(simple.faces)} faces to stay within {tolerance_px:g} px "

@@ -72,9 +72,27 @@ def test_quads_and_texture_seams(tmp_path):
 
 def test_missing_material_file_does_not_matter(tmp_path):
     (tmp_path / "a.obj").write_text(
-        "mtllib gone.mtl\nusemtl x\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
+        "mtllib gone.mtl\nusemtl x\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 2 3\nf 1 2 4\n"
     )
-    assert len(load(tmp_path / "a.obj", "m").faces) == 1
+    assert len(load(tmp_path / "a.obj", "m").faces) == 2
+
+
+@pytest.mark.parametrize(
+    ("faces", "words"),
+    [("f 1 2 3\n", "only 1 triangle"), ("f 1 2 3\nf 1 3 4\n", "only 2 triangles in one plane")],
+)
+def test_a_flat_mesh_is_kept_and_said_to_be_flat(tmp_path, faces, words):
+    (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0.2\nv 1 1 0.2\nv 0 1 0\n" + faces)
+    said = []
+    mesh = load_mesh(tmp_path / "a.obj", "m", warn=said.append)
+    assert len(mesh.faces) == faces.count("f")
+    assert len(said) == 1 and words in said[0]
+
+
+def test_the_diameter_of_a_huge_mesh_takes_no_time():
+    ball = trimesh.creation.icosphere(7)
+    mesh = Mesh(ball.vertices * [2.0, 1.0, 1.0] + 5.0, ball.faces)
+    assert mesh.diameter == pytest.approx(4.0, rel=1e-6)
 
 
 @given(flips=st.lists(st.booleans(), min_size=24, max_size=24))

@@ -177,6 +177,35 @@ def test_more_faces_than_allowed_are_said():
     assert "measured" in said[0]
 
 
+def test_a_huge_mesh_is_simplified_and_that_is_said(monkeypatch):
+    monkeypatch.setattr(simplify, "HUGE", 5000)
+    said = []
+    ball = mesh_of(trimesh.creation.icosphere(4))
+    simple = simplify_for_silhouette(ball, warn=said.append)
+    assert len(simple.faces) < 5000
+    assert said[0].startswith(f"its 5,120 faces are simplified to {len(simple.faces):,}")
+    assert len(said) == 1
+
+
+@pytest.mark.slow
+def test_half_a_million_faces():
+    around, across = np.meshgrid(*[np.arange(500)] * 2, indexing="ij")
+    a, b = np.pi * around / 250, np.pi * across / 250
+    ring = 1 + 0.3 * np.cos(b)
+    points = np.stack([ring * np.cos(a), ring * np.sin(a), 0.3 * np.sin(b)], axis=-1)
+    corner = (around * 500 + across).ravel()
+    ahead = ((around + 1) % 500 * 500 + across).ravel()
+    both = ((around + 1) % 500 * 500 + (across + 1) % 500).ravel()
+    beside = (around * 500 + (across + 1) % 500).ravel()
+    faces = np.concatenate(
+        [np.stack([corner, ahead, both], axis=1), np.stack([corner, both, beside], axis=1)]
+    )
+    said = []
+    simple = simplify_for_silhouette(Mesh(points.reshape(-1, 3), faces), warn=said.append)
+    assert len(simple.faces) < 5000
+    assert "its 500,000 faces are simplified to" in said[0]
+
+
 def test_larger_tolerance_gives_fewer_faces():
     ball = mesh_of(trimesh.creation.icosphere(4))
     counts = [len(simplify_for_silhouette(ball, tolerance_px=t).faces) for t in (0.25, 1.0)]
