@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -138,20 +139,15 @@ def true_mesh_attempts(
     """Poses from the pipeline that knows each vehicle's own mesh; classes from the encoder. Views
     of a vehicle lie behind one another."""
     attempts: list[Attempt] = []
-    classes = [start and start.estimate.best_class for start in look(views, tools.encoder)]
-    first = 0
-    while first < len(views):
-        vehicle = views[first].vehicle
-        own = [view for view in views[first:] if view.vehicle is vehicle]
+    for _, group in groupby(views, key=lambda view: view.vehicle.name):
+        own = list(group)
+        vehicle = own[0].vehicle
         # its category only says that the encoder may be asked for poses: it knows all as vehicles
         library = {vehicle.name: true_model(vehicle, tools.encoder.classes[0])}
         pipeline = Pipeline(library, Settings(refinement=refinement), tools.device, tools.encoder)
         found = _processed(pipeline, own, vehicle.name, tick)
-        attempts += [
-            replace(attempt, name=name)
-            for attempt, name in zip(found, classes[first : first + len(own)], strict=True)
-        ]
-        first += len(own)
+        for start, attempt in zip(look(own, tools.encoder), found, strict=True):
+            attempts.append(replace(attempt, name=start and start.estimate.best_class))
     return attempts
 
 
