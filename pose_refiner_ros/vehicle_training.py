@@ -11,7 +11,7 @@ import numpy as np
 
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, Vehicle
 from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera, sample_cameras
-from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
+from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
 from pose_refiner_ros.encoder.training import DEFAULT, TrainingOptions, train_encoder
 from pose_refiner_ros.encoder.training_data import CLEAN, ROUGH, Disturbance, VehicleWindows
 
@@ -85,8 +85,16 @@ def train_on(
     validation_batches: int = VALIDATION_BATCHES,
 ) -> tuple[Encoder, dict]:
     """Train on a collection's training split, validated by the paper's camera on clean masks of its
-    validation split; returns the encoder and the record of its training."""
+    validation split; returns the encoder and the record of its training. Raises EncoderError where
+    a class has no vehicles in one of them, and as `train_encoder`."""
     training = collection.split("train")
+    for vehicles, purpose in ((training, "train"), (collection.split("val"), "validate")):
+        for name in settings.classes:
+            if all(vehicle.cluster != name for vehicle in vehicles):
+                raise EncoderError(
+                    f"there is no {name} to {purpose} on ({collection.source}): 5 per cluster are "
+                    "enough for all splits"
+                )
     windows = vehicle_windows(settings, training, options.batch)
     judged = iter(
         vehicle_windows(

@@ -55,13 +55,16 @@ def window_at(
         slice(rows.start - top, rows.stop - top),
         slice(columns.start - left, columns.stop - left),
     )
-    window = np.zeros((side, side, 2 if image is None else 5), np.uint8)
+    window = np.zeros((side, side, 2), np.uint8)
     window[..., 1] = 255
     window[(*inside, 1)] = 0 if unknown is None else unknown[rows, columns] * np.uint8(255)
     window[(*inside, 0)] = mask[rows, columns] * np.uint8(255)
-    if image is not None:
-        window[(*inside, slice(2, 5))] = image[rows, columns]
-    shrunk = cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA)
+    channels = [cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA)]
+    if image is not None:  # apart: OpenCV shrinks at most four channels at once
+        colors = np.zeros((side, side, 3), np.uint8)
+        colors[inside] = image[rows, columns]
+        channels.append(cv2.resize(colors, (size, size), interpolation=cv2.INTER_AREA))
+    shrunk = np.concatenate(channels, axis=2)
     scale = size / side
     fx, fy, cx, cy = pinhole
     camera = np.array(

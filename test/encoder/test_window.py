@@ -61,10 +61,13 @@ def test_what_lies_beyond_the_picture_is_unknown():
     assert not inside[1].any()
 
 
-def test_unknown_pixels_and_colours_go_along():
+@pytest.mark.parametrize("factor", [1, 3])
+def test_unknown_pixels_and_colours_go_along(factor):
     mask, unknown = blob(40, 30, 20, 30), blob(60, 30, 6, 30)
     image = np.zeros((*mask.shape, 3), np.uint8)
     image[..., 0], image[..., 2] = 200, mask * 90
+    mask, unknown = (np.kron(m, np.ones((factor, factor), np.uint8)) for m in (mask, unknown))
+    image = image.repeat(factor, 0).repeat(factor, 1)
     window, _ = mask_window(mask, unknown, PINHOLE, 36, image=image)
     assert window.shape == (5, 36, 36)
     middle = window[:, 18, 18]
