@@ -252,7 +252,7 @@ def _unique_rows(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _largest_distance(points: np.ndarray) -> float:
     """Exact largest distance between two of the points (N, 3).
 
-    A point that is too near to the middle is no end of it. Both ends lie on the hull. Its points are
+    A point too near to the middle is no end of it. Both ends lie on the hull. Its points are
     divided into small clusters, whose distances bound those of their points: few pairs of clusters
     are left to compare.
     """

@@ -15,9 +15,9 @@ import numpy as np
 
 from pose_refiner_ros.tracking.identity import IdentityTracker, Observation, Track
 
-MEMORY = 0.9  # of what was said before, per frame: about ten frames count
+MEMORY = 0.95  # of what was said before, per frame: about twenty frames count
 SURE = 0.95  # no single frame is believed more than that, whatever the encoder says
-CHANGE = 3.0  # log odds that another name must have over the one in use
+CHANGE = 4.0  # log odds that another name must have over the one in use
 
 
 @dataclass
