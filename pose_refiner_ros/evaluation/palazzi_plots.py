@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 COLORS = {"soft": "#c2571a", "weights": "#7a4ea3", "solver": "#1f6fb2", "start": "#777777"}
 DPI = 130
@@ -24,7 +25,7 @@ def plots(report: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _iou(data: dict[str, Any]) -> bytes:
-    figure = _figure(6.4)
+    figure = _figure(8.4)
     axes = figure.subplots()
     for kind, style in (("medoid", "-"), ("true_mesh", "--")):
         mesh = kind.replace("_", " ")
@@ -39,7 +40,8 @@ def _iou(data: dict[str, Any]) -> bytes:
     _resolutions(axes, data["medoid"]["resolutions"])
     axes.set_ylabel("mean IoU")
     axes.set_title("Fig. 6a: overlap after refinement, by resolution")
-    return _png(figure, axes)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return _png(figure)
 
 
 def _time(data: dict[str, Any]) -> bytes:
@@ -54,11 +56,13 @@ def _time(data: dict[str, Any]) -> bytes:
                   label=name)  # fmt: skip
     _resolutions(axes, data["resolutions"])
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("ms per picture")
     axes.set_title("Fig. 6b: time to draw one vehicle, by resolution")
-    return _png(figure, axes)
+    axes.legend(fontsize=8)
+    return _png(figure)
 
 
 def _steps(data: dict[str, Any]) -> bytes:
@@ -77,7 +81,8 @@ def _steps(data: dict[str, Any]) -> bytes:
         axes.grid(alpha=0.3)
     left.set_ylabel("median viewpoint error, degrees")
     figure.suptitle("Fig. 6c: viewpoint error by number of steps")
-    return _png(figure, left)
+    left.legend(fontsize=8)
+    return _png(figure)
 
 
 def _figure(width: float) -> Figure:
@@ -93,8 +98,7 @@ def _resolutions(axes, resolutions: list[int]) -> None:
     axes.grid(alpha=0.3)
 
 
-def _png(figure: Figure, axes) -> bytes:
-    axes.legend(fontsize=8, framealpha=0.5)
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()

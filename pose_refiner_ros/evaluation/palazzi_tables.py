@@ -188,9 +188,10 @@ def _header(report: dict[str, Any]) -> str:
     steps = report["encoder"]["record"].get("steps", "?")
     return (
         f"Written by `pose-refiner evaluate palazzi` {report['version']} on {report['date'][:10]}: "
-        f"{machine['cores']} cores ({machine['processor']}), device {machine['device']}, seed "
-        f"{report['seed']}. Test models: {models} ({collection['source']}). Views by the paper's "
-        f"camera, 256×256, clean masks. Encoder of {steps} training steps."
+        f"{machine['cores']} cores ({machine['processor']}), device {machine['device']}, "
+        f"{report['minutes']:.0f} minutes, seed {report['seed']}. Test models: {models} "
+        f"({collection['source']}). Views by the paper's camera, 256×256, clean masks. Encoder of "
+        f"{steps} training steps."
     )
 
 
