@@ -204,17 +204,22 @@ class IdentityTracker:
         cost = np.full((len(seen), len(tracks)), FAR)
         for i, observation in enumerate(seen):
             for j, track in enumerate(tracks):
-                size = max(observation.size_px, track.size_px, 1.0)
-                away = np.linalg.norm(track.predicted_center(stamp) - observation.center_px) / size
-                if away <= self.gate + (stamp - track.stamp):
-                    growth = abs(np.log(max(observation.size_px, 1.0) / max(track.size_px, 1.0)))
-                    cost[i, j] = away + 0.5 * growth
+                cost[i, j] = self._cost(observation, track, stamp)
         track_of = {
             i: tracks[j]
             for i, j in zip(*linear_sum_assignment(cost), strict=True)
             if cost[i, j] < FAR
         }
         return [(observation, track_of.get(i)) for i, observation in enumerate(seen)]
+
+    def _cost(self, observation: Observation, track: Track, stamp: float) -> float:
+        """How little an observation looks like a track; FAR where it cannot be that."""
+        size = max(observation.size_px, track.size_px, 1.0)
+        away = np.linalg.norm(track.predicted_center(stamp) - observation.center_px) / size
+        if away > self.gate + (stamp - track.stamp):
+            return FAR
+        growth = abs(np.log(max(observation.size_px, 1.0) / max(track.size_px, 1.0)))
+        return float(away + 0.5 * growth)
 
     def _assign(
         self,

@@ -13,11 +13,13 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from pose_refiner_ros.tracking.identity import IdentityTracker, Observation, Track
+from pose_refiner_ros.tracking.identity import FAR, IdentityTracker, Observation, Track
 
 MEMORY = 0.95  # of what was said before, per frame: about twenty frames count
 SURE = 0.95  # no single frame is believed more than that, whatever the encoder says
 CHANGE = 4.0  # log odds that another name must have over the one in use
+DISAGREE = 0.5  # what other classes count against the match of a mask and an object
+LOST_AFTER = 0.5  # seconds; later another object may be there
 
 
 @dataclass
@@ -40,6 +42,32 @@ class _Opinion:
     told: bool = False
     logs: dict[str, float] = field(default_factory=dict)
 
+    def shares(self) -> dict[str, float]:
+        """Name -> probability."""
+        if self.told:
+            return {self.name: 1.0}
+        highest = max(self.logs.values(), default=0.0)
+        weights = {name: np.exp(log - highest) for name, log in self.logs.items()}
+        return {name: float(weight / sum(weights.values())) for name, weight in weights.items()}
+
+
+class _Follower(IdentityTracker):
+    """Follows objects of any class: names may be wrong, but say something."""
+
+    def __init__(self) -> None:
+        super().__init__(lost_after=LOST_AFTER)
+        self.opinions: WeakKeyDictionary[Track, _Opinion] = WeakKeyDictionary()
+        self.shares: Mapping[int, Mapping[str, float]] = {}  # by label, of the frame
+
+    def _cost(self, observation: Observation, track: Track, stamp: float) -> float:
+        now, before = self.shares.get(observation.label, {}), self.opinions[track].shares()
+        cost = super()._cost(observation, track, stamp)
+        if now and before:
+            names = {*now, *before}
+            differ = 0.5 * sum(abs(now.get(n, 0.0) - before.get(n, 0.0)) for n in names)
+            cost += DISAGREE * differ
+        return cost if cost <= self.gate + (stamp - track.stamp) else FAR
+
 
 class ClassMemory:
     """Settles the classes of the objects of one camera, frame by frame.
@@ -50,8 +78,7 @@ class ClassMemory:
 
     def __init__(self, memory: float = MEMORY, change: float = CHANGE) -> None:
         self.memory, self.change = memory, change
-        self._tracker = IdentityTracker()
-        self._opinions: WeakKeyDictionary[Track, _Opinion] = WeakKeyDictionary()
+        self._tracker = _Follower()
 
     def reset(self) -> None:
         """Forget all."""
@@ -70,11 +97,15 @@ class ClassMemory:
         """
         observations = list(observations)
         given = {one.label: one.name for one in observations}
+        self._tracker.shares = {
+            label: {name: 1.0} if name else probabilities.get(label, {})
+            for label, name in given.items()
+        }
         # followed without names: an object is to be found again whatever it was called
         tracks = self._tracker.begin_frame(stamp, [replace(one, name="") for one in observations])
         result = {}
         for label, track in tracks.items():
-            opinion = self._opinions.setdefault(track, _Opinion())
+            opinion = self._tracker.opinions.setdefault(track, _Opinion())
             before, told = opinion.name, opinion.told
             if given[label]:
                 opinion.name, opinion.told = given[label], True
@@ -98,5 +129,4 @@ class ClassMemory:
         best = max(logs, key=logs.__getitem__)
         if opinion.name is None or logs[best] - logs[opinion.name] > self.change:
             opinion.name = best
-        shares = np.exp(np.array(list(logs.values())) - logs[opinion.name])
-        return float(1.0 / shares.sum())
+        return opinion.shares()[opinion.name]

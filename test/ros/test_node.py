@@ -270,9 +270,17 @@ def test_bad_library_then_a_good_one(start_node, tmp_path):
     assert "no.obj" in values_of(status)["problem with bad"]
 
 
-def test_no_objects_file(start_node):
+def test_no_objects_file_gives_the_vehicles_of_the_package(start_node):
     client = start_node(objects_file="")
-    client.process.wait_for_log("objects_file is not set")
+    client.process.wait_for_log("3 objects loaded: sedan, suv, cargo")
+    assert client.status("objects").level == DiagnosticStatus.OK
+
+
+def test_refinement_that_there_is_not(start_node):
+    client = start_node(refinement="magic")
+    assert client.process.process.wait(20) == 1
+    client.process.stop()
+    assert "refinement is 'magic': it must be one of: solver" in client.process.log
 
 
 def test_reload_while_running(start_node, tmp_path):

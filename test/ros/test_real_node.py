@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 from node_bench import REAL_NODE, ROOT
 from ros_messages import camera_info, image, write_library
 
@@ -81,6 +82,19 @@ def test_poses_are_those_of_the_library_and_of_the_scene(client, library_file):
         turn = matrix[:3, :3].T @ true[:3, :3]
         assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) < 3
         assert np.linalg.norm(matrix[:3, 3] - true[:3, 3]) < 0.2
+
+
+def test_encoder_that_cannot_be_used_then_none(start_node):
+    client = start_node(REAL_NODE, device="cpu", objects_file="", encoder_file="gone.safetensors")
+    client.process.wait_for_log("the encoder cannot be used: .* gone.safetensors do not exist")
+    assert "Traceback" not in client.process.log
+    assert client.state() == "unconfigured"
+    status = client.status("objects")
+    assert status.level == DiagnosticStatus.ERROR
+    assert "gone.safetensors" in status.message
+    client.set("encoder_file", "none")
+    reply = client.trigger("reload_objects")
+    assert reply.success and "sedan, suv, cargo" in reply.message
 
 
 @pytest.mark.slow
