@@ -75,7 +75,11 @@ def add_priors(
     away = wp.spatial_vector(v[0], v[1], v[2], w[0], w[1], w[2])
     # d away / d update: the identity for v, the inverse left Jacobian of SO(3) for w
     hat = wp.skew(w)
-    inverse = wp.identity(n=3, dtype=wp.float32) - 0.5 * hat + (1.0 / 12.0) * (hat * hat)
+    angle = wp.length(w)
+    third = float(1.0 / 12.0)
+    if angle > 0.1:
+        third = (1.0 - 0.5 * angle / wp.tan(0.5 * angle)) / (angle * angle)
+    inverse = wp.identity(n=3, dtype=wp.float32) - 0.5 * hat + third * (hat * hat)
     J = wp.spatial_matrix()
     for r in range(3):
         J[r, r] = 1.0
