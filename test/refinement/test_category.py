@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mesh that stands for a category: the encoder's opinion is held against the outline's."""
+
+import numpy as np
+import pytest
+from shapes import angle_deg, ell, model, pinhole_camera, pose, silhouette, turned
+
+from pose_refiner_ros.encoder.inference import Estimate, PoseHypothesis
+from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.refinement.category import category_prior, known_as_category
+from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.refiner import Refined, Refiner
+from pose_refiner_ros.refinement.solver import Reason
+
+CAMERA = pinhole_camera(256, 300.0)
+TRUTH = pose((0.6, -0.7, 0.4), (0.05, -0.04, 0.6))
+
+
+def covariance(metres: float, radians: float) -> np.ndarray:
+    return np.diag([metres**2] * 3 + [radians**2] * 3)
+
+
+def estimate(*poses, metres=0.02, radians=0.05, distance_sigma=0.1) -> Estimate:
+    hypotheses = [
+        PoseHypothesis(one, 1 / len(poses), covariance(metres, radians), distance_sigma)
+        for one in poses
+    ]
+    return Estimate({"ell": 1.0}, hypotheses)
+
+
+def wider(mesh: Mesh) -> Mesh:
+    """Of the category and yet another object: broader, lower."""
+    return Mesh(mesh.vertices * (1.12, 1.1, 0.93), mesh.faces)
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return gather_evidence(silhouette(wider(ell()), TRUTH, CAMERA), 1, CAMERA)
+
+
+@pytest.fixture(scope="module")
+def refiner():
+    return Refiner([model("ell", ell())], capacity=8)
+
+
+def test_the_prior_is_the_nearest_hypothesis(evidence):
+    behind = turned(TRUTH, (0, 3.0, 0))
+    said = estimate(behind, TRUTH)
+    prior = category_prior(evidence, said, turned(TRUTH, (0.2, 0.1, 0)))
+    np.testing.assert_array_equal(prior.camera_from_object, TRUTH)
+    np.testing.assert_array_equal(prior.information, prior.information.T)
+    sigma = np.sqrt(np.diag(prior.information))
+    assert sigma[0] / sigma[3] == pytest.approx(0.05 / 0.02)  # as the covariance, but for the unit
+    unsure = category_prior(evidence, estimate(TRUTH, metres=0.2, radians=0.5), TRUTH)
+    np.testing.assert_allclose(unsure.information, prior.information / 100, rtol=1e-9)
+
+
+def test_the_prior_pulls_and_a_surer_one_pulls_more(evidence, refiner):
+    mean = turned(TRUTH, (0.0, 0.25, 0.0))
+    ends = []
+    for radians in (5.0, 0.2, 0.01):
+        said = estimate(mean, metres=20 * radians, radians=radians)
+        prior = category_prior(evidence, said, mean)
+        (found,) = refiner.refine([evidence], ["ell"], [[mean]], restart=False, priors=[[prior]])
+        ends.append(angle_deg(found[0].camera_from_object, mean))
+        assert found[0].prior_cost >= 0 and found[0].total_cost >= found[0].cost
+    (alone,) = refiner.refine([evidence], ["ell"], [[mean]], restart=False)
+    free = angle_deg(alone[0].camera_from_object, mean)
+    assert ends[0] == pytest.approx(free, abs=0.5)  # an encoder that knows nothing
+    assert ends[0] > ends[1] > ends[2]
+    assert ends[2] < 0.5 < free
+
+
+def test_a_prior_at_the_truth_keeps_a_wrong_mesh_upright(evidence, refiner):
+    start = turned(TRUTH, (0.05, -0.1, 0.05))
+    (free,) = refiner.refine([evidence], ["ell"], [[start]], restart=False)
+    prior = category_prior(evidence, estimate(TRUTH), start)
+    (held,) = refiner.refine([evidence], ["ell"], [[start]], restart=False, priors=[[prior]])
+    error = angle_deg(held[0].camera_from_object, TRUTH)
+    assert error < angle_deg(free[0].camera_from_object, TRUTH) and error < 3.0
+
+
+def refined(covariance_: np.ndarray) -> Refined:
+    return Refined(TRUTH, covariance_, 0.0, 0.9, 1.0, 1.0, 5, Reason.CONVERGED)
+
+
+def test_the_distance_is_as_unsure_as_the_objects_size():
+    fit = covariance(1e-4, 1e-3)  # an outline that fits tells everything but the size
+    known = known_as_category(refined(fit), estimate(TRUTH, distance_sigma=0.08))
+    np.testing.assert_allclose(known, known.T)
+    assert (np.linalg.eigvalsh(known) > 0).all()
+    ray = TRUTH[:3, 3] / np.linalg.norm(TRUTH[:3, 3])
+    along = np.sqrt(ray @ known[:3, :3] @ ray)
+    assert along == pytest.approx(0.08 * np.linalg.norm(TRUTH[:3, 3]), rel=0.01)
+    across = np.linalg.svd(np.eye(3) - np.outer(ray, ray))[0][:, :2]
+    assert np.sqrt(np.linalg.eigvalsh(across.T @ known[:3, :3] @ across)).max() < 1.1e-4
+    np.testing.assert_allclose(known[3:, 3:], fit[3:, 3:], rtol=0.01)
+
+
+def test_two_opinions_are_surer_than_one():
+    outline = np.diag([1e-4, 1e-4, 1e-2, 1e-2, 1e-2, 100.0])  # an axis that no outline fixes
+    known = known_as_category(refined(outline), estimate(TRUTH, distance_sigma=1e-6))
+    said = covariance(0.02, 0.05)
+    assert (np.diag(known) <= np.minimum(np.diag(outline), np.diag(said)) + 1e-9).all()
+    assert known[5, 5] == pytest.approx(0.05**2, rel=1e-3)
