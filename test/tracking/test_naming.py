@@ -84,10 +84,10 @@ def test_another_object_where_one_was_lost_does_not_inherit_its_class():
     memory = ClassMemory()
     for i in range(10):
         first = settle(memory, i, SUV)
-    newcomer = settle(memory, 13, CARGO, x=70.0)
+    newcomer = settle(memory, 10, CARGO, x=78.0)
     assert newcomer.name == "cargo"
     assert newcomer.track is not first.track
-    back = settle(memory, 13.1, SUV, x=50.0)
+    back = settle(memory, 11, SUV, x=50.0)
     assert back.track is first.track
 
 
