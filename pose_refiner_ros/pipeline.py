@@ -93,6 +93,8 @@ class SeenObject:
 
 
 TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
+SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
+CATEGORY_SHARPNESS = 1.0
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
 
@@ -375,13 +377,14 @@ class Pipeline:
         """One verdict from an object's refined hypotheses.
 
         Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
-        lacks itself: a mask that no pose fits well tells poses apart less sharply. The encoder's
-        opinion counts as well. The choice also weighs how far each is turned from the first given
+        lacks itself: a mask that no pose fits well tells poses apart less sharply, and a mesh that
+        is not the object's own less sharply still. The encoder's opinion counts as well. The choice also weighs how far each is turned from the first given
         pose, so that an ambiguous object does not flip; score and quality do not, since
         silhouettes alone cannot tell.
         """
         missing = np.array([1.0 - r.iou for r in found])
-        sharpness = max(0.25 * missing.min(), 0.004)
+        blunt = CATEGORY_SHARPNESS if one.is_category else SHARPNESS
+        sharpness = max(blunt * missing.min(), 0.004)
         belief = np.exp(-(missing - missing.min()) / sharpness)
         if one.estimate is not None:
             belief *= [one.estimate.share_of(r.camera_from_object) for r in found]

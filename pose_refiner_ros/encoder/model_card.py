@@ -46,7 +46,7 @@ def card_text(name: str, settings: EncoderSettings, record: dict) -> str:
         lines.append(f"| {HEADLINES.get(key, key)} | {value:.3f} |")
     lines += [
         "",
-        "Made for vehicles that stand upright, seen from 0.5 to 3 m above their ground and 4 to "
+        "Made for vehicles that stand upright, seen from 0.5 to 3 m above their ground and 5 to "
         "40 m away. A mask alone does not always tell front from rear, nor size from distance: "
         "use the hypotheses' weights and covariances. Licence: Apache-2.0, as the code.",
         "",
