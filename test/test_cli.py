@@ -117,6 +117,88 @@ def test_refine_without_any_pose_says_so(inputs, tmp_path):
     assert content["objects"] == [] and content["problems"][0]["label"] == 5
 
 
+@pytest.fixture
+def vehicle_inputs(tmp_path):
+    """Options of refine for two vehicles whose classes nobody says, and no objects."""
+    from pose_refiner_ros import shipped
+    from pose_refiner_ros.geometry.camera import Camera
+    from pose_refiner_ros.objects.library import ObjectLibrary
+    from pose_refiner_ros.rendering.scene import render_scene
+
+    library = ObjectLibrary.load(shipped.OBJECTS)
+    camera = Camera(np.array([[300.0, 0, 159.5], [0, 300, 119.5], [0, 0, 1]]), (240, 320))
+    pose = np.eye(4)
+    u, _, v = np.linalg.svd([[0.6, -0.8, 0.0], [-0.16, -0.12, -0.98], [0.784, 0.588, -0.2]])
+    pose[:3, :3] = u @ v
+    poses = np.stack([pose, pose])
+    poses[:, :3, 3] = (-2.5, 0.5, 11.0), (2.5, 0.5, 12.0)
+    meshes = [library["sedan"].mesh, library["cargo"].mesh]
+    picture = render_scene(meshes, poses, camera)
+    cv2.imwrite(str(tmp_path / "photo.png"), picture.rgb)
+    cv2.imwrite(str(tmp_path / "labels.png"), picture.labels.astype(np.uint8))
+    (tmp_path / "camera.txt").write_text("300 300 159.5 119.5 320 240")
+    return {
+        "--image": tmp_path / "photo.png",
+        "--masks": tmp_path / "labels.png",
+        "--camera": tmp_path / "camera.txt",
+        "--out": tmp_path / "poses.json",
+        "--device": "cpu",
+    }
+
+
+def test_without_objects_the_encoder_names_vehicles(vehicle_inputs, tmp_path):
+    result = run("refine", vehicle_inputs)
+    assert result.exit_code == 0, result.output
+    assert "class by encoder" in result.stdout
+    content = json.loads((tmp_path / "poses.json").read_text())
+    found = [(entry["label"], entry["name"]) for entry in content["objects"]]
+    assert found == [(1, "sedan"), (2, "cargo")]
+    for entry in content["objects"]:
+        assert 0.3 < entry["class_probability"] <= 1.0
+        assert entry["score"] <= entry["class_probability"]
+        assert entry["iou"] > 0.8
+    # what it has found starts the next run; a stated class is certain
+    vehicle_inputs["--init"] = vehicle_inputs["--out"]
+    vehicle_inputs["--out"] = tmp_path / "again.json"
+    result = run("refine", vehicle_inputs, ["--label", "2=cargo"])
+    assert result.exit_code == 0, result.output
+    again = json.loads((tmp_path / "again.json").read_text())["objects"]
+    assert again[1]["class_probability"] == 1.0
+
+
+def test_without_an_encoder_classes_must_be_said(vehicle_inputs):
+    vehicle_inputs["--encoder"] = "none"
+    check_refused(run("refine", vehicle_inputs), "which object is label 1?")
+    assert run("refine", vehicle_inputs, ["--label", "1=car", "--label", "2=van"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--encoder", "gone.safetensors"], "encoder weights gone.safetensors do not exist"),
+        (["--encoder", "none", "--refinement", "gradient_encoder"], "there is none: choose one"),
+        (["--label", "1=lorry"], "no object 'lorry' in the library; it has sedan, suv, cargo"),
+    ],
+)
+def test_encoders_that_cannot_be_used_are_one_line(vehicle_inputs, extra, message):
+    check_refused(run("refine", vehicle_inputs, extra), message)
+
+
+def test_a_bad_mask_is_one_warning_and_the_others_are_found(vehicle_inputs, tmp_path):
+    labels = cv2.imread(str(vehicle_inputs["--masks"]), cv2.IMREAD_UNCHANGED)
+    labels[0, 0] = 3
+    labels[200:230, 20:60] = labels[200:230, 100:130] = 4
+    cv2.imwrite(str(vehicle_inputs["--masks"]), labels)
+    result = run("refine", vehicle_inputs)
+    assert result.exit_code == 0
+    assert result.stderr.count("label 3") == 2  # once as the mask's
+    assert "fewer than 25" in result.stderr
+    assert "label 4: its mask is in parts, the second of them 43% of it" in result.stderr
+    objects = json.loads((tmp_path / "poses.json").read_text())["objects"]
+    names = {entry["label"]: entry["name"] for entry in objects}
+    assert names[1] == "sedan" and names[2] == "cargo"
+
+
 def write(path, content):
     if isinstance(content, np.ndarray):
         cv2.imwrite(str(path), content)

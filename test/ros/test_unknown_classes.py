@@ -210,7 +210,7 @@ def test_a_drive_past_vehicles_that_nobody_names(library, real):
 def suv_at(x, z):
     """Upright, seen a little from above and from its side."""
     pose = np.eye(4)
-    pose[:3, :3] = [[0.6, -0.8, 0.0], [0.16, 0.12, -0.98], [0.784, 0.588, 0.2]]
+    pose[:3, :3] = [[0.6, -0.8, 0.0], [-0.16, -0.12, -0.98], [0.784, 0.588, -0.2]]
     u, _, v = np.linalg.svd(pose[:3, :3])
     pose[:3, :3], pose[:3, 3] = u @ v, (x, 1.0, z)
     return pose
