@@ -238,7 +238,8 @@ class Pipeline:
             one.starts = list(one.given)
             one.is_category = one.estimate is not None and not model.exact_shape
             if one.estimate is not None and (one.is_category or not one.given):
-                one.starts += [h.camera_from_object for h in one.estimate.hypotheses]
+                guesses = [h.camera_from_object for h in one.estimate.hypotheses]
+                one.starts += [pose for pose in guesses if pose_problem(pose) is None]
             if one.is_category:
                 one.priors = [category_prior(one.evidence, one.estimate, p) for p in one.starts]
             else:
@@ -378,9 +379,9 @@ class Pipeline:
 
         Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
         lacks itself: a mask that no pose fits well tells poses apart less sharply, and a mesh that
-        is not the object's own less sharply still. The encoder's opinion counts as well. The choice also weighs how far each is turned from the first given
-        pose, so that an ambiguous object does not flip; score and quality do not, since
-        silhouettes alone cannot tell.
+        is not the object's own less sharply still. The encoder's opinion counts as well. The choice
+        also weighs how far each is turned from the first given pose, so that an ambiguous object
+        does not flip; score and quality do not, since silhouettes alone cannot tell.
         """
         missing = np.array([1.0 - r.iou for r in found])
         blunt = CATEGORY_SHARPNESS if one.is_category else SHARPNESS
