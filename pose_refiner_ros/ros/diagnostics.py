@@ -15,11 +15,13 @@ def status(name, level, message, values):
     )
 
 
-def objects_status(node_name, objects_file, library, load_error, loading, device):
-    """What the object library holds and what is wrong with it."""
+def objects_status(node_name, objects_file, library, load_error, loading, device, encoder=None):
+    """What the object library holds and what is wrong with it; what the encoder knows, if any."""
+    objects_file = objects_file or "that of the package: vehicles"
     values = {"objects file": objects_file, "device": device or "none yet"}
     if library is not None:
         values["objects"] = ", ".join(library)
+        values["encoder"] = f"knows {', '.join(encoder.classes)}" if encoder else "none"
         for name, why in library.problems.items():
             values[f"problem with {name}"] = why
         for name, texts in library.warnings.items():

@@ -353,6 +353,7 @@ class PoseRefinerNode(LifecycleNode):
                         self._load_error,
                         self._loading is not None,
                         getattr(processor.pipeline, "device", "") if processor else "",
+                        processor.encoder if processor else None,
                     ),
                     diagnostics.poses_status(
                         name,

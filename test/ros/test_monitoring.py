@@ -2,6 +2,7 @@
 """Counts, times, throttled log, diagnostics."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from builtin_interfaces.msg import Time
@@ -139,6 +140,15 @@ def test_objects_status(changes, level, words):
     status = diagnostics.objects_status("pose_refiner", **{**values, **changes})
     assert status.level == level
     assert words in status.message
+
+
+def test_what_comes_with_the_package_is_named():
+    encoder = SimpleNamespace(classes=("suv", "cargo"))
+    library = Library(suv=1)
+    status = diagnostics.objects_status("pose_refiner", "", library, "", False, "cpu", encoder)
+    pairs = {value.key: value.value for value in status.values}
+    assert pairs["objects file"] == "that of the package: vehicles"
+    assert pairs["encoder"] == "knows suv, cargo"
 
 
 def test_objects_left_out_are_named():
