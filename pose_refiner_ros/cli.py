@@ -140,6 +140,9 @@ def refine(
     for pose in poses:
         if pose.quality == "ambiguous":
             tell(f"warning: label {pose.label}: {rival_of(pose)}", "yellow")
+        if pose.class_probability < 0.6:
+            text = f"{pose.name} with a probability of {pose.class_probability:.0%} only; say what"
+            tell(f"warning: label {pose.label}: {text} it is with --label", "yellow")
     console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
     if not poses:
         raise typer.Exit(1)
@@ -374,8 +377,9 @@ def pose_table(poses) -> Table:
     table = Table(box=None, header_style="bold")
     guessed = any(pose.class_probability < 1.0 for pose in poses)
     columns = ["label", "object", "x, y, z in m", "score", "IoU", "quality"]
-    for column in columns + ["class by encoder"] * guessed:
-        table.add_column(column, justify="left" if column in ("object", "quality") else "right")
+    for column in columns + ["class"] * guessed:
+        justify = "left" if column in ("object", "quality") else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
     for pose in poses:
         position = "  ".join(f"{x:+.3f}" for x in pose.camera_from_object[:3, 3])
         table.add_row(

@@ -149,7 +149,7 @@ def vehicle_inputs(tmp_path):
 def test_without_objects_the_encoder_names_vehicles(vehicle_inputs, tmp_path):
     result = run("refine", vehicle_inputs)
     assert result.exit_code == 0, result.output
-    assert "class by encoder" in result.stdout
+    assert "quality  class" in result.stdout and "%" in result.stdout
     content = json.loads((tmp_path / "poses.json").read_text())
     found = [(entry["label"], entry["name"]) for entry in content["objects"]]
     assert found == [(1, "sedan"), (2, "cargo")]
