@@ -33,7 +33,8 @@ class GradientRefiner:
     def __init__(self, size: int = SIZE, steps: int = STEPS, device: str = "cpu") -> None:
         self.size = size
         self.steps = steps
-        self.device = device
+        # torch may be without CUDA where Warp has it
+        self.device = device if torch.cuda.is_available() else "cpu"
         self._rasterizers: dict[str, SoftRasterizer] = {}
 
     def refine_poses(

@@ -101,6 +101,8 @@ class PriorTerm:
         self.mean_rotation = wp.zeros(capacity, dtype=wp.mat33, device=device)
         self.mean_translation = wp.zeros(capacity, dtype=wp.vec3, device=device)
         self.information = wp.zeros(capacity, dtype=wp.spatial_matrix, device=device)
+        self._launches: dict[int, wp.Launch] = {}
+        self._dims: dict[int, int] = {}
         self._rows = Mirror(self, ["mean_rotation", "mean_translation", "information"])
 
     def load(self, priors: Sequence[PosePrior | None]) -> None:
@@ -121,12 +123,20 @@ class PriorTerm:
 
     def accumulate(self, state: State) -> None:
         """Add the priors' cost and derivatives at the trial poses of the state."""
-        wp.launch(
-            add_priors,
-            self.count,
-            [self.mean_rotation, self.mean_translation, self.information, state],
-            device=self.device,
-        )
+        # a launch that was recorded costs a fraction of a new one
+        launch = self._launches.get(id(state))
+        if launch is None:
+            launch = self._launches[id(state)] = wp.launch(
+                add_priors,
+                len(self.information),
+                [self.mean_rotation, self.mean_translation, self.information, state],
+                device=self.device,
+                record_cmd=True,
+            )
+        if self._dims.get(id(state)) != self.count:
+            launch.set_dim(self.count)
+            self._dims[id(state)] = self.count
+        launch.launch()
 
     def fit(self, state: State) -> None:
         """Priors have nothing to say beyond their cost."""
