@@ -27,6 +27,7 @@ from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 from pose_refiner_ros.pipeline import Pipeline, Settings, choose_device
 from pose_refiner_ros.refinement.codebook import look_at
+from pose_refiner_ros.refinement.evidence import gather_evidence
 from pose_refiner_ros.rendering.scene import render_scene
 
 CAMERA = pinhole_camera(256, 300.0)
@@ -135,7 +136,11 @@ def test_three_vehicles_in_one_label_image(vehicles, lens, start):
         assert shift_between(nearest.camera_from_object, truth) < 0.25
         assert found.iou > 0.95
         assert 0.0 <= found.score <= 1.0
-        assert found.contour_rms_px < 1.0
+        # Where the pickup meets the van, whose pixels are unknown, outline that lies a fraction of
+        # a pixel within the mask finds no border near: that counts at the true pose as well.
+        seen = gather_evidence(masks, found.label, camera)
+        at_truth = vehicles._refiner.evaluate(seen, name, truth).contour_rms_px
+        assert found.contour_rms_px < max(1.0, at_truth)
         assert found.covariance.shape == (6, 6)
         assert (np.linalg.eigvalsh(found.covariance) > 0).all()
         assert all(a.score >= b.score for a, b in pairwise(found.alternatives))
