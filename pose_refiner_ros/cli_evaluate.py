@@ -75,7 +75,7 @@ def palazzi(
         loaded = PoseEncoder.load(encoder or evaluation.DEFAULT_ENCODER, where)
         if euler_encoder is None and evaluation.DEFAULT_EULER_ENCODER.is_file():
             euler_encoder = evaluation.DEFAULT_EULER_ENCODER
-        euler = None if euler_encoder is None else load_encoder(euler_encoder)[0]
+        euler, euler_record = (None, {}) if euler_encoder is None else load_encoder(euler_encoder)
         foreign = [] if vehicles is None else evaluation.load_foreign(vehicles)
         per_cluster, of_collection = evaluation.recorded_collection(loaded.record)
         collection = collection_of(shapenet, clusters, per_cluster, of_collection)
@@ -94,7 +94,7 @@ def palazzi(
                 bar.update(tasks[block], completed=done, total=total)
 
             report = evaluation.run_palazzi(
-                out, collection, loaded, euler, foreign, counts, seed, where, show
+                out, collection, loaded, euler, foreign, counts, seed, where, show, euler_record
             )
     console.print(rich_table(summary_lines(report), total=False))
     for target in report["targets"]:

@@ -44,7 +44,8 @@ class Settings:
     result of a given pose is taken without a search; confirm_iou: the same for one that hardly
     moved; batch: most poses refined at once. refinement: solver (the package's own), or the
     procedures of Palazzi et al. for comparison: gradient_pose, gradient_encoder (seconds an
-    object), or none: poses stay as they are guessed.
+    object), or none: the likeliest pose stays as it is guessed. What stands for a category is not
+    searched for by views, whatever `search` says: the encoder knows more.
     """
 
     hypotheses: int = 16
@@ -238,7 +239,7 @@ class Pipeline:
             one.starts = list(one.given)
             one.is_category = one.estimate is not None and not model.exact_shape
             if one.estimate is not None and (one.is_category or not one.given):
-                guesses = [h.camera_from_object for h in one.estimate.hypotheses]
+                guesses = [h.camera_from_object for h in one.estimate.likely]
                 one.starts += [pose for pose in guesses if pose_problem(pose) is None]
             if one.is_category:
                 one.priors = [category_prior(one.evidence, one.estimate, p) for p in one.starts]
@@ -261,10 +262,13 @@ class Pipeline:
         again = [
             one
             for one in seen
-            if not one.is_category
-            and (
-                one.label in search
-                or self._needs_search(one.name, one.found, one.starts, one.tracked)
+            if not one.found
+            or (
+                not one.is_category
+                and (
+                    one.label in search
+                    or self._needs_search(one.name, one.found, one.starts, one.tracked)
+                )
             )
         ]
         if again:
@@ -280,9 +284,11 @@ class Pipeline:
     def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
         """The paper's procedures, or none at all, from the best few starts."""
         for one in seen:
-            poses = (one.starts or self._guess(one.evidence, one.name))[: self.settings.keep]
-            if self.settings.refinement != "none":
-                poses = self._descend(one, poses, report)
+            poses = one.starts or self._guess(one.evidence, one.name)
+            if self.settings.refinement == "none":
+                poses = poses[:1]
+            else:
+                poses = self._descend(one, poses[: self.settings.keep], report)
             found = [self._refiner.evaluate(one.evidence, one.name, pose) for pose in poses]
             one.found = self._refiner.merge(one.name, found)
 

@@ -107,6 +107,8 @@ def train_on(
     )
     record["data"] = {
         "source": collection.source,
+        "seed": collection.seed,
+        "models": {c: len(collection.cluster(c)) for c in CLUSTERS},
         "training_models": {c: sum(v.cluster == c for v in training) for c in CLUSTERS},
     }
     return encoder, record

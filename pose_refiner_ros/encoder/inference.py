@@ -18,6 +18,8 @@ from .pose_heads import PoseHypotheses, camera_from_ray
 from .weights import load_encoder
 from .window import mask_window
 
+UNLIKELY = 0.02  # a hypothesis with less weight is left alone
+
 
 @dataclass(frozen=True, eq=False)
 class PoseHypothesis:
@@ -40,6 +42,11 @@ class Estimate:
 
     class_probabilities: dict[str, float]
     hypotheses: list[PoseHypothesis]
+
+    @property
+    def likely(self) -> list[PoseHypothesis]:
+        """The hypotheses worth refining: the best, and others that are not ruled out."""
+        return [self.hypotheses[0]] + [h for h in self.hypotheses[1:] if h.weight >= UNLIKELY]
 
     @property
     def best_class(self) -> str:

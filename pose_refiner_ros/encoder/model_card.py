@@ -38,6 +38,7 @@ def card_text(name: str, settings: EncoderSettings, record: dict) -> str:
         f"{options.get('learning_rate')}, seed {options.get('seed')}, {record.get('precision')}, "
         f"on {record.get('device')} ({record.get('threads')} threads), "
         f"{record.get('seconds', 0) / 60:.0f} minutes.",
+        *([f"- {record['note']}"] if "note" in record else []),
         "",
         "| on models of the validation split, paper's camera, clean masks | |",
         "|---|---|",
@@ -46,12 +47,30 @@ def card_text(name: str, settings: EncoderSettings, record: dict) -> str:
         lines.append(f"| {HEADLINES.get(key, key)} | {value:.3f} |")
     lines += [
         "",
-        "Made for vehicles that stand upright, seen from 0.5 to 3 m above their ground and 5 to "
-        "40 m away. A mask alone does not always tell front from rear, nor size from distance: "
-        "use the hypotheses' weights and covariances. Licence: Apache-2.0, as the code.",
+        f"Made for vehicles that stand upright, {_views(settings)}. {_advice(settings)} Licence: "
+        "Apache-2.0, as the code.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _views(settings: EncoderSettings) -> str:
+    if settings.window == "image":
+        return "seen by the camera that it was trained with and no other"
+    return "seen from 0.5 to 3 m above their ground and 5 to 40 m away"
+
+
+def _advice(settings: EncoderSettings) -> str:
+    if settings.pose_head == "euler_cosine":
+        return (
+            "The head is the paper's: a cosine has no sign, so it cannot express about half of all "
+            "directions. It is here for comparison."
+        )
+    return (
+        "A mask alone does not always tell front from rear, nor size from distance: use the "
+        "hypotheses' weights and covariances. The covariances are meant for rough and partly "
+        "hidden masks as well; for clean ones they are too wide."
+    )
 
 
 def write_card(weights: Path, settings: EncoderSettings, record: dict) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -51,11 +50,11 @@ class Counts:
     true_vehicles: how many vehicles have their own mesh prepared (seconds each, once per machine).
     """
 
-    views: int = 600
-    gradient: int = 120
+    views: int = 240
+    gradient: int = 240
     true_vehicles: int = 45
-    true_views: int = 315
-    true_gradient: int = 90
+    true_views: int = 180
+    true_gradient: int = 180
     table2: int = 36
     speed: int = 30
     repeats: int = 20
@@ -94,9 +93,9 @@ SPEEDUP_TARGET = 100.0
 def recorded_collection(record: dict[str, Any]) -> tuple[int, int]:
     """Vehicles per cluster and seed of the procedural collection that an encoder was trained on,
     the usual ones where its record does not say."""
-    source = str(record.get("data", {}).get("source", ""))
-    found = re.fullmatch(r"procedural, (\d+) per cluster, seed (\d+)", source)
-    return (int(found[1]), int(found[2])) if found else (PER_CLUSTER, 0)
+    data = record.get("data", {})
+    models = data.get("models", {}).values()
+    return max(models, default=PER_CLUSTER), data.get("seed", 0)
 
 
 def check_collection(collection: Collection, record: dict[str, Any]) -> None:
@@ -154,6 +153,7 @@ def run_palazzi(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = lambda block, done, total: None,
+    euler_record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure everything; write palazzi.json, palazzi.md and the plots into a folder.
 
@@ -168,6 +168,7 @@ def run_palazzi(
     check_collection(collection, encoder.record)
     if euler is not None and tuple(euler.settings.classes) != CLUSTERS:
         raise PalazziError(f"the network with the paper's head knows {euler.settings.classes}")
+    check_collection(collection, euler_record or {})
     began = time.monotonic()
     progress("Vehicles", 0, 2)
     rng = np.random.default_rng(seed)
@@ -271,6 +272,9 @@ def run_palazzi(
             "medoids": {c: v.name for c, v in collection.medoids.items()},
         },
         "encoder": {"settings": asdict(encoder.encoder.settings), "record": encoder.record},
+        "encoder_euler_cosine": None
+        if euler is None
+        else {"settings": asdict(euler.settings), "record": euler_record or {}},
         "targets": targets(table1, speed["medoid"]),
         "table1": table1,
         "table2": table2,

@@ -52,8 +52,8 @@ ROWS = {  # of table 1 -> Settings.refinement
     "solver": "solver",
 }
 RESOLUTIONS = (16, 32, 64, 128, 256)
-# A hatchback lies between two of the paper's clusters: either counts as right.
-RIGHT_CLASSES = {"hatchback": ("sedan", "suv")}
+# Where the generator and ShapeNet's taxonomy put it.
+RIGHT_CLASSES = {"hatchback": ("sedan",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,9 @@ def true_mesh_attempts(
         own = list(group)
         vehicle = own[0].vehicle
         # its category only says that the encoder may be asked for poses: it knows all as vehicles
-        library = {vehicle.name: true_model(vehicle, tools.encoder.classes[0])}
+        known = vehicle.cluster in tools.encoder.classes
+        category = vehicle.cluster if known else tools.encoder.classes[0]
+        library = {vehicle.name: true_model(vehicle, category)}
         pipeline = Pipeline(library, Settings(refinement=refinement), tools.device, tools.encoder)
         found = _processed(pipeline, own, vehicle.name, tick)
         for start, attempt in zip(look(own, tools.encoder), found, strict=True):
@@ -446,7 +448,7 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
     """Milliseconds an object of the refinements alone, one object at a time: medians.
 
     `solver_ms` is Refiner.refine, `gradient_pose_ms` 30 steps of the soft rasteriser at 128x128,
-    with the same mesh from the same poses: all of the encoder's hypotheses, as in the pipeline,
+    with the same mesh from the same poses: the encoder's likely hypotheses, as in the pipeline,
     or (`_one_hypothesis`) the likeliest alone. `gradient_encoder_ms` is 30 steps of the weights for
     each likely hypothesis. Speed-ups set medians against each other.
     """
@@ -455,7 +457,7 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
 
     def solve(i: int, count: int | None) -> None:
         start = bench.starts[i]
-        poses = [h.camera_from_object for h in start.estimate.hypotheses][:count]
+        poses = [h.camera_from_object for h in start.estimate.likely][:count]
         priors = [
             None if bench.true_mesh else category_prior(start.evidence, start.estimate, pose)
             for pose in poses
@@ -464,7 +466,7 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
 
     def descend(i: int, count: int | None) -> None:
         evidence, model, _ = bench.task(i)
-        poses = [h.camera_from_object for h in bench.starts[i].estimate.hypotheses][:count]
+        poses = [h.camera_from_object for h in bench.starts[i].estimate.likely][:count]
         descent.refine_poses(evidence, model, poses)
 
     timed = {
@@ -515,7 +517,7 @@ def foreign_vehicles(
     and with each vehicle's own mesh."""
     result: dict[str, Any] = {
         "views_each": count,
-        "rule": "a hatchback counts as right where it is called sedan or suv",
+        "rule": "a hatchback is a sedan here, as in the generator and in ShapeNet's taxonomy",
         "per_vehicle": {},
     }
     all_rows: dict[str, list] = {"encoder": [], "medoid": [], "true_mesh": []}

@@ -50,7 +50,9 @@ def markdown(report: dict[str, Any]) -> str:
         "## Table 2: resolutions",
         "Both begin at the encoder's likeliest pose. A gain is the difference of mean IoU, of the "
         "median viewpoint error, or of the median translation error to that start; positive is "
-        "better. `translation`: what is left of its error.",
+        "better. `translation`: what is left of its error. With medoids the solver holds to the "
+        "encoder's opinion (the prior of the category); the soft rasteriser, as in the paper, has "
+        "nothing of the kind.",
         *(part for kind, name in KINDS.items() for part in (f"With {name}:", table2(report, kind))),
         "## Figures",
         "![IoU by resolution](palazzi_6a_iou.png)",
@@ -122,7 +124,8 @@ def speed_table(report: dict[str, Any]) -> str:
     triangles = ", ".join(map(str, speed["soft_rasterizer_triangles"]))
     return (
         f"{table(lines)}\n\n{speed['n']} objects, the same for all lines of a column, one at a "
-        "time. Both refine the same hypotheses of the encoder (one or two) with the same mesh; the "
+        "time. Both refine the same hypotheses of the encoder (one, or two where the second has a "
+        "weight of 0.02 or more) with the same mesh; the "
         f"soft rasteriser draws {triangles} triangles of the medoids."
     )
 
@@ -191,7 +194,20 @@ def _header(report: dict[str, Any]) -> str:
         f"{machine['cores']} cores ({machine['processor']}), device {machine['device']}, "
         f"{report['minutes']:.0f} minutes, seed {report['seed']}. Test models: {models} "
         f"({collection['source']}). Views by the paper's camera, 256×256, clean masks. Encoder of "
-        f"{steps} training steps."
+        f"{steps} training steps.{_about_paper_head(report)}"
+    )
+
+
+def _about_paper_head(report: dict[str, Any]) -> str:
+    """What must be known to compare the paper's head with the default one."""
+    other = report.get("encoder_euler_cosine")
+    if other is None:
+        return ""
+    settings, record = other["settings"], other["record"]
+    return (
+        f" The one with the paper's head had {record.get('steps', '?')} steps and sees the "
+        f"{'whole photo' if settings['window'] == 'image' else 'crop'} at {settings['size']} "
+        "pixels a side."
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # How wrong the outline of a category's mesh is, and over which stretch alike, as shares of the
 # crop's side. The cost of a contour d pixels off, all along, is d^2/2 a pixel; dividing it by
 # variance times stretch makes it a log likelihood, so the prior is multiplied by that instead.
-SHAPE_SIGMA = 0.02
+SHAPE_SIGMA = 0.025
 SHAPE_STRETCH = 0.15
 
 

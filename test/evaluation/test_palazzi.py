@@ -10,6 +10,7 @@ from shapes import turned
 from typer.testing import CliRunner
 
 from pose_refiner_ros.cli import app
+from pose_refiner_ros.datasets.vehicles import KINDS
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, Vehicle
 from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder, PoseHypothesis
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
@@ -159,8 +160,9 @@ def test_measure_and_summary(collection):
     assert found["median_translation_error_m"] == pytest.approx(0.25)
 
 
-def test_a_hatchback_may_be_called_sedan_or_suv():
-    assert palazzi_blocks.is_right("hatchback", "suv")
+def test_a_hatchback_is_a_sedan_as_in_the_generator():
+    assert palazzi_blocks.is_right("hatchback", KINDS["hatchback"].cluster)
+    assert not palazzi_blocks.is_right("hatchback", "suv")
     assert not palazzi_blocks.is_right("hatchback", "cargo")
     assert not palazzi_blocks.is_right("sedan", "suv")
 
