@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Draws docs/images/scene.png: the demo's street, masks without names, and the scene found in it."""
+"""Draws docs/images/scene.png: the demo's street, its masks without names, and the scene in it."""
 
 import sys
 from pathlib import Path

@@ -185,7 +185,8 @@ def test_targets_say_what_is_missed():
 
 
 def test_the_collection_must_be_the_one_trained_on(collection):
-    record = {"data": {"source": "procedural, 7 per cluster, seed 3"}}
+    models = dict.fromkeys(CLUSTERS, 7)
+    record = {"data": {"source": "procedural, 7 per cluster, seed 3", "models": models, "seed": 3}}
     assert palazzi.recorded_collection(record) == (7, 3)
     assert palazzi.recorded_collection({}) == (palazzi.PER_CLUSTER, 0)
     with pytest.raises(PalazziError, match="another collection"):
@@ -226,7 +227,8 @@ def test_the_command(results, collection, tmp_path, monkeypatch):
 
     def stub(out, of, encoder, euler, foreign, counts, *rest):
         asked.append((out, encoder.encoder.settings.size, euler, counts.views, counts.gradient))
-        rest[-1]("Vehicles", 0, 2)
+        *_, progress, _ = rest
+        progress("Vehicles", 0, 2)
         return report
 
     monkeypatch.setattr(palazzi, "run_palazzi", stub)
