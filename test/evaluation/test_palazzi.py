@@ -226,7 +226,8 @@ def test_the_command(results, collection, tmp_path, monkeypatch):
     asked = []
 
     def stub(out, of, encoder, euler, foreign, counts, *rest):
-        asked.append((out, encoder.encoder.settings.size, euler, counts.views, counts.gradient))
+        asked.append((out, encoder.encoder.settings.size, counts.views, counts.gradient))
+        assert euler.settings.pose_head == "euler_cosine"  # the package's own
         *_, progress, _ = rest
         progress("Vehicles", 0, 2)
         return report
@@ -237,7 +238,7 @@ def test_the_command(results, collection, tmp_path, monkeypatch):
     options = ["evaluate", "palazzi", "--out", str(tmp_path), "--device", "cpu", "--encoder"]
     done = CliRunner().invoke(app, [*options, str(tmp_path / "e.safetensors"), "--objects", "50"])
     assert done.exit_code == 0, done.output
-    assert asked == [(tmp_path, 32, None, 50, 50)]
+    assert asked == [(tmp_path, 32, 50, 50)]
     assert "solver" in done.output and "target missed" in done.output
     done = CliRunner().invoke(app, [*options, str(tmp_path / "none.safetensors")])
     assert done.exit_code == 2 and "do not exist" in " ".join(done.output.split())
