@@ -13,7 +13,7 @@ from pose_refiner_ros.geometry.camera import Camera
 
 FARTHEST = 1e5  # metres; start poses beyond are mistakes
 POOR_IOU = 0.7  # below: poor
-AMBIGUOUS_BELIEF = 0.7
+AMBIGUOUS_BELIEF = 0.7  # of pose and class together; below: ambiguous
 PARTIAL_VISIBLE = 0.75
 
 Report = Callable[[int | None, str], None]
@@ -23,6 +23,20 @@ log = logging.getLogger(__name__)
 def log_warning(label: int | None, text: str) -> None:
     """The default report: a line in the log."""
     log.warning("%s", text if label is None else f"label {label}: {text}")
+
+
+def class_without_object(category: str) -> str:
+    """What stands for a class of the encoder among the names of objects where the library has no
+    object of that category. No object is called so."""
+    return f"({category})"
+
+
+def no_object_for(key: str, probability: float) -> str:
+    """The report about a mask that the encoder takes for a `class_without_object`."""
+    return (
+        f"the encoder takes it for {key[1:-1]} ({probability:.0%}), and no object of the library "
+        "has that category: add one, or name the label"
+    )
 
 
 class FrameError(ValueError):
@@ -58,8 +72,9 @@ class ObjectPose:
     means that it fits to the pixel and nothing else does, 0.5 that two poses fit equally well.
     belief: this pose's share among the different poses found; class_probability: the encoder's, 1
     where the class was given. iou: overlap of silhouette and mask over the known pixels.
-    quality: good; ambiguous (another pose fits nearly as well: see alternatives); partial (over a
-    quarter of the outline is hidden); poor (the silhouette does not fit the mask). contour_rms_px:
+    quality: good; ambiguous (another pose fits nearly as well: see alternatives; or the encoder is
+    not sure of the class); partial (over a quarter of the outline is hidden); poor (the silhouette
+    does not fit the mask). contour_rms_px:
     robust RMS distance between outline and mask border in photo pixels. cost: robust area between
     silhouette and mask, crop pixels squared. visible_fraction: share of the model's outline that
     could be compared with the mask. reason: why the refinement stopped.
@@ -103,7 +118,7 @@ def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) 
 def _quality(pose: ObjectPose, belief: float) -> str:
     if pose.iou < POOR_IOU:
         return "poor"
-    if belief < AMBIGUOUS_BELIEF:
+    if belief * pose.class_probability < AMBIGUOUS_BELIEF:
         return "ambiguous"
     return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
 

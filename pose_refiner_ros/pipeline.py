@@ -16,7 +16,9 @@ from pose_refiner_ros.frame import (
     ObjectPose,
     Report,
     checked_masks,
+    class_without_object,
     log_warning,
+    no_object_for,
     pose_problem,
     weighed,
 )
@@ -172,7 +174,8 @@ class Pipeline:
         """Label -> {object name: probability}, for the labels of a frame that have no name and a
         mask of which the encoder can say something.
 
-        Name them in the same Frame, and process has less to do.
+        Classes that no object of the library stands for are there as `class_without_object`. Name
+        the labels in the same Frame, and process has less to do.
         """
         nameless = {label: name for label, name in frame.labels.items() if not name}
         if self.encoder is None or not nameless:
@@ -193,9 +196,8 @@ class Pipeline:
     def _names_of(self, estimate: Estimate) -> dict[str, float]:
         models = {c: self.library_of_category(c) for c in estimate.class_probabilities}
         return {
-            models[c].name: share
+            models[c].name if models[c] else class_without_object(c): share
             for c, share in estimate.class_probabilities.items()
-            if models[c] is not None
         }
 
     def library_of_category(self, category: str) -> ObjectModel | None:
@@ -216,16 +218,12 @@ class Pipeline:
                 if one.estimate is None:
                     report(one.label, "its class is unknown and there is no encoder to ask")
                     continue
-                share = self._names_of(one.estimate)
-                if not share:
-                    report(
-                        one.label,
-                        f"its class is unknown, and no object of the library has a category that "
-                        f"the encoder knows ({', '.join(self.encoder.classes)})",
-                    )
+                shares = self._names_of(one.estimate)
+                name = max(shares, key=shares.__getitem__)
+                if name not in self.library:
+                    report(one.label, no_object_for(name, shares[name]))
                     continue
-                one.name = max(share, key=share.__getitem__)
-                one.class_probability = share[one.name]
+                one.name, one.class_probability = name, shares[name]
             named.append(one)
         return named
 

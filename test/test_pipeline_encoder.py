@@ -103,10 +103,30 @@ def test_an_unknown_object_is_named():
     assert found.score <= found.iou * found.belief * 0.8 + 1e-9 and reports == []
 
 
-def test_the_likeliest_class_that_the_library_has_is_taken():
-    encoder = FakeEncoder({"dragon": 0.7, "brick": 0.1, "letter": 0.2})
+def test_classes_that_the_library_lacks_keep_their_probability():
+    encoder = FakeEncoder({"dragon": 0.4, "brick": 0.1, "letter": 0.5})
     (found,) = Pipeline(EXACT, device="cpu", encoder=encoder).process(frame())
-    assert found.name == "ell" and found.class_probability == pytest.approx(0.2)
+    assert found.name == "ell" and found.class_probability == pytest.approx(0.5)
+    assert found.quality == "ambiguous"
+
+
+def test_what_is_likeliest_of_a_class_that_the_library_lacks_is_left_out():
+    encoder, reports = FakeEncoder({"dragon": 0.7, "brick": 0.1, "letter": 0.2}), Reports()
+    assert Pipeline(EXACT, device="cpu", encoder=encoder).process(frame(), reports) == []
+    assert reports == [
+        (
+            1,
+            "the encoder takes it for dragon (70%), and no object of the library has that "
+            "category: add one, or name the label",
+        )
+    ]
+
+
+def test_a_class_is_no_object_of_the_same_name():
+    """`plain` is an object, and has no category."""
+    encoder, reports = FakeEncoder({"plain": 0.9, "letter": 0.1}), Reports()
+    assert Pipeline(EXACT, device="cpu", encoder=encoder).process(frame(), reports) == []
+    assert "takes it for plain (90%)" in reports.texts(1)
 
 
 def test_a_given_name_wins():
@@ -120,8 +140,7 @@ def test_classes_that_the_library_lacks_are_said():
     encoder, reports = FakeEncoder({"dragon": 1.0}), Reports()
     poses = Pipeline(EXACT, device="cpu", encoder=encoder).process(two_objects("box"), reports)
     assert [one.label for one in poses] == [2]
-    assert "no object of the library has a category" in reports.texts(1)
-    assert "dragon" in reports.texts(1) and reports.texts(2) == ""
+    assert "takes it for dragon (100%)" in reports.texts(1) and reports.texts(2) == ""
 
 
 def test_without_an_encoder_only_the_nameless_is_left_out():
@@ -162,7 +181,7 @@ def test_classifying_alone():
     both = two_objects(None)
     both.labels = {**both.labels, 7: None}
     said = pipeline.classify(both, reports)
-    assert said == {label: {"ell": 0.8, "box": 0.15} for label in (1, 2)}
+    assert said == {label: {"ell": 0.8, "box": 0.15, "(dragon)": 0.05} for label in (1, 2)}
     assert "no pixel" in reports.texts(7)
     assert pipeline.classify(frame(name="ell")) == {}
 

@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from pose_refiner_ros.frame import Frame, FrameError, weighed
+from pose_refiner_ros.frame import Frame, FrameError, no_object_for, weighed
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
@@ -97,12 +97,16 @@ class FrameProcessor:
         return Answer(header, frame, poses, ids, len(found), reasons)
 
     def _settle_classes(self, stamp, frame, observations, report):
-        """{label: Named} of all that have a name or get one from the encoder."""
+        """{label: Named} of all that have a name, or get that of an object from the encoder."""
         try:
             shares = self.pipeline.classify(frame, report)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
-        return self._classes.settle(stamp / 1e9, observations, shares)
+        named = self._classes.settle(stamp / 1e9, observations, shares)
+        for label, one in named.items():
+            if one.name not in self.library:
+                report(label, no_object_for(one.name, one.probability))
+        return {label: one for label, one in named.items() if one.name in self.library}
 
     def _estimate(self, frame, named, parameters, report):
         self.pipeline.settings = replace(
@@ -251,16 +255,14 @@ class FrameProcessor:
 
 
 def _with_class(pose, named):
-    """The ObjectPose with the probability of its class over all frames so far in its score."""
+    """The ObjectPose with the probability of its class over all frames so far in its score and
+    quality."""
     if named is None or named.probability == pose.class_probability:
         return pose
-    factor = named.probability / pose.class_probability
-    return replace(
-        pose,
-        class_probability=named.probability,
-        score=pose.score * factor,
-        alternatives=[_with_class(one, named) for one in pose.alternatives],
-    )
+    rivals = [
+        replace(one, class_probability=named.probability) for one in (pose, *pose.alternatives)
+    ]
+    return weighed(rivals, [one.belief for one in rivals], 0)
 
 
 def _moved_to(pose, equivalent):

@@ -140,8 +140,12 @@ class PoseRefinerNode(LifecycleNode):
         self._outputs = Outputs(self, library, self._transforms)
         self.get_logger().info(f"{len(library)} objects loaded: {', '.join(library)}")
         if self._processor.encoder is not None:
-            known = ", ".join(self._processor.encoder.classes)
-            self.get_logger().info(f"the encoder names masks without a class: {known}")
+            categories = {model.category for model in library.values()}
+            classes = self._processor.encoder.classes
+            named = ", ".join(one for one in classes if one in categories)
+            others = ", ".join(one for one in classes if one not in categories)
+            text = f"; {others}: known to it, but no object has that category" if others else ""
+            self.get_logger().info(f"the encoder names masks without a class: {named}{text}")
         return super().on_configure(state)
 
     @_logged

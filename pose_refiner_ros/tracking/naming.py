@@ -3,6 +3,8 @@
 
 Ids are kept within a class, so the class has to be settled before they are given. Objects are
 followed here by where they are in the image alone, and what the encoder says of them is added up.
+That settles the name. It does not make it certain: what a network says of frame after frame is not
+independent, so for the probability all frames together count as a few.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pose_refiner_ros.tracking.identity import FAR, IdentityTracker, Observation
 
 MEMORY = 0.95  # of what was said before, per frame: about twenty frames count
 SURE = 0.95  # no single frame is believed more than that, whatever the encoder says
+FRAMES = 3.0  # all frames together are worth so many independent ones
 CHANGE = 4.0  # log odds that another name must have over the one in use
 DISAGREE = 0.5  # what other classes count against the match of a mask and an object
 LOST_AFTER = 0.5  # seconds; later another object may be there
@@ -36,18 +39,20 @@ class Named:
 @dataclass(eq=False)
 class _Opinion:
     """What is known of an object. told: by someone else than the encoder; logs: of the encoder's
-    probabilities, summed up."""
+    probabilities, summed up over `frames` frames (fewer the older they are)."""
 
     name: str | None = None
     told: bool = False
     logs: dict[str, float] = field(default_factory=dict)
+    frames: float = 0.0
 
     def shares(self) -> dict[str, float]:
         """Name -> probability."""
         if self.told:
             return {self.name: 1.0}
         highest = max(self.logs.values(), default=0.0)
-        weights = {name: np.exp(log - highest) for name, log in self.logs.items()}
+        share = FRAMES / max(self.frames, FRAMES)
+        weights = {name: np.exp(share * (log - highest)) for name, log in self.logs.items()}
         return {name: float(weight / sum(weights.values())) for name, weight in weights.items()}
 
 
@@ -123,6 +128,7 @@ class ClassMemory:
     def _guess(self, opinion: _Opinion, probabilities: Mapping[str, float]) -> float:
         """Add to an opinion what the encoder says in this frame; the probability of its name."""
         logs = opinion.logs
+        opinion.frames = self.memory * opinion.frames + 1.0
         for name in {*logs, *probabilities}:
             share = np.clip(probabilities.get(name, 0.0), 1.0 - SURE, SURE)
             logs[name] = self.memory * logs.get(name, 0.0) + float(np.log(share))

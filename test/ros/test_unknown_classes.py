@@ -92,6 +92,37 @@ def test_a_detected_class_wins(bench):
     assert names(bench.process(1, 2)) == {1: "cargo", 2: "suv"}
 
 
+def test_a_class_without_an_object_is_left_out_and_said(bench):
+    bench.pipeline.says = {1: SUV, 2: {"suv": 0.1, "(lorry)": 0.9}}
+    answer = bench.process(1, 2)
+    assert names(answer) == {1: "suv"} and answer.ids == {1: 1}
+    assert answer.reasons == [
+        "label 2: the encoder takes it for lorry (90%), and no object of the library has that "
+        "category: add one, or name the label"
+    ]
+    assert names(bench.process(1, 2, detections=detections({2: "suv"}))) == {1: "suv", 2: "suv"}
+
+
+def test_an_object_that_is_taken_for_something_else_for_a_while_keeps_its_id(bench):
+    bench.pipeline.says = {1: SUV, 2: SUV}
+    first = bench.process(1, 2)
+    bench.pipeline.says = {1: SUV, 2: {"suv": 0.05, "(lorry)": 0.95}}
+    for _ in range(6):
+        answer = bench.process(1, 2)
+    assert names(answer) == {1: "suv"}
+    bench.pipeline.says = {1: SUV, 2: SUV}
+    for _ in range(20):
+        answer = bench.process(1, 2)
+    assert names(answer) == {1: "suv", 2: "suv"} and answer.ids[1] == first.ids[1]
+    assert answer.ids[2] == first.ids[2]
+
+
+def test_an_unsure_class_is_ambiguous(bench):
+    bench.pipeline.says = {1: {"suv": 0.55, "cargo": 0.4, "sedan": 0.05}, 2: SUV}
+    qualities = {pose.label: pose.quality for pose in bench.process(1, 2).poses}
+    assert qualities == {1: "ambiguous", 2: "good"}
+
+
 def test_other_names_win_too(bench):
     bench.pipeline.says = {1: SUV}
     bench.parameters.label_names = ["1:sedan"]

@@ -107,6 +107,16 @@ def test_reset_and_time_that_jumps_back_forget():
         assert settle(memory, 1, CARGO).name == "cargo"
 
 
+def test_the_same_doubt_again_and_again_is_no_certainty():
+    memory = ClassMemory()
+    said = {"suv": 0.55, "cargo": 0.40, "sedan": 0.05}
+    named = [settle(memory, i, said) for i in range(100)]
+    assert named[0].probability == pytest.approx(0.55)
+    assert {one.name for one in named} == {"suv"}
+    assert max(one.probability for one in named) < 0.75
+    assert named[-1].probability > 0.6  # but it is a little more than one frame says
+
+
 def test_impossible_and_certain_are_not_infinite():
     memory = ClassMemory()
     for i in range(10):
