@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,10 @@ from pose_refiner_ros.cli_encoder import app as encoder
 from pose_refiner_ros.cli_evaluate import app as evaluate
 from pose_refiner_ros.cli_scene import scene
 from pose_refiner_ros.cli_vehicles import app as vehicles
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.frame import ObjectPose
+    from pose_refiner_ros.objects.model import ObjectModel
 
 app = typer.Typer(
     help="6-DoF poses of known objects from camera images and instance masks.",
@@ -138,11 +142,8 @@ def refine(
         tell(f"warning: {problem}", "yellow")
     console.print(pose_table(poses))
     for pose in poses:
-        if pose.quality == "ambiguous":
-            tell(f"warning: label {pose.label}: {rival_of(pose)}", "yellow")
-        if pose.class_probability < 0.6:
-            text = f"{pose.name} with a probability of {pose.class_probability:.0%} only; say what"
-            tell(f"warning: label {pose.label}: {text} it is with --label", "yellow")
+        for doubt in doubts(pose, library[pose.name]):
+            tell(f"warning: label {pose.label}: {doubt}", "yellow")
     console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
     if not poses:
         raise typer.Exit(1)
@@ -360,16 +361,34 @@ def write_picture(path: Path, rgb) -> None:
     write_atomically(path, data.tobytes())
 
 
-def rival_of(pose) -> str:
-    """What makes a pose ambiguous, and what to do where it should not be."""
+def doubts(pose: ObjectPose, model: ObjectModel) -> Iterator[str]:
+    """What makes a pose ambiguous, and what to do about it."""
+    from pose_refiner_ros.frame import AMBIGUOUS_BELIEF
+
+    some = math.sqrt(AMBIGUOUS_BELIEF)  # one of the two shares is below where their product is
+    if pose.quality == "ambiguous" and pose.belief < some:
+        yield rival_of(pose, model)
+    if pose.quality in ("ambiguous", "poor") and pose.class_probability < some:
+        yield (
+            f"{pose.name} with a probability of {pose.class_probability:.0%} only; say what it is "
+            "with --label"
+        )
+
+
+def rival_of(pose: ObjectPose, model: ObjectModel) -> str:
+    """The other pose that fits, and what to do where it should not."""
     from pose_refiner_ros.objects.symmetry import rotation_angle
 
     other = pose.alternatives[0]
     relative = pose.camera_from_object[:3, :3].T @ other.camera_from_object[:3, :3]
     degrees = math.degrees(float(rotation_angle(relative)))
+    text = f"{pose.name} turned by {degrees:.0f} degrees fits about as well (IoU {other.iou:.3f})"
+    if model.exact_shape:
+        return f"{text}; if it looks the same then, give it that symmetry in the object library"
+    ends = "front and rear" if degrees > 150.0 else "the two"
     return (
-        f"{pose.name} turned by {degrees:.0f} degrees fits about as well (IoU {other.iou:.3f}); if "
-        "it looks the same then, give it that symmetry in the object library"
+        f"{text}: {ends} cannot be told apart from this mask; a start pose (--init) or more frames "
+        "decide"
     )
 
 

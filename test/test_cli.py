@@ -10,7 +10,7 @@ import pytest
 from blocks import bop_truth
 from typer.testing import CliRunner
 
-from pose_refiner_ros.cli import app, rival_of
+from pose_refiner_ros.cli import app, doubts
 from pose_refiner_ros.evaluation import metrics
 
 
@@ -361,5 +361,17 @@ def test_a_refusal_in_a_process_of_its_own_is_one_line():
 def test_an_ambiguous_pose_names_its_rival():
     pose, turned = np.eye(4), np.diag([1.0, -1.0, -1.0, 1.0])
     rival = SimpleNamespace(camera_from_object=turned, iou=0.99)
-    text = rival_of(SimpleNamespace(name="mug", camera_from_object=pose, alternatives=[rival]))
+    found = SimpleNamespace(
+        name="mug", camera_from_object=pose, alternatives=[rival], quality="ambiguous",
+        belief=0.6, class_probability=1.0,
+    )  # fmt: skip
+    (text,) = doubts(found, SimpleNamespace(exact_shape=True))
     assert "mug turned by 180 degrees" in text and "0.990" in text and "symmetry" in text
+    (text,) = doubts(found, SimpleNamespace(exact_shape=False))
+    assert "mug turned by 180 degrees" in text and "symmetry" not in text
+    assert "front and rear cannot be told apart from this mask; a start pose (--init)" in text
+    found.belief, found.class_probability = 1.0, 0.55
+    (text,) = doubts(found, SimpleNamespace(exact_shape=False))
+    assert text == "mug with a probability of 55% only; say what it is with --label"
+    found.quality = "good"
+    assert not list(doubts(found, SimpleNamespace(exact_shape=False)))

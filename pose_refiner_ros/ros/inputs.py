@@ -95,6 +95,8 @@ class Inputs:
     def views(self):
         """What the watchdog needs to know of each input, by name."""
         graph = self._published_topics()
+        here = self._node.get_name(), self._node.get_namespace()
+        own = frozenset(dict(self._node.get_publisher_names_and_types_by_node(*here)))
         views = {}
         for name, count in self._assembler.counts.received().items():
             topic = self._topics[name]
@@ -104,6 +106,7 @@ class Inputs:
                 count,
                 [info.topic_type for info in self._node.get_publishers_info_by_topic(topic)],
                 graph,
+                own,
                 self._incompatible.get(topic, ""),
             )
         return views

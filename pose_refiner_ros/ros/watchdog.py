@@ -14,6 +14,7 @@ class InputView:
     received: int  # messages since the node became active
     published_as: list = field(default_factory=list)  # type name of each publisher
     graph: dict = field(default_factory=dict)  # topic -> type names, of all that is published
+    own: frozenset = frozenset()  # topics that the node itself publishes
     incompatible: str = ""  # explanation of incompatible QoS
 
     def missing(self):
@@ -38,7 +39,7 @@ class InputView:
         candidates = [
             topic
             for topic, types in self.graph.items()
-            if self.type_name in types and topic != self.topic
+            if self.type_name in types and topic != self.topic and topic not in self.own
         ]
         return sorted(candidates, key=self._likeness, reverse=True)[:3]
 

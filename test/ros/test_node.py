@@ -359,6 +359,7 @@ def test_no_masks_topic(silent):
     with silent.without("masks"), silent.other_publisher("segmenter/masks_raw", Image, 10):
         warned(silent, "nobody publishes", "/masks", "segmenter/masks_raw")
         silent.process.wait_for_log("nobody publishes")
+    assert "/scene_view" not in silent.process.log.split("published with that type")[1]
 
 
 def test_masks_of_another_type(silent):

@@ -88,3 +88,11 @@ def test_optional_inputs_are_no_cause():
 
 def test_similar_topics_most_alike_first():
     assert view("masks", graph=GRAPH).similar()[0] == "/segmenter/masks_raw"
+
+
+def test_topics_of_the_node_itself_are_not_offered():
+    own = "/pose_refiner/overlay"
+    masks = view("masks", 0, 0, graph={own: [IMAGE], **GRAPH}, own=frozenset({own}))
+    assert len(masks.similar()) == 3 and own not in masks.similar()
+    alone = view("masks", 0, 0, graph={own: [IMAGE]}, own=frozenset({own}))
+    assert "remap" not in alone.missing()
