@@ -97,7 +97,8 @@ def gather_evidence(
     camera: Camera,
     sizes: tuple[int, ...] = LEVEL_SIZES,
 ) -> ObjectEvidence:
-    """Look at one label of a label image (H, W), where 0 is background.
+    """Look at one label of a label image (H, W), where 0 is background, and so is to the others a
+    label that touches all four borders.
 
     Raises EvidenceError where the mask is missing, too small, or has no outline in the photo.
     """
@@ -105,6 +106,11 @@ def gather_evidence(
     x, y, width, height = cv2.boundingRect(own)
     if width == 0:
         raise EvidenceError(f"label {label} has no pixel in the mask")
+    if (height, width) == own.shape:
+        raise EvidenceError(
+            f"the mask of label {label} touches all four borders of the photo ({width}x{height}): "
+            "its outline is cut on every side; is it the background, or is the camera too near?"
+        )
     pixels = cv2.countNonZero(own[y : y + height, x : x + width])
     if pixels < MIN_PIXELS:
         raise EvidenceError(
@@ -115,11 +121,6 @@ def gather_evidence(
     share = crop.cut(own)
     hidden = _hidden_share(masks, own, crop)
     mask = (share > 127).view(np.uint8)
-    if cv2.countNonZero(mask) < MIN_PIXELS:
-        raise EvidenceError(
-            f"the mask of label {label}, {pixels} pixels strewn over {width}x{height}, is too thin "
-            "to tell a pose from"
-        )
     unknown = None
     region_share = share
     if hidden is not None:
@@ -127,12 +128,18 @@ def gather_evidence(
         unknown = (region_share > 127).view(np.uint8) - mask
         if not unknown.any():
             unknown = None
-        elif cv2.countNonZero(mask) + cv2.countNonZero(unknown) == mask.size:
-            raise EvidenceError(
-                f"label {label} covers all that is seen of its surroundings ({pixels} pixels): "
-                "no outline to compare with"
-            )
-    distance = signed_distance(mask, unknown, region_share if crop.resampled else None)
+    covered = cv2.countNonZero(_half(region_share))
+    if cv2.countNonZero(mask) < MIN_PIXELS or covered == 0:
+        raise EvidenceError(
+            f"the mask of label {label}, {pixels} pixels strewn over {width}x{height}, is too thin "
+            "to tell a pose from"
+        )
+    if 4 * covered == mask.size:
+        raise EvidenceError(
+            f"label {label}, {_neighbours(masks, label, crop)} cover all that is seen of its "
+            "surroundings: no outline to compare with; what is no instance must have label 0"
+        )
+    distance = signed_distance(mask, unknown, region_share)
     levels = build_pyramid(distance, unknown is not None, crop.pinhole, crop.bounds, sizes)
     return ObjectEvidence(label, crop, mask, unknown, levels)
 
@@ -142,15 +149,43 @@ def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray 
     None where they nowhere do."""
     window = crop.window(masks)
     if window is None:
-        hidden = crop.cut((masks != 0).view(np.uint8) - own)
+        hidden = crop.cut(_others(masks, own, masks))
     else:
-        others = (window != 0).view(np.uint8) - crop.window(own)
+        others = _others(window, crop.window(own), masks)
         hidden = crop.fit(others) if others.any() else None
     outside = crop.outside()
     if outside is None:
         return hidden if hidden is not None and hidden.any() else None
     outside *= np.uint8(255)
     return outside if hidden is None else cv2.max(hidden, outside)
+
+
+def _others(window: np.ndarray, own: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """(h, w) uint8, 1 where other instances are in a window (h, w) of a label image."""
+    others = (window != 0).view(np.uint8) - own
+    for label in _spanning(masks):
+        others[window == label] = 0
+    return others
+
+
+def _spanning(masks: np.ndarray) -> list[int]:
+    """Labels that touch all four borders of a label image: background, whatever they are called."""
+    borders = (masks[0], masks[-1], masks[:, 0], masks[:, -1])
+    if not all(border.any() for border in borders):
+        return []
+    at_top = np.unique(masks[0]).tolist()
+    return [label for label in at_top if label and all((b == label).any() for b in borders)]
+
+
+def _neighbours(masks: np.ndarray, label: int, crop: Crop) -> str:
+    """What may hide more of a label, to be told: "label 2 and label 7"."""
+    window = crop.window(masks)
+    labels = set(np.unique(masks if window is None else window).tolist())
+    others = sorted(labels - {0, label, *_spanning(masks)})
+    names = [f"label {other}" for other in others[:5]] + ["others"] * (len(others) > 5)
+    if crop.outside() is not None:
+        names.append("the photo's end")
+    return " and ".join(names)
 
 
 def build_pyramid(
@@ -224,9 +259,7 @@ def signed_distance(
         share = (mask if unknown is None else mask | unknown) * np.uint8(255)
     # Near the border the blurred share tells where it runs, to a fraction of a pixel. Farther off
     # a distance transform at half the resolution will do, at a quarter of its time.
-    size = (share.shape[1] // 2, share.shape[0] // 2)
-    half = cv2.resize(share, size, interpolation=cv2.INTER_AREA)
-    coarse = _whole_distance((half > 127).view(np.uint8))
+    coarse = _whole_distance(_half(share))
     coarse *= 2.0
     coarse += 0.4  # a coarse pixel half inside counts as inside, so the border is that far out
     distance = cv2.resize(coarse, share.shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -236,6 +269,12 @@ def signed_distance(
     if unknown is not None:
         distance[unknown.view(bool)] = UNKNOWN
     return distance
+
+
+def _half(share: np.ndarray) -> np.ndarray:
+    """(S / 2, S / 2) uint8 0/1, the pixels half covered at half the resolution."""
+    size = (share.shape[1] // 2, share.shape[0] // 2)
+    return (cv2.resize(share, size, interpolation=cv2.INTER_AREA) > 127).view(np.uint8)
 
 
 def _whole_distance(region: np.ndarray) -> np.ndarray:

@@ -176,26 +176,45 @@ def test_masks_that_say_nothing_are_refused():
     one[3, 5] = 1
     with pytest.raises(EvidenceError, match=f"1 pixels, fewer than {MIN_PIXELS}"):
         gather_evidence(one, 1, CAMERA)
-    with pytest.raises(EvidenceError, match="no outline"):
-        gather_evidence(np.ones((256, 256), np.uint8), 1, CAMERA)
     halves = np.ones((256, 256), np.uint8)
     halves[:, 128:] = 2
-    with pytest.raises(EvidenceError, match="no outline"):
+    with pytest.raises(EvidenceError, match=r"label 1, label 2 and the photo's end .* no outline"):
         gather_evidence(halves, 1, CAMERA)
+
+
+@pytest.mark.parametrize("lens", ["none", "equidistant"])
+def test_a_mask_around_the_whole_photo_is_background(lens):
+    camera = Camera(CAMERA.intrinsics, CAMERA.size, lens, np.zeros(4 if lens != "none" else 0))
+    masks = rectangle(256, 100, 110, 160, 150) * 3
+    alone = gather_evidence(masks, 3, camera)
+    everywhere = np.where(masks == 3, masks, 14)
+    holed = everywhere.copy()
+    holed[20:90, 50:200] = 0
+    for wrong in (everywhere, holed, np.full_like(masks, 14)):
+        with pytest.raises(EvidenceError, match=r"label 14 touches .* \(256x256\)"):
+            gather_evidence(wrong, 14, camera)
+    # nor does it hide anything of the others
+    for crowded in (everywhere, holed):
+        seen = gather_evidence(crowded, 3, camera)
+        assert seen.unknown is None
+        np.testing.assert_array_equal(seen.levels[-1].distance, alone.levels[-1].distance)
 
 
 def test_a_mask_too_thin_for_the_crop_is_refused():
     size = 1000
     camera = pinhole_camera(size, 900.0)
     frame = np.zeros((size, size), np.uint8)
-    frame[[0, -1]] = 1
-    frame[:, [0, -1]] = 1
+    frame[[1, -2], 1:-1] = 1
+    frame[1:-1, [1, -2]] = 1
     line = np.zeros((size, size), np.uint8)
     line[100:900, 500] = 1
     specks = np.zeros((size, size), np.uint8)
-    specks[::37, ::37] = 1
-    for masks in (frame, line, specks):
-        with pytest.raises(EvidenceError, match="too thin"):
+    specks[1::37, 1::37] = 1
+    thin = np.zeros((size, size), np.uint8)
+    along = np.arange(100, 201)
+    thin[along, along + 1] = 1  # no pixel is covered at half the resolution
+    for masks in (frame, line, specks, thin):
+        with np.errstate(all="raise"), pytest.raises(EvidenceError, match="too thin"):
             gather_evidence(masks, 1, camera)
     line[100:900, 495:505] = 1
     assert gather_evidence(line, 1, camera).area > 100
