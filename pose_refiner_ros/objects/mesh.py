@@ -124,9 +124,6 @@ def load_mesh(
     if not (np.isfinite(scale) and scale > 0):
         raise MeshError(f"scale must be a positive number, not {scale!r}")
     vertices, faces = _read(path)
-    if not np.isfinite(vertices).all():
-        bad = int((~np.isfinite(vertices)).any(axis=1).sum())
-        raise MeshError(f"{path}: {bad} of {len(vertices)} vertices are NaN or infinite")
     vertices, faces = clean(vertices * (METRES_PER_UNIT[unit] * scale), faces)
     if len(faces) == 0:
         raise MeshError(f"{path}: every face is degenerate (no area); the mesh has no surface")
@@ -327,6 +324,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"{path}: a face names vertex {corners.max()}, but there are only {len(points)}; "
                 "the file is damaged"
             )
+        bad = int((~np.isfinite(points)).any(axis=1).sum())
+        if bad:
+            raise MeshError(f"{path}: {bad} of {len(points)} vertices are NaN or infinite")
         vertices.append(points @ scene_from_part[:3, :3].T + scene_from_part[:3, 3])
         faces.append(corners + offset)
         offset += len(points)

@@ -195,13 +195,14 @@ def test_folder(tmp_path):
         ("a.txt", b"1 2 3", "no reader for '.txt'"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 0 1 0\n", "no faces"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv nan 1 0\nf 1 2 3\n", "NaN"),
+        ("a.obj", b"v 0 0 0\nv inf 0 0\nv 0 1 0\nf 1 2 3\n", "1 of 3 vertices are NaN or infinite"),
         ("a.obj", b"v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "degenerate"),
         ("a.off", b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "a.off: "),
     ],
 )
 def test_bad_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(MeshError, match=message):
+    with np.errstate(all="raise"), pytest.raises(MeshError, match=message):
         load(tmp_path / name)
 
 
