@@ -111,16 +111,26 @@ def train(
 
 @app.command()
 def info(
-    weights: Annotated[Path, typer.Argument(metavar="FILE", help="Encoder weights.")],
+    weights: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Encoder weights; the package's if not given."),
+    ] = None,
 ) -> None:
     """Say what an encoder is and how it was trained."""
-    from pose_refiner_ros.cli import console, user_errors
+    from pose_refiner_ros.cli import console, tell, user_errors
 
     with user_errors():
         from rich.markdown import Markdown
 
         from pose_refiner_ros.encoder.model_card import card_text
         from pose_refiner_ros.encoder.weights import load_encoder
+        from pose_refiner_ros.shipped import ENCODER
 
+        weights = weights or ENCODER
         encoder, record = load_encoder(weights)
-    console.print(Markdown(card_text(weights.name, encoder.settings, record)))
+    try:
+        card = card_text(weights.name, encoder.settings, record)
+    except (AttributeError, TypeError, ValueError):  # the record is of other people's making
+        tell(f"warning: the record of its training in {weights} cannot be read", "yellow")
+        card = card_text(weights.name, encoder.settings, {})
+    console.print(Markdown(card))

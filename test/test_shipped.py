@@ -4,8 +4,10 @@
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
 from pose_refiner_ros import shipped
+from pose_refiner_ros.cli import app
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
 from pose_refiner_ros.encoder.weights import save_encoder
 from pose_refiner_ros.objects.library import ObjectLibrary
@@ -85,22 +87,53 @@ def a_picture(write, tmp_path):
     return tmp_path / "x.png"
 
 
+def cut_short(write, tmp_path):
+    path = write()
+    path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+def empty(write, tmp_path):
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    return tmp_path / "empty.safetensors"
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda write, tmp_path: tmp_path / "gone.safetensors", "gone.safetensors do not exist"),
-        (lambda write, tmp_path: tmp_path, "do not exist"),
+        (lambda write, tmp_path: tmp_path, "are a folder"),
         (a_picture, "is not a whole safetensors file"),
+        (
+            cut_short,
+            r"encoder.safetensors is not a whole .* \(2,000 bytes.*copy it again, or train",
+        ),
+        (empty, "copy it again"),
         (other_architecture, "is of another architecture"),
-        (lambda write, _: write(replace(SMALL, window="image")), "it knows one camera only"),
-        (lambda write, _: write(replace(SMALL, input="rgb_mask")), "'rgb_mask'"),
+        (lambda write, _: write(replace(SMALL, window="image")), "tensors: .* one camera only"),
+        (lambda write, _: write(replace(SMALL, input="rgb_mask")), "tensors: .*'rgb_mask'"),
     ],
-    ids=["missing", "folder", "picture", "architecture", "whole image", "colour"],
+    ids=["missing", "folder", "picture", "cut", "empty", "architecture", "whole image", "colour"],
 )
 def test_weights_that_cannot_be_used(vehicles, weights, tmp_path, make, words):
     with pytest.raises(EncoderChoiceError, match=words) as caught:
         choose_encoder(vehicles, str(make(weights, tmp_path)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("record", [[1, 2], "text", None, {"data": 3}, {"seconds": "long"}])
+def test_a_strange_record_of_the_training_does_no_harm(vehicles, tmp_path, record):
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(Encoder(SMALL), path, record)
+    assert choose_encoder(vehicles, str(path)).classes == CLUSTERS
+    result = CliRunner().invoke(app, ["encoder", "info", str(path)])
+    assert result.exit_code == 0 and "Classes: sedan, suv, cargo" in result.stdout
+    assert isinstance(record, dict) == ("cannot be read" in result.stderr)
+
+
+def test_info_is_about_the_packages_own_where_no_file_is_given():
+    result = CliRunner().invoke(app, ["encoder", "info"])
+    assert result.exit_code == 0 and "encoder.safetensors" in result.stdout
 
 
 def test_weights_for_other_objects(vehicles, weights):

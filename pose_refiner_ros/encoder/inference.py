@@ -86,7 +86,11 @@ class PoseEncoder:
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> PoseEncoder:
         """From a safetensors file that `pose-refiner encoder train` has written."""
-        return cls(*load_encoder(path), device)
+        encoder, record = load_encoder(path)
+        try:
+            return cls(encoder, record, device)
+        except EncoderError as error:
+            raise EncoderError(f"{path}: {error}") from None
 
     @property
     def classes(self) -> tuple[str, ...]:

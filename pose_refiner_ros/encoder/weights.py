@@ -44,14 +44,21 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    if path.is_dir():
+        raise EncoderError(f"encoder weights {path} are a folder: give the .safetensors file")
     if not path.is_file():
         raise EncoderError(f"encoder weights {path} do not exist")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).float() for name in list(file.keys())}
+    except OSError as error:
+        raise EncoderError(f"encoder weights {path} cannot be read: {error}") from error
     except SafetensorError as error:
-        raise EncoderError(f"{path} is not a whole safetensors file: {error}") from error
+        raise EncoderError(
+            f"{path} is not a whole safetensors file ({path.stat().st_size:,} bytes: {error}): cut "
+            "short? copy it again, or train it with `pose-refiner encoder train`"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise EncoderError(
             f"{path} holds {metadata.get('format', 'weights of something else')!r}, not "
@@ -76,4 +83,4 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
     if not all(value.isfinite().all() for value in tensors.values()):
         raise EncoderError(f"{path} holds NaN or infinite weights: its training has diverged")
     encoder.load_state_dict(tensors)
-    return encoder.eval(), record
+    return encoder.eval(), record if isinstance(record, dict) else {}

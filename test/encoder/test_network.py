@@ -166,7 +166,7 @@ def weights(tmp_path):
 
 BROKEN = {
     "missing": (lambda path: path.unlink(), "do not exist"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), "do not exist"),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "are a folder"),
     "empty": (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-900]), "not a whole safetensors file"),
     "text": (lambda path: path.write_text("weights" * 99), "not a whole safetensors file"),
