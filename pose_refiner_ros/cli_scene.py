@@ -103,7 +103,7 @@ def scene(
         library = ObjectLibrary.load(command.library_path(objects))
         composed, left_out = command.make_scene(camera, found, ground)
         drawn, not_drawn = command.drawable(composed, library)
-        problems += left_out + not_drawn
+        problems += left_out + not_drawn + command.off_ground(drawn, library)
         write_picture(out, draw_scene(drawn, library, shown, picture_size, labels))
         if json_path is not None:
             write_atomically(json_path, command.to_json(composed, ground, problems).encode())

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +20,14 @@ from pose_refiner_ros.scene import (
     look_at,
     scene_from_camera,
 )
-from pose_refiner_ros.single_image import InputError, Problem, readable_json
+from pose_refiner_ros.single_image import InputError, Problem, read_json, readable_json, wrong_form
 
 if TYPE_CHECKING:
     from pose_refiner_ros.objects.library import ObjectLibrary
 
 DEFAULT_LIBRARY = Path(__file__).parent / "data" / "vehicles" / "vehicles.yaml"
 DEFAULT_HEIGHT = 1.5  # metres: the camera's of the paper
+OFF_GROUND = 0.3  # metres above or below; what is farther off does not stand on the ground
 
 
 @dataclass
@@ -92,28 +92,26 @@ def read_poses(path: Path) -> tuple[Camera, list[FilePose], list[Problem]]:
     Raises:
         InputError, CameraError: nothing of the file can be used.
     """
+    content = read_json(path, "poses")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         camera, entries = content["camera"], content["objects"]
         size = camera["height"], camera["width"]
         if not isinstance(entries, list):
             raise TypeError("objects is no list")
         calibration = (size, camera["K"], camera.get("D", ()), camera["distortion_model"])
-    except OSError as error:
-        raise InputError(f"poses {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"poses {path} are not in the form that refine writes, "
             f'{{"camera": ..., "objects": [{{"label": 1, "name": "mug", "camera_from_object": '
-            f"4x4}}]}}: {error!r}"
+            f"4x4}}]}}: {wrong_form(error)}"
         ) from error
     poses, problems = [], []
     for index, entry in enumerate(entries, start=1):
         try:
             poses.append(_pose(entry, index))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            why = f"it has no {error}" if isinstance(error, KeyError) else error
-            problems.append(Problem(None, f"object {index} of {path} left out: {why}"))
+            text = f"object {index} of {path} left out: {wrong_form(error)}"
+            problems.append(Problem(None, text))
     return Camera.from_calibration(*calibration), poses, problems
 
 
@@ -142,6 +140,21 @@ def drawable(scene: Scene, library: ObjectLibrary) -> tuple[Scene, list[Problem]
         if one.name not in library
     ]
     return Scene(known, scene.scene_from_camera, scene.camera), problems
+
+
+def off_ground(scene: Scene, library: ObjectLibrary) -> list[Problem]:
+    """The objects of a drawable scene that float over the ground or are sunk into it."""
+    problems = []
+    for one in scene.objects:
+        up, height = one.scene_from_object[2, :3], one.scene_from_object[2, 3]
+        lowest = float((library[one.name].mesh.vertices @ up).min() + height)
+        if abs(lowest) > OFF_GROUND:
+            text = (
+                f"{one.name} stands {abs(lowest):.2f} m {'above' if lowest > 0 else 'below'} the "
+                "ground: its pose is wrong, or the camera's height, pitch or roll, or --plane"
+            )
+            problems.append(Problem(one.id, text))
+    return problems
 
 
 def to_json(scene: Scene, plane: GroundPlane, problems: Sequence[Problem]) -> str:

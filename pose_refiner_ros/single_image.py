@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -155,6 +155,24 @@ def readable_json(content: dict) -> str:
     return row.sub(lambda m: "[" + " ".join(m.group(1).split()) + "]", text) + "\n"
 
 
+def read_json(path: Path, what: str) -> Any:
+    """The content of a JSON file; InputError, which begins with `what`, where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path} is not text, so it is not the JSON of refine") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} is not JSON: {error}") from error
+
+
+def wrong_form(error: Exception) -> str:
+    """What is wrong with JSON of another form, in a few words."""
+    text = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
 def _names_of_labels(
     present: Sequence[int], options: Sequence[str], library: ObjectLibrary, has_encoder: bool
 ) -> dict[int, str | None]:
@@ -171,6 +189,8 @@ def _names_of_labels(
         model = library.resolve(name.strip())
         if model is None:
             raise InputError(f"--label {option}: no object {name!r} in the library; it has {known}")
+        if int(number) in labels:
+            raise InputError(f"--label {option}: label {int(number)} has a name already")
         if int(number) not in present:
             in_mask = ", ".join(map(str, present[:20]))
             raise InputError(f"--label {option}: the mask has no label {number}; it has {in_mask}")
@@ -194,24 +214,22 @@ def _names_of_labels(
 def _read_start_poses(path: Path, labels: Mapping[int, str | None]) -> dict[int, list[np.ndarray]]:
     """label -> start poses, from objects with the same label and name, or without a label. Where
     the name is not known yet the label must be the same."""
+    content = read_json(path, "start poses")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         entries = content["objects"] if isinstance(content, dict) else content
         starts: dict[int, list[np.ndarray]] = {}
         for entry in entries:
             pose = np.array(entry["camera_from_object"], np.float64)
             if pose.shape != (4, 4) or not np.isfinite(pose).all():
-                raise ValueError(f"camera_from_object must be 4x4 numbers, got {pose.tolist()}")
+                raise ValueError(f"a camera_from_object is not 4x4 finite numbers: {pose.tolist()}")
             for label, name in labels.items():
                 same_name = entry.get("name", name) == name or (name is None and "label" in entry)
                 if same_name and entry.get("label", label) == label:
                     starts.setdefault(label, []).append(pose)
-    except OSError as error:
-        raise InputError(f"start poses {path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"start poses {path} are not in the form that refine writes, "
-            f'{{"objects": [{{"label": 1, "camera_from_object": 4x4}}]}}: {error!r}'
+            f'{{"objects": [{{"label": 1, "camera_from_object": 4x4}}]}}: {wrong_form(error)}'
         ) from error
     if not starts:
         named = ", ".join(f"{label}={name or '?'}" for label, name in labels.items())

@@ -222,6 +222,8 @@ WRONG = {
     "broken library": ("--objects", "objects: [", "line 1"),
     "library of nothing": ("--objects", "objects: {a: {mesh: b.ply, unit: mm}}", "no object can"),
     "no start poses": ("--init", None, "cannot be read: No such file"),
+    "start poses are a picture": ("--init", RAMP, "is not text"),
+    "start poses of no form": ("--init", "{", "is not JSON: Expecting property name"),
     "strange start poses": ("--init", "[1]", "are not in the form that refine writes"),
     "start poses of others": (
         "--init",
@@ -237,7 +239,9 @@ def test_wrong_files_are_one_line_and_exit_code_2(inputs, tmp_path, case):
     suffix = ".png" if isinstance(content, np.ndarray) else ".txt"
     path = tmp_path / f"wrong{suffix}"
     inputs[option] = path if content is None else write(path, content)
-    check_refused(run("refine", inputs, BOTH), message)
+    result = run("refine", inputs, BOTH)
+    check_refused(result, message)
+    assert len(result.stderr) < 400 + len(str(path))
     assert not (tmp_path / "poses.json").exists()
 
 
@@ -247,6 +251,7 @@ def test_wrong_files_are_one_line_and_exit_code_2(inputs, tmp_path, case):
         ([], "which object is label 5? The library has wedge, ell: say it with --label 5=NAME"),
         (["--label", "5"], "--label 5: write LABEL=NAME, such as --label 1=wedge"),
         (["--label", "5=mug"], "no object 'mug' in the library; it has wedge, ell"),
+        (["--label", "5=wedge", "--label", "05=ell"], "05=ell: label 5 has a name already"),
         (["--label", "6=wedge"], "the mask has no label 6; it has 5, 9"),
         ([*BOTH, "--overlay", "picture.foo"], "OpenCV cannot write .foo files"),
         ([*BOTH, "--device", "cuda"], "device 'cuda' is not here"),

@@ -138,8 +138,10 @@ def test_options_that_cannot_be(run, tmp_path, options, message):
     [
         (None, "cannot be read: No such file"),
         ("[1, 2]", "not in the form that refine writes"),
-        ("{", "not in the form that refine writes"),
-        ('{"objects": []}', "'camera'"),
+        ("{", "is not JSON: Expecting property name"),
+        pytest.param("[" * 100_000, "is not JSON", id="nested"),
+        pytest.param(b"\x89PNG\r\n" + bytes(range(256)) * 99, "is not text", id="binary"),
+        ('{"objects": []}', "it has no 'camera'"),
         (json.dumps({"camera": CAMERA, "objects": 3}), "objects is no list"),
         (json.dumps({"camera": {**CAMERA, "K": [0] * 9}, "objects": []}), "all zero"),
     ],
@@ -147,8 +149,25 @@ def test_options_that_cannot_be(run, tmp_path, options, message):
 def test_files_that_cannot_be_read(run, tmp_path, text, message):
     path = tmp_path / "poses.json"
     if text is not None:
-        path.write_text(text)
-    check_refused(run(path), message)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    result = run(path)
+    check_refused(result, message)
+    assert len(result.stderr) < 400 + len(str(path))
+
+
+def test_objects_that_float_or_are_sunk_are_said(run, tmp_path):
+    up, down, little = entry(3), entry(4), entry(5, z=20.0)
+    up["camera_from_object"][1][3] -= 0.5
+    down["camera_from_object"][1][3] += 0.4
+    little["camera_from_object"][1][3] -= 0.2
+    result = run(write(tmp_path / "poses.json", up, down, little))
+    assert result.exit_code == 0
+    lines = result.stderr.strip().splitlines()
+    assert [line.split(":")[1] for line in lines] == [" label 3", " label 4"]
+    assert "wedge stands 0.50 m above the ground" in lines[0]
+    assert "wedge stands 0.40 m below the ground" in lines[1]
+    content = json.loads((tmp_path / "scene.json").read_text())
+    assert len(content["problems"]) == 2 and len(content["objects"]) == 3
 
 
 def test_the_default_library_is_that_of_the_categories(run, tmp_path, monkeypatch, bop_folder):
