@@ -136,7 +136,7 @@ def gather_evidence(
         )
     if 4 * covered == mask.size:
         raise EvidenceError(
-            f"label {label}, {_neighbours(masks, label, crop)} cover all that is seen of its "
+            f"{_covering(masks, label, crop)} cover all that is seen of its "
             "surroundings: no outline to compare with; what is no instance must have label 0"
         )
     distance = signed_distance(mask, unknown, region_share)
@@ -177,12 +177,12 @@ def _spanning(masks: np.ndarray) -> list[int]:
     return [label for label in at_top if label and all((b == label).any() for b in borders)]
 
 
-def _neighbours(masks: np.ndarray, label: int, crop: Crop) -> str:
-    """What may hide more of a label, to be told: "label 2 and label 7"."""
+def _covering(masks: np.ndarray, label: int, crop: Crop) -> str:
+    """A label and what may hide more of it, to be told: "label 2 and label 7"."""
     window = crop.window(masks)
     labels = set(np.unique(masks if window is None else window).tolist())
     others = sorted(labels - {0, label, *_spanning(masks)})
-    names = [f"label {other}" for other in others[:5]] + ["others"] * (len(others) > 5)
+    names = [f"label {one}" for one in [label, *others[:5]]] + ["others"] * (len(others) > 5)
     if crop.outside() is not None:
         names.append("the photo's end")
     return " and ".join(names)

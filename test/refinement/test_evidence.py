@@ -178,7 +178,9 @@ def test_masks_that_say_nothing_are_refused():
         gather_evidence(one, 1, CAMERA)
     halves = np.ones((256, 256), np.uint8)
     halves[:, 128:] = 2
-    with pytest.raises(EvidenceError, match=r"label 1, label 2 and the photo's end .* no outline"):
+    with pytest.raises(
+        EvidenceError, match=r"label 1 and label 2 and the photo's end .* no outline"
+    ):
         gather_evidence(halves, 1, CAMERA)
 
 
