@@ -260,14 +260,7 @@ class Pipeline:
         again = [
             one
             for one in seen
-            if not one.found
-            or (
-                not one.is_category
-                and (
-                    one.label in search
-                    or self._needs_search(one.name, one.found, one.starts, one.tracked)
-                )
-            )
+            if (one.label in search and not one.is_category) or self._needs_search(one)
         ]
         if again:
             more = self._refiner.refine(
@@ -353,24 +346,28 @@ class Pipeline:
                 usable.append(pose)
         return usable
 
-    def _needs_search(self, name: str, found: list[Refined], given, tracked: bool) -> bool:
-        """Whether the codebook's views are to be tried beside the given poses."""
-        if self.settings.search != "auto":
-            return self.settings.search == "always"
-        if not found or found[0].iou < self.settings.confirm_iou:
+    def _needs_search(self, one: SeenObject) -> bool:
+        """Whether the codebook's views are to be tried beside the poses to start from."""
+        if self.settings.search == "never":
+            return False
+        if one.is_category or not one.found:
+            return not one.found
+        if self.settings.search == "always":
             return True
-        if tracked:
+        if one.found[0].iou < self.settings.confirm_iou:
+            return True
+        if one.tracked:
             return False
         # A fit like that of real masks proves a pose that was nearly right already (a tracked
         # one). One that had to turn further must fit better, and one that turned far proves
         # nothing: its silhouette may fit as well as the right one's.
-        model = self.library[name]
-        pose, start = found[0].camera_from_object, given[0]
+        model = self.library[one.name]
+        pose, start = one.found[0].camera_from_object, one.starts[0]
         turned = model.symmetries.reduced_rotation_error(pose, start)
         moved = np.linalg.norm(pose[:3, 3] - start[:3, 3])
         if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
             return False
-        return turned > START_SIGMA or found[0].iou < self.settings.accept_iou
+        return turned > START_SIGMA or one.found[0].iou < self.settings.accept_iou
 
     def _guess(self, evidence: ObjectEvidence, name: str) -> list[np.ndarray]:
         camera_from_crop = np.eye(4)
