@@ -250,8 +250,9 @@ GROUPS = {
         Declaration(
             "publish_qualities",
             list(QUALITIES),
-            "Qualities that are published. ambiguous: another pose fits nearly as well. partial: "
-            "over a quarter of the outline is hidden. poor: the silhouette does not fit the mask.",
+            "Qualities that are published. ambiguous: another pose fits nearly as well, or the "
+            "class is not sure. partial: over a quarter of the outline is hidden. poor: the "
+            "silhouette does not fit the mask.",
             choices=QUALITIES,
         ),
     ],
