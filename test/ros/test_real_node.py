@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from node_bench import REAL_NODE, ROOT
 from ros_messages import camera_info, image, write_library
 
+from pose_refiner_ros import shipped
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary
@@ -95,6 +96,19 @@ def test_encoder_that_cannot_be_used_then_none(start_node):
     client.set("encoder_file", "none")
     reply = client.trigger("reload_objects")
     assert reply.success and "sedan, suv, cargo" in reply.message
+
+
+def test_classes_without_an_object_are_in_the_log(start_node, tmp_path):
+    library = tmp_path / "two.yaml"
+    library.write_text(
+        "objects:\n"
+        f"  sedan: {{mesh: {shipped.VEHICLES}/sedan.obj, unit: m, category: sedan}}\n"
+        f"  jeep: {{mesh: {shipped.VEHICLES}/suv.obj, unit: m, category: suv}}\n"
+    )
+    client = start_node(REAL_NODE, device="cpu", objects_file=str(library))
+    client.process.wait_for_log(
+        "the encoder names masks without a class: sedan, suv; cargo: known to it, but no object"
+    )
 
 
 @pytest.mark.slow
