@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pose_refiner_ros.cli_common import console, errors, tell, user_errors
 from pose_refiner_ros.cli_vehicles import ClustersOption, PerClusterOption, ShapeNetOption
 
 app = typer.Typer(help="The network that guesses class and pose from a mask.", no_args_is_help=True)
@@ -66,8 +67,6 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
 ) -> None:
     """Train the encoder on vehicles that are drawn as they are needed."""
-    from pose_refiner_ros.cli import console, errors, user_errors
-
     with user_errors():
         from pose_refiner_ros.cli_vehicles import collection_of
         from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS
@@ -117,8 +116,6 @@ def info(
     ] = None,
 ) -> None:
     """Say what an encoder is and how it was trained."""
-    from pose_refiner_ros.cli import console, tell, user_errors
-
     with user_errors():
         from rich.markdown import Markdown
 

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pose_refiner_ros.cli_common import (
+    Device,
+    DeviceOption,
+    console,
+    errors,
+    rich_table,
+    start_warp,
+    tell,
+    user_errors,
+)
+
 app = typer.Typer(help="Measure the tables of the papers.", no_args_is_help=True)
-
-
-class Device(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @app.callback()
@@ -52,13 +56,9 @@ def palazzi(
         int | None, typer.Option(min=1, help="Views of test vehicles; other rows have no more.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the views.")] = 0,
-    device: Annotated[
-        Device, typer.Option(help="Where to compute; auto takes CUDA if it is there.")
-    ] = Device.auto,
+    device: DeviceOption = Device.auto,
 ) -> None:
     """Tables and figures of Palazzi et al. 2018, on vehicles never trained on."""
-    from pose_refiner_ros.cli import console, errors, rich_table, start_warp, tell, user_errors
-
     with user_errors():
         from pose_refiner_ros.encoder.inference import PoseEncoder
         from pose_refiner_ros.encoder.weights import load_encoder

@@ -9,6 +9,16 @@ from typing import Annotated
 
 import typer
 
+from pose_refiner_ros.cli_common import (
+    Device,
+    console,
+    rich_table,
+    start_warp,
+    tell,
+    user_errors,
+    write_picture,
+)
+
 
 class SceneView(str, Enum):
     birds_eye = "birds_eye"
@@ -79,16 +89,6 @@ def scene(
     labels: Annotated[bool, typer.Option(help="Write names and scale.")] = True,
 ) -> None:
     """Place the objects of an image in one scene, and draw it from any side."""
-    from pose_refiner_ros.cli import (
-        Device,
-        console,
-        rich_table,
-        start_warp,
-        tell,
-        user_errors,
-        write_picture,
-    )
-
     with user_errors():
         start_warp(Device.cpu)
         from pose_refiner_ros import scene_command as command

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pose_refiner_ros.cli_common import console, errors, tell, user_errors
+
 app = typer.Typer(
     help="Models of vehicles, their medoids, and pictures of them.", no_args_is_help=True
 )
@@ -51,8 +53,6 @@ def medoids(
     seed: Annotated[int, typer.Option(min=0, help="Of the vehicles.")] = 0,
 ) -> None:
     """The vehicle that stands for each cluster: least mean HOG distance to the others."""
-    from pose_refiner_ros.cli import console, user_errors
-
     with user_errors():
         from rich.table import Table
 
@@ -96,8 +96,6 @@ def render(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DIR.")] = False,
 ) -> None:
     """Render pictures, masks and poses of vehicles in BOP's layout."""
-    from pose_refiner_ros.cli import console, errors, user_errors
-
     with user_errors():
         from rich.progress import Progress
 
@@ -132,7 +130,6 @@ def collection_of(
     """The vehicles that a command's options ask for; tells what was left out."""
     from rich.progress import Progress
 
-    from pose_refiner_ros.cli import errors, tell
     from pose_refiner_ros.datasets.vehicles.collection import (
         PER_CLUSTER,
         CollectionError,
