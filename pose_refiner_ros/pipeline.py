@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -141,7 +141,8 @@ class Pipeline:
         labels = {1: model.name}
         if self.encoder is not None:
             masks[4:28, 4:28], labels[2] = 2, None
-        self.process(Frame(masks, camera, labels), report=lambda label, text: None)
+        photo = np.zeros((96, 96, 3), np.uint8)
+        self.process(Frame(masks, camera, labels, image=photo), report=lambda label, text: None)
 
     def process(self, frame: Frame, report: Report = log_warning) -> list[ObjectPose]:
         """Find the pose of every labelled object of a frame, in the order of its labels.
@@ -182,6 +183,7 @@ class Pipeline:
             return {}
         seen = self._look(frame, nameless, checked_masks(frame), report)
         self._looked[frame] = {evidence.label: evidence for evidence in seen}
+        seen = [evidence for evidence in seen if self._can_ask(evidence)]
         return {
             evidence.label: self._names_of(estimate)
             for evidence, estimate in zip(seen, self._estimate(seen), strict=True)
@@ -192,6 +194,11 @@ class Pipeline:
         new = [evidence for evidence in seen if evidence not in self._estimates]
         self._estimates.update(zip(new, self.encoder.estimate(new), strict=True))
         return [self._estimates[evidence] for evidence in seen]
+
+    def _can_ask(self, evidence: ObjectEvidence) -> bool:
+        if self.encoder is None:
+            return False
+        return evidence.photo is not None or not getattr(self.encoder, "needs_photo", False)
 
     def _names_of(self, estimate: Estimate) -> dict[str, float]:
         models = {c: self.library_of_category(c) for c in estimate.class_probabilities}
@@ -207,7 +214,9 @@ class Pipeline:
     def _name(self, seen: list[SeenObject], report: Report) -> list[SeenObject]:
         """Ask the encoder about those that it knows or that have no name; leave out those that it
         cannot name either."""
-        asked = [one for one in seen if self.encoder is not None and self._is_for_encoder(one.name)]
+        asked = [
+            one for one in seen if self._can_ask(one.evidence) and self._is_for_encoder(one.name)
+        ]
         if asked:
             estimates = self._estimate([one.evidence for one in asked])
             for one, estimate in zip(asked, estimates, strict=True):
@@ -216,7 +225,10 @@ class Pipeline:
         for one in seen:
             if one.name is None:
                 if one.estimate is None:
-                    report(one.label, "its class is unknown and there is no encoder to ask")
+                    why = "there is no encoder to ask"
+                    if self.encoder is not None:
+                        why = "the encoder looks at the photo, and none came with the masks"
+                    report(one.label, f"its class is unknown and {why}")
                     continue
                 shares = self._names_of(one.estimate)
                 name = max(shares, key=shares.__getitem__)
@@ -324,6 +336,9 @@ class Pipeline:
                 continue
             try:
                 seen.append(gather_evidence(masks, label, frame.camera))
+                if frame.image is not None and getattr(self.encoder, "needs_photo", False):
+                    frame.camera.check_image(frame.image)
+                    seen[-1] = replace(seen[-1], photo=seen[-1].crop.cut_photo(frame.image))
             except (EvidenceError, ValueError) as error:
                 report(label, f"{name or 'an object'} left out: {error}")
                 continue

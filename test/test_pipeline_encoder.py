@@ -354,3 +354,37 @@ def test_warming_up_asks_the_encoder(tiny_encoder):
     Pipeline(EXACT, device="cpu", encoder=encoder).warm_up()
     assert encoder.asked
     Pipeline(EXACT, device="cpu", encoder=tiny_encoder).warm_up()
+
+
+# --- colours ------------------------------------------------------------------------------------
+
+
+class FakeColourEncoder(FakeEncoder):
+    needs_photo = True
+
+    def estimate(self, evidence):
+        assert all(seen.photo.shape == (*seen.mask.shape, 3) for seen in evidence)
+        return super().estimate(evidence)
+
+
+def test_an_encoder_of_colours_gets_the_photo():
+    reports, one = Reports(), frame(image=np.zeros((256, 256, 3), np.uint8))
+    pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
+    assert pipeline.classify(one)[1]["ell"] == pytest.approx(0.8)
+    (found,) = pipeline.process(one, reports)
+    assert found.name == "ell" and reports == []
+
+
+def test_without_a_photo_what_is_named_is_found_all_the_same():
+    reports, both = Reports(), two_objects("box")
+    pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
+    assert pipeline.classify(both) == {}
+    (found,) = pipeline.process(both, reports)
+    assert found.name == "box" and "none came with the masks" in reports.texts(1)
+
+
+def test_a_photo_of_another_size_is_said():
+    reports, one = Reports(), frame(image=np.zeros((100, 100, 3), np.uint8))
+    pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
+    assert pipeline.process(one, reports) == []
+    assert "100x100" in reports.texts(1)

@@ -75,10 +75,6 @@ class PoseEncoder:
                 f"the encoder's window is {encoder.settings.window!r}: it knows one camera only. "
                 "Train one with the window 'crop' for use on photos"
             )
-        if encoder.settings.input != "mask":
-            raise EncoderError(
-                f"the encoder's input is {encoder.settings.input!r}; the pipeline has masks only"
-            )
         self.encoder = encoder.eval().to(device)
         self.record = record or {}
         self.device = torch.device(device)
@@ -96,10 +92,25 @@ class PoseEncoder:
     def classes(self) -> tuple[str, ...]:
         return self.encoder.settings.classes
 
+    @property
+    def needs_photo(self) -> bool:
+        """Whether it looks at colours as well: `ObjectEvidence.photo` must be there."""
+        return self.encoder.settings.input == "rgb_mask"
+
     def windows(self, evidence: Sequence[ObjectEvidence]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, S, S) uint8 and the windows' pinholes (B, 4), on the encoder's device."""
+        """(B, C, S, S) uint8 and the windows' pinholes (B, 4), on the encoder's device. Raises
+        EncoderError where a photo is needed and is not there."""
+        if self.needs_photo and any(seen.photo is None for seen in evidence):
+            raise EncoderError("the encoder looks at the photo, and none came with the masks")
+        size = self.encoder.settings.size
         pairs = [
-            mask_window(seen.mask, seen.unknown, seen.crop.pinhole, self.encoder.settings.size)
+            mask_window(
+                seen.mask,
+                seen.unknown,
+                seen.crop.pinhole,
+                size,
+                image=seen.photo if self.needs_photo else None,
+            )
             for seen in evidence
         ]
         windows = torch.from_numpy(np.stack([window for window, _ in pairs]))

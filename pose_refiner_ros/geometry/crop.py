@@ -57,6 +57,17 @@ class Crop:
             )
         return self.fit(self.window(image))
 
+    def cut_photo(self, image: np.ndarray) -> np.ndarray:
+        """The crop (S, S, 3) uint8 of a photo (H, W, 3) uint8; black beyond it."""
+        if self.camera.is_distorted:
+            x, y = self._map
+            return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        part = self.window(image)
+        top, left = max(-self.origin[1], 0), max(-self.origin[0], 0)
+        whole = np.zeros((self.side, self.side, 3), np.uint8)
+        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return cv2.resize(whole, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
     def fit(self, window: np.ndarray) -> np.ndarray:
         """The crop (S, S) uint8 0 to 255 of a window (h, w) uint8 0/1 of an undistorted photo."""
         picture = window * np.uint8(255)

@@ -55,7 +55,7 @@ class ObjectEvidence:
 
     mask, unknown: (S, S) uint8 0/1 of the crop; unknown pixels belong to other instances or lie
     beyond the photo, and may hide more of the object (None: there are none). levels: coarse to
-    fine.
+    fine. photo: (S, S, 3) uint8 RGB of the crop, for encoders that look at it.
     """
 
     label: int
@@ -63,6 +63,7 @@ class ObjectEvidence:
     mask: np.ndarray
     unknown: np.ndarray | None
     levels: list[EvidenceLevel]
+    photo: np.ndarray | None = None
 
     @cached_property
     def _inside(self) -> np.ndarray:

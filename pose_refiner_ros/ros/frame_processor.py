@@ -72,6 +72,7 @@ class FrameProcessor:
         observations = observe(masks, names)
         if parameters.labels_are_ids:
             observations = [replace(one, caller_id=one.label) for one in observations]
+        with_image |= getattr(self.encoder, "needs_photo", False)
         image = self._image(messages.image, masks.shape, report) if with_image else None
         frame = Frame(masks, camera, names, image=image)
         named = {}

@@ -137,13 +137,26 @@ def test_nearest_and_share():
     assert nothing.share_of(poses[0]) > 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"window": "image"}, "one camera only"), ({"input": "rgb_mask"}, "masks only")],
-)
-def test_encoders_of_other_inputs_are_refused(change, message):
-    with pytest.raises(EncoderError, match=message):
-        PoseEncoder(Encoder(dataclasses.replace(SETTINGS, **change)))
+def test_an_encoder_of_whole_photos_is_refused():
+    with pytest.raises(EncoderError, match="one camera only"):
+        PoseEncoder(Encoder(dataclasses.replace(SETTINGS, window="image")))
+
+
+def test_an_encoder_that_looks_at_colours_needs_the_photo(evidence):
+    colour = PoseEncoder(Encoder(dataclasses.replace(SETTINGS, input="rgb_mask")))
+    with pytest.raises(EncoderError, match="none came"):
+        colour.estimate(evidence)
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*seen.mask.shape, 3), np.uint8) for seen in evidence]
+    dark = [
+        dataclasses.replace(seen, photo=0 * p) for seen, p in zip(evidence, pictures, strict=True)
+    ]
+    bright = [
+        dataclasses.replace(seen, photo=p) for seen, p in zip(evidence, pictures, strict=True)
+    ]
+    assert colour.windows(bright)[0].shape[1] == 5
+    a, b = colour.estimate(dark)[0], colour.estimate(bright)[0]
+    assert a.class_probabilities != b.class_probabilities
 
 
 def test_from_a_file(encoder, evidence, tmp_path):

@@ -175,3 +175,16 @@ def test_a_box_outside_the_lens_model_is_refused():
     assert not np.isfinite(camera.rays(np.array([0.0, 0.0]))).all()
     with pytest.raises(ValueError, match="distortion"):
         crop_around(camera, (0.0, 0.0, 5.0, 5.0), 256)
+
+
+@pytest.mark.parametrize("camera", [PINHOLE, *DISTORTED.values()], ids=["none", *DISTORTED])
+@pytest.mark.parametrize("max_size", [256, 64])
+@pytest.mark.parametrize("name", [name for name in BOXES if name != "one pixel"])
+def test_colours_are_cut_as_masks_are(camera, name, max_size):
+    crop = crop_around(camera, BOXES[name], max_size)
+    mask = stripes()
+    photo = np.repeat(255 * mask[..., None], 3, axis=2)
+    shown, share = crop.cut_photo(photo), crop.cut(mask)
+    assert shown.shape == (crop.size, crop.size, 3) and shown.dtype == np.uint8
+    # they are shrunk in other ways, which differ at borders alone
+    assert np.mean(np.abs(shown[..., 1].astype(int) - share) > 64) < 0.02
