@@ -10,7 +10,8 @@ import pytest
 from blocks import bop_truth
 from typer.testing import CliRunner
 
-from pose_refiner_ros.cli import app, doubts
+from pose_refiner_ros.cli import app
+from pose_refiner_ros.cli.refine import doubts
 from pose_refiner_ros.evaluation import metrics
 
 

@@ -233,7 +233,7 @@ def test_the_command(results, collection, tmp_path, monkeypatch):
         return report
 
     monkeypatch.setattr(palazzi, "run_palazzi", stub)
-    monkeypatch.setattr("pose_refiner_ros.cli_vehicles.collection_of", lambda *args: collection)
+    monkeypatch.setattr("pose_refiner_ros.cli.evaluate.collection_of", lambda *args: collection)
     save_encoder(network(), tmp_path / "e.safetensors", {"steps": 0})
     options = ["evaluate", "palazzi", "--out", str(tmp_path), "--device", "cpu", "--encoder"]
     done = CliRunner().invoke(app, [*options, str(tmp_path / "e.safetensors"), "--objects", "50"])

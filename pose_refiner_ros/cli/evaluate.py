@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from pose_refiner_ros.cli_common import (
+from pose_refiner_ros.cli.common import (
+    ClustersOption,
     Device,
     DeviceOption,
+    ShapeNetOption,
+    collection_of,
     console,
     errors,
     rich_table,
@@ -40,14 +43,8 @@ def palazzi(
         Path | None,
         typer.Option(metavar="FILE", help="Weights of the paper's pose head, for one row more."),
     ] = None,
-    shapenet: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Your copy of ShapeNetCore v2; else procedural."),
-    ] = None,
-    clusters: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
-    ] = None,
+    shapenet: ShapeNetOption = None,
+    clusters: ClustersOption = None,
     vehicles: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Vehicles from elsewhere: vehicles.yaml and meshes."),
@@ -60,18 +57,14 @@ def palazzi(
 ) -> None:
     """Tables and figures of Palazzi et al. 2018, on vehicles never trained on."""
     with user_errors():
+        where = start_warp(device)
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
         from pose_refiner_ros.encoder.inference import PoseEncoder
         from pose_refiner_ros.encoder.weights import load_encoder
         from pose_refiner_ros.evaluation import palazzi as evaluation
-
-        start_warp(device)
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-        from pose_refiner_ros.cli_vehicles import collection_of
         from pose_refiner_ros.evaluation.palazzi_tables import summary_lines
-        from pose_refiner_ros.pipeline import choose_device
 
-        where = choose_device(device.value)
         loaded = PoseEncoder.load(encoder or evaluation.DEFAULT_ENCODER, where)
         if euler_encoder is None and evaluation.DEFAULT_EULER_ENCODER.is_file():
             euler_encoder = evaluation.DEFAULT_EULER_ENCODER

@@ -9,8 +9,17 @@ from typing import Annotated
 
 import typer
 
-from pose_refiner_ros.cli_common import console, errors, tell, user_errors
-from pose_refiner_ros.cli_vehicles import ClustersOption, PerClusterOption, ShapeNetOption
+from pose_refiner_ros.cli.common import (
+    ClustersOption,
+    Device,
+    PerClusterOption,
+    ShapeNetOption,
+    collection_of,
+    console,
+    errors,
+    tell,
+    user_errors,
+)
 
 app = typer.Typer(help="The network that guesses class and pose from a mask.", no_args_is_help=True)
 
@@ -28,12 +37,6 @@ class Input(str, Enum):
 class Window(str, Enum):
     crop = "crop"
     image = "image"
-
-
-class Accelerator(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 @app.command()
@@ -57,7 +60,7 @@ def train(
     shapenet: ShapeNetOption = None,
     clusters: ClustersOption = None,
     per_cluster: PerClusterOption = None,
-    accelerator: Annotated[Accelerator, typer.Option(help="Where to train.")] = Accelerator.auto,
+    accelerator: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs or CPU processes.")] = 1,
     precision: Annotated[
         str, typer.Option(help="auto, 32-true, bf16-mixed, 16-mixed ...: Fabric's names.")
@@ -68,7 +71,6 @@ def train(
 ) -> None:
     """Train the encoder on vehicles that are drawn as they are needed."""
     with user_errors():
-        from pose_refiner_ros.cli_vehicles import collection_of
         from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS
         from pose_refiner_ros.encoder.network import EncoderSettings
 

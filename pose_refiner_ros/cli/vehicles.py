@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from pose_refiner_ros.cli_common import console, errors, tell, user_errors
+from pose_refiner_ros.cli.common import (
+    ClustersOption,
+    PerClusterOption,
+    ShapeNetOption,
+    collection_of,
+    console,
+    progress_bar,
+    user_errors,
+)
 
 app = typer.Typer(
     help="Models of vehicles, their medoids, and pictures of them.", no_args_is_help=True
@@ -25,21 +33,6 @@ class Split(str, Enum):
 class View(str, Enum):
     paper = "paper"
     robot = "robot"
-
-
-ShapeNetOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR", help="Your copy of ShapeNetCore v2; procedural vehicles if not given."
-    ),
-]
-ClustersOption = Annotated[
-    Path | None,
-    typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
-]
-PerClusterOption = Annotated[
-    int | None, typer.Option(min=1, help="Procedural vehicles per cluster; 400 if not given.")
-]
 
 
 @app.command()
@@ -97,8 +90,6 @@ def render(
 ) -> None:
     """Render pictures, masks and poses of vehicles in BOP's layout."""
     with user_errors():
-        from rich.progress import Progress
-
         from pose_refiner_ros.datasets.vehicles.render_bop import (
             RenderOptions,
             check_folder,
@@ -110,58 +101,11 @@ def render(
         check_folder(folder, options)
         collection = collection_of(shapenet, clusters, per_cluster)
         kind = PaperCamera if view is View.paper else RobotCamera
-        with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-            task = progress.add_task("Rendering", total=count)
-            vehicles = render_bop(
-                folder, collection, options, kind(size=size),
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )  # fmt: skip
+        with progress_bar("Rendering") as progress:
+            vehicles = render_bop(folder, collection, options, kind(size=size), progress)
     console.print(
         f"{count} images of {vehicles} vehicles in {folder}; for `pose-refiner bop` give "
         f"--split {split.value}",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def collection_of(
-    shapenet: Path | None, clusters: Path | None, per_cluster: int | None, seed: int = 0
-):
-    """The vehicles that a command's options ask for; tells what was left out."""
-    from rich.progress import Progress
-
-    from pose_refiner_ros.datasets.vehicles.collection import (
-        PER_CLUSTER,
-        CollectionError,
-        procedural_collection,
-    )
-    from pose_refiner_ros.warp_start import start_warp_quietly
-
-    start_warp_quietly()
-    if shapenet is None:
-        if clusters is not None:
-            raise CollectionError("--clusters belongs to --shapenet, which is not given")
-        return procedural_collection(per_cluster or PER_CLUSTER, seed)
-    from pose_refiner_ros.datasets.vehicles.shapenet import load_shapenet
-
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task = progress.add_task("Reading models", total=None)
-        collection = load_shapenet(
-            shapenet, clusters, seed,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )  # fmt: skip
-    faulty = [
-        f"{model}: {why}"
-        for model, why in collection.skipped.items()
-        if "none of the clusters" not in why
-    ]
-    for line in faulty[:10]:
-        tell(f"warning: left out {line}", "yellow")
-    others = len(collection.skipped) - len(faulty)
-    if others or len(faulty) > 10:
-        tell(
-            f"warning: of {len(collection.skipped)} models left out, {len(faulty)} are faulty and "
-            f"{others} belong to no cluster",
-            "yellow",
-        )
-    return collection

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands have in common: where they print, how errors end them, the device."""
+"""What the commands share: options, where they print, how errors end them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +25,46 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+class Refinement(str, Enum):
+    solver = "solver"
+    gradient_pose = "gradient_pose"
+    gradient_encoder = "gradient_encoder"
+
+
 DeviceOption = Annotated[
     Device, typer.Option(help="Where to compute; auto takes CUDA if it is there.")
+]
+ObjectsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Object library YAML, or a BOP models/ folder; the package's sedan, suv and cargo if "
+        "not given."
+    ),
+]
+EncoderOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE",
+        help="Weights that name masks without a class, and guess first poses; the package's, where "
+        "the library has a category that they know, if not given. none: no encoder.",
+    ),
+]
+RefinementOption = Annotated[
+    Refinement,
+    typer.Option(help="solver: fast. The others are Palazzi et al.'s: seconds an object."),
+]
+ShapeNetOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Your copy of ShapeNetCore v2; procedural vehicles if not given."
+    ),
+]
+ClustersOption = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="ShapeNet: which model is a sedan, suv or cargo."),
+]
+PerClusterOption = Annotated[
+    int | None, typer.Option(min=1, help="Procedural vehicles per cluster; 400 if not given.")
 ]
 
 
@@ -63,8 +101,18 @@ def is_for_users(error: ValueError) -> bool:
     return type(error).__module__.startswith("pose_refiner_ros.")
 
 
-def start_warp(device: Device) -> None:
-    """Starts Warp on a device.
+@contextlib.contextmanager
+def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr while something lasts; yields what is to be told (done, total)."""
+    from rich.progress import Progress
+
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def start_warp(device: Device) -> str:
+    """Starts Warp; returns the name that it has for a device.
 
     Raises:
         InputError: the device is not there.
@@ -76,7 +124,7 @@ def start_warp(device: Device) -> None:
     from pose_refiner_ros.single_image import InputError
 
     try:
-        choose_device(device.value)
+        return choose_device(device.value)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -108,3 +156,40 @@ def rich_table(lines: list[list[str]], total: bool = True) -> Table:
         last = total and i == len(rows) - 1
         table.add_row(*row, style="bold" if last else None)
     return table
+
+
+def collection_of(
+    shapenet: Path | None, clusters: Path | None, per_cluster: int | None, seed: int = 0
+):
+    """The vehicles that a command's options ask for; tells what was left out."""
+    from pose_refiner_ros.datasets.vehicles.collection import (
+        PER_CLUSTER,
+        CollectionError,
+        procedural_collection,
+    )
+    from pose_refiner_ros.warp_start import start_warp_quietly
+
+    start_warp_quietly()
+    if shapenet is None:
+        if clusters is not None:
+            raise CollectionError("--clusters belongs to --shapenet, which is not given")
+        return procedural_collection(per_cluster or PER_CLUSTER, seed)
+    from pose_refiner_ros.datasets.vehicles.shapenet import load_shapenet
+
+    with progress_bar("Reading models") as progress:
+        collection = load_shapenet(shapenet, clusters, seed, progress=progress)
+    faulty = [
+        f"{model}: {why}"
+        for model, why in collection.skipped.items()
+        if "none of the clusters" not in why
+    ]
+    for line in faulty[:10]:
+        tell(f"warning: left out {line}", "yellow")
+    others = len(collection.skipped) - len(faulty)
+    if others or len(faulty) > 10:
+        tell(
+            f"warning: of {len(collection.skipped)} models left out, {len(faulty)} are faulty and "
+            f"{others} belong to no cluster",
+            "yellow",
+        )
+    return collection

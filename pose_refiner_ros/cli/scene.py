@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pose_refiner_ros.cli_common import (
+from pose_refiner_ros.cli.common import (
     Device,
     console,
     rich_table,
