@@ -66,8 +66,10 @@ def train(
         str, typer.Option(help="auto, 32-true, bf16-mixed, 16-mixed ...: Fabric's names.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw, each device.")] = 1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and pictures.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in FOLDER.")
+    ] = False,
 ) -> None:
     """Train the encoder on vehicles that are drawn as they are needed."""
     with user_errors():

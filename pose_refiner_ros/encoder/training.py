@@ -61,14 +61,25 @@ def train_encoder(
     """Train an encoder with Adam; returns it and the record of its training.
 
     training: batches (windows, pinhole, camera_from_object, class_index) without end; validation:
-    a few fixed ones. folder: where the checkpoint and TensorBoard's files go; with `resume` the
-    checkpoint there is gone on from. Raises EncoderError for a checkpoint of other settings or a
-    training that diverges.
+    a few fixed ones. folder: where the checkpoint and TensorBoard's files go; resume: go on from
+    the checkpoint there. Raises EncoderError where that is missing or of other settings, where one
+    is there without `resume`, and for a training that diverges.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.loggers import TensorBoardLogger
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    checkpoint = folder / CHECKPOINT
+    if resume and not checkpoint.exists():
+        raise EncoderError(
+            f"{checkpoint} does not exist: leave out --resume, or choose the folder of the training "
+            "to go on with"
+        )
+    if checkpoint.exists() and not resume:
+        raise EncoderError(
+            f"{checkpoint} is of an earlier training: go on from it with --resume, remove it, or "
+            "choose another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         fabric = Fabric(
@@ -94,8 +105,7 @@ def train_encoder(
     network, optimizer = fabric.setup(encoder, adam)
     network.mark_forward_method("loss")
     start, seconds = 0, 0.0
-    checkpoint = folder / CHECKPOINT
-    if resume and checkpoint.exists():
+    if resume:
         start, seconds = _resume(fabric, checkpoint, options, network, optimizer, schedule)
     # another seed for each resumption and each process, so that no picture comes twice
     training.seed = int(
@@ -219,13 +229,13 @@ def _resume(fabric, checkpoint, options, network, optimizer, schedule):
         stored = {key: stored[key] for key in ("settings", "step", "seconds", "schedule")}
     except Exception as error:  # zip, pickle and torch have a kind each
         raise EncoderError(
-            f"{checkpoint} is no whole checkpoint ({type(error).__name__}): choose another folder, "
-            "or leave out --resume"
+            f"{checkpoint} is no whole checkpoint ({type(error).__name__}): remove it, or "
+            "choose another folder"
         ) from error
     if stored["settings"] != dataclasses.asdict(settings):
         raise EncoderError(
             f"{checkpoint} is of another architecture: {stored['settings']}, not "
-            f"{dataclasses.asdict(settings)}; choose another folder, or leave out --resume"
+            f"{dataclasses.asdict(settings)}; remove it, or choose another folder"
         )
     if stored["step"] >= options.steps:
         raise EncoderError(

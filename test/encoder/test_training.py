@@ -278,16 +278,27 @@ def test_resuming_draws_other_pictures(vehicles, tmp_path):
 
     meshes = [vehicle.mesh for vehicle in vehicles]
     judged = first(windows_of(vehicles, TINY, 8))
-    for steps, resume in ((2, False), (4, True), (2, False)):
+    for folder, steps, resume in (("one", 2, False), ("one", 4, True), ("two", 2, False)):
         windows = Noted(TINY, meshes, [0, 1, 2, 2], CAMERAS, 4)
         options = dataclasses.replace(FEW, steps=steps)
-        train_encoder(TINY, windows, judged, tmp_path, options, accelerator="cpu", resume=resume)
+        train_encoder(
+            TINY, windows, judged, tmp_path / folder, options, accelerator="cpu", resume=resume
+        )
     assert seeds[0] != seeds[1] and seeds[0] == seeds[2]
 
 
-def test_resuming_without_a_checkpoint_starts(vehicles, tmp_path):
-    _, record = train(vehicles, tmp_path, resume=True)
-    assert record["steps"] == 3
+def test_resuming_without_a_checkpoint_is_refused(vehicles, tmp_path):
+    with pytest.raises(EncoderError, match="does not exist: leave out --resume"):
+        train(vehicles, tmp_path / "new", resume=True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_checkpoint_is_never_replaced_by_another_training(vehicles, tmp_path):
+    train(vehicles, tmp_path)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(EncoderError, match="earlier training: go on from it with --resume"):
+        train(vehicles, tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
 def test_checkpoints_that_do_not_fit_are_named(vehicles, tmp_path):
@@ -335,7 +346,7 @@ def test_no_checkpoint_is_made_of_weights_that_are_no_numbers(vehicles, tmp_path
     monkeypatch.setattr(Encoder, "loss", bad)
     options = dataclasses.replace(FEW, steps=5, log_every=100)
     with pytest.raises(EncoderError, match=r"NaN or infinite at step 5.* resume from"):
-        train(vehicles, tmp_path, options=options)
+        train(vehicles, tmp_path, options=options, resume=True)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
