@@ -7,6 +7,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from pose_refiner_ros.tensor_file import TensorFileError, read_tensors
+
 from .network import Encoder, EncoderError, EncoderSettings
 
 FORMAT = "pose_refiner_ros encoder 1"
@@ -41,24 +43,14 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict]:
     Raises EncoderError where the file is not there, is no encoder, or is one of another
     architecture.
     """
-    from safetensors import SafetensorError, safe_open
+    import torch
 
     path = Path(path)
-    if path.is_dir():
-        raise EncoderError(f"encoder weights {path} are a folder: give the .safetensors file")
-    if not path.is_file():
-        raise EncoderError(f"encoder weights {path} do not exist")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in list(file.keys())}
-    except OSError as error:
-        raise EncoderError(f"encoder weights {path} cannot be read: {error}") from error
-    except SafetensorError as error:
-        raise EncoderError(
-            f"{path} is not a whole safetensors file ({path.stat().st_size:,} bytes: {error}): cut "
-            "short? copy it again, or train it with `pose-refiner encoder train`"
-        ) from error
+        arrays, metadata = read_tensors(path, "encoder weights", "pose-refiner encoder train")
+    except TensorFileError as error:
+        raise EncoderError(str(error)) from error
+    tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     if metadata.get("format") != FORMAT:
         raise EncoderError(
             f"{path} holds {metadata.get('format', 'weights of something else')!r}, not "
