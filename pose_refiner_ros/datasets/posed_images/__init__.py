@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photos with known cameras from four layouts, in one convention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pose_refiner_ros.datasets.posed_images import bop_views, instant_ngp, llff, nerf_synthetic
+from pose_refiner_ros.datasets.posed_images.agreement import check_agreement
+from pose_refiner_ros.datasets.posed_images.hull import visual_hull
+from pose_refiner_ros.datasets.posed_images.reading import SPLITS, check_several
+from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
+
+__all__ = ["PosedImages", "PosedImagesError", "check_agreement", "load_posed_images"]
+
+_PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
+_LOOKED_FOR = (
+    "transforms_train.json (NeRF-synthetic), transforms.json (instant-ngp, nerfstudio), "
+    "poses_bounds.npy (LLFF), scene_camera.json (a BOP scene, or folders of them)"
+)
+_MARGIN = 0.01  # of the hull's diagonal, on each side
+_ROUNDS = 3
+
+
+def load_posed_images(
+    source: str | Path,
+    split: str = "train",
+    scale: float = 1.0,
+    factor: int = 1,
+    object_id: int | None = None,
+) -> PosedImages:
+    """Pictures and cameras of a source, whichever of the layouts it has.
+
+    What is looked for, in this order: transforms_train.json (nerf_synthetic.py), transforms.json
+    (instant_ngp.py), poses_bounds.npy (llff.py), scene_camera.json in it or in folders of it
+    (bop_views.py). Where no file says which pictures are for testing, every 8th is, from the first.
+
+    Args:
+        source: a folder, or one of these files, or another JSON file like transforms.json.
+        split: train | test | all.
+        scale: metres per unit of the source's positions. BOP's are metres already.
+        factor: whole number by which pictures are made smaller as they are read.
+        object_id: of a BOP scene; may be None if it has only one object.
+
+    Returns:
+        PosedImages. Where there are masks the bounds are as small as the loaded ones allow,
+        unless BOP's models_info.json has the box of the model.
+
+    Raises:
+        PosedImagesError: saying what is wrong with which file. Also for poses that do not agree
+            with each other (check_agreement), and for less than two pictures unless for testing.
+    """
+    source = Path(source)
+    if split not in SPLITS:
+        raise PosedImagesError(f"split must be {', '.join(SPLITS[:2])} or all, got {split!r}")
+    if not (np.isfinite(scale) and scale > 0):
+        raise PosedImagesError(f"scale must be positive metres per unit, got {scale}")
+    if factor != int(factor) or factor < 1:
+        raise PosedImagesError(f"factor must be a whole number from 1, got {factor}")
+    posed, final_bounds = _load(source, split, int(factor), object_id)
+    if split != "test":
+        check_several(len(posed), split, source)
+    posed.camera_from_object[:, :3, 3] *= scale
+    posed.bounds = posed.bounds * scale
+    if posed.near_far is not None:
+        posed.near_far = posed.near_far * scale
+    try:
+        check_agreement(posed)
+    except PosedImagesError as error:
+        raise PosedImagesError(f"{source}: {error}") from error
+    if posed.alpha is not None and not final_bounds:
+        posed.bounds = _tightened(posed)
+    return posed
+
+
+def _load(source: Path, split: str, factor: int, object_id: int | None) -> tuple[PosedImages, bool]:
+    """The pictures, and whether the bounds need no tightening."""
+    if not source.exists():
+        raise PosedImagesError(f"{source} does not exist")
+    folder = source if source.is_dir() else source.parent
+    wanted = None if source.is_dir() else source.name
+
+    def has(name: str) -> bool:
+        return wanted == name or (wanted is None and (folder / name).is_file())
+
+    is_bop = has("scene_camera.json") or (
+        wanted is None and any(folder.glob("*/scene_camera.json"))
+    )
+    if wanted in _PARTS or has(_PARTS[0]):
+        posed = nerf_synthetic.load(folder, split, factor)
+    elif has("transforms.json"):
+        posed = instant_ngp.load(folder / "transforms.json", split, factor)
+    elif has("poses_bounds.npy"):
+        posed = llff.load(folder / "poses_bounds.npy", split, factor)
+    elif is_bop:
+        return bop_views.load(folder, split, factor, object_id)
+    elif source.suffix == ".json" and wanted is not None:
+        posed = instant_ngp.load(source, split, factor)
+    else:
+        raise PosedImagesError(_unknown(source))
+    if object_id is not None:
+        raise PosedImagesError(f"{source}: object_id is for BOP scenes, and this is none")
+    return posed, False
+
+
+def _unknown(source: Path) -> str:
+    splits = sorted({p.parent.parent.name for p in source.glob("*/*/scene_camera.json")})
+    return f"{source}: no known layout; looked for {_LOOKED_FOR}" + (
+        f"; give one of its folders of scenes: {', '.join(splits)}" if splits else ""
+    )
+
+
+def _tightened(posed: PosedImages) -> np.ndarray:
+    """(2, 3): the box of the visual hull with some margin, found in rounds of finer cells."""
+    box = posed.bounds
+    for _ in range(_ROUNDS):
+        hull = visual_hull(posed, box)
+        if not len(hull.centres):
+            break
+        box = hull.box
+    margin = _MARGIN * np.linalg.norm(box[1] - box[0])
+    return np.stack(
+        (np.maximum(box[0] - margin, posed.bounds[0]), np.minimum(box[1] + margin, posed.bounds[1]))
+    )

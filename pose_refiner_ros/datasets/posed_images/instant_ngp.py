@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layout of instant-ngp and nerfstudio: transforms.json, or a JSON file of that kind.
+
+Poses, intrinsics and lenses as in transforms.py, frames sorted by name. `mask_path`, or alpha,
+shows the object. transforms_test.json, if there is one, has the test pictures, else every 8th of
+transforms.json is one.
+
+Bounds: with aabb_scale, instant-ngp's cube, which has that side about 0.5 after positions were
+multiplied by `scale` (0.33) and moved by `offset` (0.5). Without: with masks the cube that they
+need, else the cube about the point the cameras look at that reaches to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pose_refiner_ros.datasets.posed_images.hull import box_around_masks, box_before_cameras
+from pose_refiner_ros.datasets.posed_images.reading import split_indices
+from pose_refiner_ros.datasets.posed_images.transforms import load_frames, read_transforms
+from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
+
+
+def load(path: Path, split: str, factor: int) -> PosedImages:
+    """The pictures of a split, in the file's unit. Bounds are not yet tightened.
+
+    Raises:
+        PosedImagesError: a file is missing or unusable, or nothing says where the object is.
+    """
+    content, frames = _sorted_frames(path)
+    test = path.with_name("transforms_test.json")
+    if test.exists():
+        frames = (frames if split != "test" else []) + (
+            _sorted_frames(test)[1] if split != "train" else []
+        )
+    else:
+        frames = [frames[i] for i in split_indices(len(frames), split, path)]
+    posed = load_frames(frames, factor)
+    posed.bounds = _bounds(content, posed, path)
+    return posed
+
+
+def _sorted_frames(path: Path) -> tuple[dict[str, Any], list]:
+    content, frames = read_transforms(path)
+    return content, sorted(frames, key=lambda frame: frame.name)
+
+
+def _bounds(content: Mapping[str, Any], posed: PosedImages, path: Path) -> np.ndarray:
+    if "aabb_scale" in content:
+        try:
+            side = float(content["aabb_scale"])
+            scale = float(content.get("scale", 0.33))
+            offset = np.broadcast_to(np.asarray(content.get("offset", 0.5), np.float64), 3)
+        except (TypeError, ValueError):
+            side = scale = np.nan
+        if not (side > 0 and scale > 0 and np.isfinite((side, scale, *offset)).all()):
+            raise PosedImagesError(
+                f"{path}: aabb_scale and scale must be positive numbers, offset one or three"
+            )
+        return (0.5 - offset + np.array([[-side / 2], [side / 2]])) / scale
+    box = box_before_cameras(posed) if posed.alpha is None else box_around_masks(posed)
+    if box is None:
+        raise PosedImagesError(
+            f"{path}: nothing says where the scene is, as its cameras look in parallel or its "
+            "masks are empty; add aabb_scale, scale and offset"
+        )
+    return box

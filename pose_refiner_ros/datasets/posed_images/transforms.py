@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The JSON of frames that NeRF-synthetic, instant-ngp and nerfstudio share.
+
+`transform_matrix` is world-from-camera, camera axes x right, y up, z backwards (OpenGL's). Pixel
+centres lie at half pixels there, at whole pixels here: half a pixel is taken off the principal
+point. Intrinsics stand beside the frames or in each of them: fl_x, fl_y, cx, cy, w, h, or
+camera_angle_x (radians). Lenses: camera_model PINHOLE, OPENCV (k1 k2 k3 p1 p2) or OPENCV_FISHEYE
+(k1 k2 k3 k4); pictures are undistorted to a pinhole with the same intrinsics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pose_refiner_ros.datasets.posed_images.reading import (
+    PICTURE_SUFFIXES,
+    inverse,
+    picture_scale,
+    read_mask,
+    read_picture,
+    rigid,
+)
+from pose_refiner_ros.datasets.posed_images.undistort import undistort, undistortion_map
+from pose_refiner_ros.datasets.posed_images.views import (
+    PosedImages,
+    PosedImagesError,
+    View,
+    stack,
+)
+from pose_refiner_ros.geometry.camera import Camera, CameraError
+
+_OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+_PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
+_POLYNOMIALS = ("OPENCV", "RADIAL", "SIMPLE_RADIAL")
+_FISHEYE = "OPENCV_FISHEYE"
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture as the file describes it.
+
+    Attributes:
+        name: file_path as written.
+        picture: where it lies.
+        mask: file that shows the object in white, or None.
+        camera_from_world: (4, 4), OpenCV axes, units of the file.
+        values: intrinsics: the file's, overridden by the frame's own.
+    """
+
+    name: str
+    picture: Path
+    mask: Path | None
+    camera_from_world: np.ndarray
+    values: Mapping[str, Any]
+
+
+def read_transforms(path: Path) -> tuple[dict[str, Any], list[Frame]]:
+    """The file's own values, and its frames in the order of the file.
+
+    Raises:
+        PosedImagesError: no JSON with frames, or a frame without picture or usable pose.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PosedImagesError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise PosedImagesError(f"{path} is not readable JSON: {error}") from error
+    frames = content.pop("frames", None) if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise PosedImagesError(f"{path} has no 'frames', a list with one entry per picture")
+    return content, [_frame(path, content, i, entry) for i, entry in enumerate(frames)]
+
+
+def load_frames(frames: Sequence[Frame], factor: int = 1) -> PosedImages:
+    """Pictures of frames, undistorted, in the units of the file; bounds are NaN.
+
+    Raises:
+        PosedImagesError: a picture or mask that cannot be used, or intrinsics.
+    """
+    maps = lru_cache(maxsize=1)(undistortion_map)  # frames mostly share their camera
+
+    def views() -> Iterator[View]:
+        for frame in frames:
+            image, alpha = read_picture(frame.picture)
+            if frame.mask is not None:
+                alpha = read_mask(frame.mask, image.shape[:2])
+            camera = camera_of(frame.values, image.shape[:2], frame.name)
+            weight = None
+            if camera.is_distorted:
+                image, alpha, weight = undistort(image, alpha, maps(camera))
+            yield View(frame.name, image, alpha, weight, camera.intrinsics, frame.camera_from_world)
+
+    return stack(views(), len(frames), factor)
+
+
+def camera_of(values: Mapping[str, Any], size: tuple[int, int], name: str) -> Camera:
+    """The camera of a picture of `size` (height, width), centres of pixels at whole numbers.
+
+    Raises:
+        PosedImagesError: intrinsics are missing or do not fit the picture.
+    """
+    height, width = size
+    w, h = _number(values, "w", name, width), _number(values, "h", name, height)
+    scale_x, scale_y = picture_scale((h, w), size, name)
+    fx = _focal(values, "x", w, name)
+    if fx is None:
+        raise PosedImagesError(f"{name}: the file of poses has neither fl_x nor camera_angle_x")
+    fy = _focal(values, "y", h, name)
+    fy = fx if fy is None else fy
+    cx, cy = _number(values, "cx", name, w / 2), _number(values, "cy", name, h / 2)
+    if not (0 <= cx <= w and 0 <= cy <= h):
+        raise PosedImagesError(
+            f"{name}: the principal point ({cx:g}, {cy:g}) lies outside the picture of "
+            f"{w:g}x{h:g}; w and h must be those of the picture that cx and cy belong to"
+        )
+    K = [[fx * scale_x, 0, cx * scale_x - 0.5], [0, fy * scale_y, cy * scale_y - 0.5], [0, 0, 1]]
+    try:
+        return Camera(np.array(K), size, *_lens(values, name))
+    except CameraError as error:
+        raise PosedImagesError(f"{name}: {error}") from error
+
+
+def _frame(path: Path, content: Mapping[str, Any], index: int, entry: Any) -> Frame:
+    name = entry.get("file_path") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str):
+        raise PosedImagesError(f"{path}, frame {index}: lacks 'file_path', the name of a picture")
+    pose = rigid(entry.get("transform_matrix"), f"{path}, {name}")
+    mask = entry.get("mask_path")
+    return Frame(
+        name,
+        _picture(path.parent, name),
+        _picture(path.parent, mask) if isinstance(mask, str) else None,
+        inverse(pose @ _OPENCV_FROM_OPENGL),
+        {**content, **entry},
+    )
+
+
+def _picture(folder: Path, name: str) -> Path:
+    path = folder / name.replace("\\", "/")
+    if path.is_file():
+        return path
+    for suffix in PICTURE_SUFFIXES:
+        candidate = path.with_name(path.name + suffix)
+        if candidate.is_file():
+            return candidate
+    raise PosedImagesError(f"picture {path} is missing")
+
+
+def _number(values: Mapping[str, Any], key: str, name: str, default: float | None) -> Any:
+    value = values.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise PosedImagesError(f"{name}: {key} must be a number, got {value!r}")
+    if key in ("w", "h", "fl_x", "fl_y") and value <= 0:
+        raise PosedImagesError(f"{name}: {key} is {value:g} pixels, it must be positive")
+    return float(value)
+
+
+def _focal(values: Mapping[str, Any], axis: str, length: float, name: str) -> float | None:
+    focal = _number(values, f"fl_{axis}", name, None)
+    angle = _number(values, f"camera_angle_{axis}", name, None)
+    if focal is not None or angle is None:
+        return focal
+    if not 0 < angle < math.pi:
+        raise PosedImagesError(
+            f"{name}: camera_angle_{axis} is {angle:g}, it must lie between 0 and pi (radians)"
+        )
+    return 0.5 * length / math.tan(0.5 * angle)
+
+
+def _lens(values: Mapping[str, Any], name: str) -> tuple[str, list[float]]:
+    """Distortion model and coefficients as geometry.camera has them."""
+    k1, k2, k3, k4, p1, p2 = (
+        _number(values, key, name, 0.0) for key in ("k1", "k2", "k3", "k4", "p1", "p2")
+    )
+    fisheye = bool(values.get("is_fisheye"))
+    model = values.get("camera_model") or (_FISHEYE if fisheye else "OPENCV")
+    if model == _FISHEYE:
+        return "equidistant", [k1, k2, k3, k4]
+    if model not in _PINHOLES + _POLYNOMIALS:
+        known = ", ".join((*_PINHOLES, *_POLYNOMIALS, _FISHEYE))
+        raise PosedImagesError(f"{name}: camera_model {model!r} is not known; known are {known}")
+    coefficients = [k1, k2, p1, p2, k3]
+    if k4 or (model in _PINHOLES and any(coefficients)):
+        raise PosedImagesError(
+            f"{name}: camera_model {model} does not go with k1 k2 k3 k4 p1 p2 = "
+            f"{k1:g} {k2:g} {k3:g} {k4:g} {p1:g} {p2:g}"
+        )
+    return "plumb_bob", coefficients

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Photos whose cameras are known, in one convention whatever file they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+
+class PosedImagesError(ValueError):
+    """A source of photos that cannot be used; the message says what is wrong with which file."""
+
+
+@dataclass(eq=False)
+class View:
+    """One photo and its camera; the fields are those of PosedImages, for one picture."""
+
+    name: str
+    image: np.ndarray
+    alpha: np.ndarray | None
+    weight: np.ndarray | None
+    intrinsics: np.ndarray
+    camera_from_object: np.ndarray
+
+
+@dataclass(eq=False)
+class PosedImages:
+    """Photos of one size without distortion, and where their cameras were.
+
+    Attributes:
+        names: of the pictures, for messages.
+        images: (N, H, W, 3) uint8 RGB, not multiplied by alpha.
+        alpha: (N, H, W) uint8, 255 = object; None if no mask was given.
+        intrinsics: (N, 3, 3) float64, pixels; pixel (0, 0) is the centre of the top-left pixel.
+        camera_from_object: (N, 4, 4) float64, metres, axes x right, y down, z forward.
+        bounds: (2, 3) float64, metres: lowest and highest corner of the box worth modelling, in
+            the object's frame.
+        near_far: (N, 2) metres along the camera's z; None where the source does not say.
+        weight: (N, H, W) bool, False = says nothing: hidden by something else, or beyond the
+            edge of the photo that was undistorted; None if every pixel counts.
+    """
+
+    names: list[str]
+    images: np.ndarray
+    alpha: np.ndarray | None
+    intrinsics: np.ndarray
+    camera_from_object: np.ndarray
+    bounds: np.ndarray
+    near_far: np.ndarray | None = None
+    weight: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of every picture."""
+        return self.images.shape[1:3]
+
+    @property
+    def camera_positions(self) -> np.ndarray:
+        """(N, 3) metres, object frame."""
+        R, t = self.camera_from_object[:, :3, :3], self.camera_from_object[:, :3, 3]
+        return -np.einsum("nji,nj->ni", R, t)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> PosedImages:
+        """Those pictures alone, in that order (copies). `bounds` stays."""
+        indices = np.asarray(indices, np.intp)
+        arrays = ("images", "alpha", "intrinsics", "camera_from_object", "near_far", "weight")
+        chosen = {n: None if (a := getattr(self, n)) is None else a[indices] for n in arrays}
+        return replace(self, names=[self.names[i] for i in indices], **chosen)
+
+    def resized(self, factor: int) -> PosedImages:
+        """Pictures made smaller by a whole factor, each pixel the mean of factor x factor.
+
+        Colours are averaged as they are seen, weighted by alpha. A pixel counts only if all that
+        went into it did. Rows and columns that are left over, at the bottom and right, are cut.
+
+        Raises:
+            PosedImagesError: the factor is not a whole number from 1 to the pictures' size.
+        """
+        small = stack(iter(self), len(self), factor)
+        return replace(small, bounds=self.bounds.copy(), near_far=self.near_far)
+
+    def __iter__(self) -> Iterator[View]:
+        for i, name in enumerate(self.names):
+            yield View(
+                name,
+                self.images[i],
+                None if self.alpha is None else self.alpha[i],
+                None if self.weight is None else self.weight[i],
+                self.intrinsics[i],
+                self.camera_from_object[i],
+            )
+
+
+def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
+    """Views one after the other into arrays that are allocated once.
+
+    Args:
+        views: at most `count` of them; each is made smaller as it comes.
+        factor: as for PosedImages.resized.
+
+    Returns:
+        PosedImages with NaN for bounds; near_far None. Alpha that is 255 everywhere is None.
+
+    Raises:
+        PosedImagesError: sizes differ, there is no view, or the factor does not fit.
+    """
+    posed = first = None
+    n = 0
+    for view in views:
+        size = view.image.shape[:2]
+        if posed is None:
+            first, first_size = view.name, size
+            posed = _allocated(count, _divided(size, factor))
+        elif size != first_size:
+            raise PosedImagesError(
+                f"pictures must have one size, but {first} is {_size(first_size)} and "
+                f"{view.name} {_size(size)} (width x height)"
+            )
+        view = _shrunk(view, factor)
+        posed.names.append(view.name)
+        posed.images[n] = view.image
+        posed.intrinsics[n] = view.intrinsics
+        posed.camera_from_object[n] = view.camera_from_object
+        if view.alpha is not None:
+            if posed.alpha is None:
+                posed.alpha = np.full(posed.images.shape[:3], 255, np.uint8)
+            posed.alpha[n] = view.alpha
+        if view.weight is not None:
+            if posed.weight is None:
+                posed.weight = np.ones(posed.images.shape[:3], bool)
+            posed.weight[n] = view.weight
+        n += 1
+    if posed is None:
+        raise PosedImagesError("there are no pictures")
+    if n < count:
+        posed.names.extend([""] * (count - n))
+        posed = posed.subset(range(n))
+    if posed.alpha is not None and posed.alpha.min() == 255:
+        posed.alpha = None
+    return posed
+
+
+def _allocated(count: int, size: tuple[int, int]) -> PosedImages:
+    return PosedImages(
+        [], np.empty((count, *size, 3), np.uint8), None, np.empty((count, 3, 3)),
+        np.empty((count, 4, 4)), np.full((2, 3), np.nan),
+    )  # fmt: skip
+
+
+def _divided(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    if factor != int(factor) or not 1 <= factor <= min(size):
+        raise PosedImagesError(
+            f"pictures of {_size(size)} cannot be made smaller by {factor}; "
+            f"give a whole number from 1 to {min(size)}"
+        )
+    return size[0] // int(factor), size[1] // int(factor)
+
+
+def _shrunk(view: View, factor: int) -> View:
+    if factor == 1:
+        return view
+    height, width = _divided(view.image.shape[:2], factor)
+    rows, columns = height * factor, width * factor
+
+    def mean(array: np.ndarray) -> np.ndarray:
+        array = array[:rows, :columns].astype(np.float32)
+        # For whole factors INTER_AREA is the mean of the block.
+        return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+
+    image = view.image.astype(np.float32)
+    if view.alpha is None:
+        alpha, small = None, mean(image)
+    else:
+        alpha = mean(view.alpha)
+        premultiplied = mean(image * view.alpha[..., None])
+        # Where nothing is seen any colour will do.
+        small = np.where(
+            alpha[..., None] > 0, premultiplied / np.maximum(alpha, 1e-9)[..., None], mean(image)
+        )
+        alpha = np.rint(alpha).astype(np.uint8)
+    weight = None if view.weight is None else mean(view.weight) > 1.0 - 1e-6
+    K = view.intrinsics / factor
+    # Half a pixel is added and taken away because pixel centres, not corners, are integers.
+    K[:2, 2] = (view.intrinsics[:2, 2] + 0.5) / factor - 0.5
+    K[2, 2] = 1.0
+    small = np.rint(small).clip(0, 255).astype(np.uint8)
+    return View(view.name, small, alpha, weight, K, view.camera_from_object)
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[1]}x{size[0]}"
