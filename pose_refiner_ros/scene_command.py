@@ -25,7 +25,6 @@ from pose_refiner_ros.single_image import InputError, Problem, read_json, readab
 if TYPE_CHECKING:
     from pose_refiner_ros.objects.library import ObjectLibrary
 
-DEFAULT_LIBRARY = Path(__file__).parent / "data" / "vehicles" / "vehicles.yaml"
 DEFAULT_HEIGHT = 1.5  # metres: the camera's of the paper
 OFF_GROUND = 0.3  # metres above or below; what is farther off does not stand on the ground
 
@@ -38,13 +37,6 @@ class FilePose:
     name: str
     camera_from_object: np.ndarray
     quality: str = ""
-
-
-def library_path(objects: Path | None) -> Path:
-    """The given library, or that of the vehicle categories."""
-    if objects is None and not DEFAULT_LIBRARY.is_file():
-        raise InputError("which objects? Give the library that the poses belong to with --objects")
-    return objects or DEFAULT_LIBRARY
 
 
 def ground_plane(

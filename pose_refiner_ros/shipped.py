@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch is imported where an encoder is used
 VEHICLES = Path(__file__).parent / "data" / "vehicles"
 OBJECTS = VEHICLES / "vehicles.yaml"
 ENCODER = VEHICLES / "encoder.safetensors"
+EULER_ENCODER = VEHICLES / "encoder_euler_cosine.safetensors"  # the paper's head, for comparison
 NO_ENCODER = "none"
 
 

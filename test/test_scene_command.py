@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pose_refiner_ros import scene_command
+from pose_refiner_ros import shipped
 from pose_refiner_ros.cli import app
 
 CAMERA = {
@@ -172,12 +172,10 @@ def test_objects_that_float_or_are_sunk_are_said(run, tmp_path):
 
 def test_the_default_library_is_that_of_the_categories(run, tmp_path, monkeypatch, bop_folder):
     poses = write(tmp_path / "poses.json", entry(3))
-    monkeypatch.setattr(scene_command, "DEFAULT_LIBRARY", tmp_path / "none.yaml")
-    check_refused(run(poses, objects=None), "with --objects")
     library = tmp_path / "vehicles.yaml"
     mesh = bop_folder / "models/obj_000001.ply"
     library.write_text(f"objects: {{wedge: {{mesh: {mesh}, unit: mm}}}}")
-    monkeypatch.setattr(scene_command, "DEFAULT_LIBRARY", library)
+    monkeypatch.setattr(shipped, "OBJECTS", library)
     assert run(poses, objects=None).exit_code == 0
 
 

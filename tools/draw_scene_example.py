@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pose_refiner_ros import shipped
 from pose_refiner_ros.datasets.street import Street
-from pose_refiner_ros.datasets.vehicles.library import DEFAULT_LIBRARY, FOLDER
 from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
@@ -27,8 +27,8 @@ def main(time: float = 5.5, target: Path = TARGET) -> None:
     camera = Camera(np.array([[600.0, 0, 319.5], [0, 600.0, 239.5], [0, 0, 1]]), (480, 640))
     street = Street(camera)
     seen = street.frame(time)
-    library = ObjectLibrary.load(DEFAULT_LIBRARY)
-    encoder = PoseEncoder.load(FOLDER / "encoder.safetensors")
+    library = ObjectLibrary.load(shipped.OBJECTS)
+    encoder = PoseEncoder.load(shipped.ENCODER)
     labels = {int(label): None for label in np.unique(seen.masks) if label}
     frame = Frame(seen.masks, camera, labels)
     poses = Pipeline(library, device="cpu", encoder=encoder).process(frame)

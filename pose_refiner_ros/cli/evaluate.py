@@ -41,7 +41,7 @@ def palazzi(
     ] = None,
     euler_encoder: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Weights of the paper's pose head, for one row more."),
+        typer.Option(metavar="FILE", help="Weights of the paper's pose head; likewise."),
     ] = None,
     shapenet: ShapeNetOption = None,
     clusters: ClustersOption = None,
@@ -60,15 +60,14 @@ def palazzi(
         where = start_warp(device)
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+        from pose_refiner_ros import shipped
         from pose_refiner_ros.encoder.inference import PoseEncoder
         from pose_refiner_ros.encoder.weights import load_encoder
         from pose_refiner_ros.evaluation import palazzi as evaluation
         from pose_refiner_ros.evaluation.palazzi_tables import summary_lines
 
-        loaded = PoseEncoder.load(encoder or evaluation.DEFAULT_ENCODER, where)
-        if euler_encoder is None and evaluation.DEFAULT_EULER_ENCODER.is_file():
-            euler_encoder = evaluation.DEFAULT_EULER_ENCODER
-        euler, euler_record = (None, {}) if euler_encoder is None else load_encoder(euler_encoder)
+        loaded = PoseEncoder.load(encoder or shipped.ENCODER, where)
+        euler, euler_record = load_encoder(euler_encoder or shipped.EULER_ENCODER)
         foreign = [] if vehicles is None else evaluation.load_foreign(vehicles)
         per_cluster, of_collection = evaluation.recorded_collection(loaded.record)
         collection = collection_of(shapenet, clusters, per_cluster, of_collection)

@@ -11,6 +11,7 @@ import typer
 
 from pose_refiner_ros.cli.common import (
     Device,
+    ObjectsOption,
     console,
     rich_table,
     start_warp,
@@ -33,13 +34,7 @@ Point = tuple[float, float, float]
 def scene(
     poses: Annotated[Path, typer.Argument(metavar="POSES", help="JSON that refine has written.")],
     out: Annotated[Path, typer.Option(help="Where to draw the scene, PNG.")],
-    objects: Annotated[
-        Path | None,
-        typer.Option(
-            help="Object library YAML, or a BOP models/ folder; that of the vehicle categories if "
-            "not given."
-        ),
-    ] = None,
+    objects: ObjectsOption = None,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Where to write the poses in the scene.")
     ] = None,
@@ -92,6 +87,7 @@ def scene(
     with user_errors():
         start_warp(Device.cpu)
         from pose_refiner_ros import scene_command as command
+        from pose_refiner_ros import shipped
         from pose_refiner_ros.datasets.bop import write_atomically
         from pose_refiner_ros.objects.library import ObjectLibrary
         from pose_refiner_ros.rendering.scene_view import draw_scene
@@ -100,7 +96,7 @@ def scene(
         picture_size = command.checked_size(size)
         shown = command.chosen_view(view.value, eye or (), target or (), fov, picture_size)
         camera, found, problems = command.read_poses(poses)
-        library = ObjectLibrary.load(command.library_path(objects))
+        library = ObjectLibrary.load(objects or shipped.OBJECTS)
         composed, left_out = command.make_scene(camera, found, ground)
         drawn, not_drawn = command.drawable(composed, library)
         problems += left_out + not_drawn + command.off_ground(drawn, library)

@@ -72,8 +72,8 @@ def train_encoder(
     checkpoint = folder / CHECKPOINT
     if resume and not checkpoint.exists():
         raise EncoderError(
-            f"{checkpoint} does not exist: leave out --resume, or choose the folder of the training "
-            "to go on with"
+            f"{checkpoint} does not exist: leave out --resume, or choose the folder of the "
+            "training to go on with"
         )
     if checkpoint.exists() and not resume:
         raise EncoderError(

@@ -22,9 +22,9 @@ import numpy as np
 import yaml
 
 import pose_refiner_ros
+from pose_refiner_ros import shipped
 from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, PER_CLUSTER, Collection, Vehicle
-from pose_refiner_ros.datasets.vehicles.library import DEFAULT_LIBRARY, FOLDER
 from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.evaluation import palazzi_blocks as blocks
@@ -32,9 +32,7 @@ from pose_refiner_ros.evaluation.palazzi_tables import markdown
 from pose_refiner_ros.evaluation.palazzi_views import draw_views, look, mixed
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.mesh import load_mesh
-
-DEFAULT_ENCODER = FOLDER / "encoder.safetensors"
-DEFAULT_EULER_ENCODER = FOLDER / "encoder_euler_cosine.safetensors"
+from pose_refiner_ros.objects.model import ObjectModel
 
 Progress = Callable[[str, int, int], None]  # block, done, total
 
@@ -251,9 +249,9 @@ def run_palazzi(
     }
     strangers = None
     if foreign:
-        shipped = blocks.Tools(encoder, default_medoids(), device)
+        own = blocks.Tools(encoder, shipped_medoids(), device)
         tick = block("Vehicles from elsewhere", 3 * counts.foreign * len(foreign))
-        strangers = blocks.foreign_vehicles(shipped, foreign, counts.foreign, rng, tick)
+        strangers = blocks.foreign_vehicles(own, foreign, counts.foreign, rng, tick)
     report = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "version": pose_refiner_ros.__version__,
@@ -286,9 +284,9 @@ def run_palazzi(
     return report
 
 
-def default_medoids():
+def shipped_medoids() -> dict[str, ObjectModel]:
     """Cluster -> model, of the object library that comes with the package."""
-    library = ObjectLibrary.load(DEFAULT_LIBRARY)
+    library = ObjectLibrary.load(shipped.OBJECTS)
     return {model.category: model for model in library.values() if model.category}
 
 

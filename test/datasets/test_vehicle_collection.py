@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from shapes import box
 
+from pose_refiner_ros import shipped
 from pose_refiner_ros.datasets.vehicles import collection as module
 from pose_refiner_ros.datasets.vehicles import make_vehicle, obj_text, sample_shape
 from pose_refiner_ros.datasets.vehicles.collection import (
@@ -16,7 +17,7 @@ from pose_refiner_ros.datasets.vehicles.collection import (
     Vehicle,
     procedural_collection,
 )
-from pose_refiner_ros.datasets.vehicles.library import DEFAULT_LIBRARY, write_library
+from pose_refiner_ros.datasets.vehicles.library import write_library
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_a_library_is_written_of_the_medoids(tmp_path):
 def test_the_default_library_stands_for_each_cluster():
     from pose_refiner_ros.objects.library import ObjectLibrary
 
-    library = ObjectLibrary.load(DEFAULT_LIBRARY)
+    library = ObjectLibrary.load(shipped.OBJECTS)
     assert not library.problems and not library.warnings
     assert tuple(library) == CLUSTERS
     for name, model in library.items():
@@ -122,13 +123,13 @@ def test_the_default_library_stands_for_each_cluster():
 
 def test_the_default_library_is_what_the_generator_makes():
     made = re.findall(
-        r"^  (\w+):  # (\w+?)_(\d+)_(\w+)$", DEFAULT_LIBRARY.read_text(), re.MULTILINE
+        r"^  (\w+):  # (\w+?)_(\d+)_(\w+)$", shipped.OBJECTS.read_text(), re.MULTILINE
     )
     assert [name for name, *_ in made] == list(CLUSTERS)
     for name, cluster, index, kind in made:
         assert cluster == name
         rng = np.random.default_rng((0, CLUSTERS.index(cluster), int(index)))
         text = obj_text(make_vehicle(sample_shape(kind, rng)).mesh)
-        assert text == DEFAULT_LIBRARY.with_name(f"{name}.obj").read_text(), (
+        assert text == shipped.OBJECTS.with_name(f"{name}.obj").read_text(), (
             f"{name}.obj is old: run python -m pose_refiner_ros.datasets.vehicles.library"
         )

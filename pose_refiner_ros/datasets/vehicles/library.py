@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pose_refiner_ros import shipped
 from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.vehicles import obj_text
 
 from .collection import Collection, procedural_collection
-
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "vehicles"
-DEFAULT_LIBRARY = FOLDER / "vehicles.yaml"
 
 COLORS = {"sedan": "[0.80, 0.16, 0.13]", "suv": "[0.20, 0.42, 0.80]", "cargo": "[0.92, 0.70, 0.20]"}
 # What detectors call vehicles of each cluster.
@@ -48,7 +46,7 @@ def write_library(folder: str | Path, collection: Collection) -> Path:
             f"    color: {COLORS[cluster]}",
             f"    aliases: [{', '.join(ALIASES[cluster])}]",
         ]
-    path = folder / DEFAULT_LIBRARY.name
+    path = folder / shipped.OBJECTS.name
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
 
@@ -57,4 +55,4 @@ if __name__ == "__main__":
     from pose_refiner_ros.warp_start import start_warp_quietly
 
     start_warp_quietly()
-    print(f"wrote {write_library(FOLDER, procedural_collection())}")
+    print(f"wrote {write_library(shipped.VEHICLES, procedural_collection())}")
