@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, Vehicle
-from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera, sample_cameras
+from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera
 from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
 from pose_refiner_ros.encoder.training import DEFAULT, TrainingOptions, train_encoder
 from pose_refiner_ros.encoder.training_data import CLEAN, ROUGH, Disturbance, VehicleWindows
@@ -26,7 +26,7 @@ class Cameras:
     settings: PaperCamera | RobotCamera
 
     def __call__(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        return sample_cameras(count, rng, self.settings)
+        return self.settings.sample(count, rng).camera_from_object
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def render(
         collection = collection_of(shapenet, clusters, per_cluster)
         kind = PaperCamera if view is View.paper else RobotCamera
         with progress_bar("Rendering") as progress:
-            vehicles = render_bop(folder, collection, options, kind(size=size), progress)
+            vehicles = render_bop(folder, collection, options, kind(), progress)
     console.print(
         f"{count} images of {vehicles} vehicles in {folder}; for `pose-refiner bop` give "
         f"--split {split.value}",

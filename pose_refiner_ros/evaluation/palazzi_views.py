@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pose_refiner_ros.datasets.vehicles.collection import Vehicle
-from pose_refiner_ros.datasets.vehicles.views import PaperCamera, sample_views, silhouettes
+from pose_refiner_ros.datasets.vehicles.views import PaperCamera, silhouettes
 from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
 from pose_refiner_ros.evaluation.metrics import iou, pose_errors
 from pose_refiner_ros.geometry.camera import Camera
@@ -71,7 +71,7 @@ def draw_views(vehicles: Sequence[Vehicle], count: int, rng: np.random.Generator
     """`count` views by the paper's camera, of each vehicle as many (or one more)."""
     vehicles = list(vehicles)
     index = np.arange(count) % len(vehicles)
-    cameras = sample_views(count, rng, LENS)
+    cameras = LENS.sample(count, rng)
     batch = MeshBatch([vehicle.mesh for vehicle in vehicles])
     masks = silhouettes(batch, index, cameras.camera_from_object, cameras.pinhole, PIXELS)
     return [

@@ -20,8 +20,6 @@ from pose_refiner_ros.datasets.vehicles.views import (
     PaperCamera,
     RobotCamera,
     resized_pinhole,
-    sample_cameras,
-    sample_views,
     silhouettes,
 )
 from pose_refiner_ros.objects.library import ObjectLibrary
@@ -46,7 +44,7 @@ def positions(poses):
 @pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
 def test_views_are_rigid_seeded_and_quick(camera):
     start = time.perf_counter()
-    views = sample_views(10_000, rng(), camera)
+    views = camera.sample(10_000, rng())
     assert time.perf_counter() - start < 0.5  # milliseconds, on an idle machine
     R = views.camera_from_object[:, :3, :3]
     np.testing.assert_allclose(
@@ -56,12 +54,13 @@ def test_views_are_rigid_seeded_and_quick(camera):
     assert views.camera_from_object.dtype == np.float64 and views.pinhole.shape == (10_000, 4)
     assert (R[:, 1, 2] < 0).all()  # the vehicle's up is up in the picture
     assert (views.camera_from_object[:, 2, 3] > 4).all()  # in front of the camera
-    np.testing.assert_array_equal(sample_cameras(10_000, rng(), camera), views.camera_from_object)
+    again = camera.sample(10_000, rng())
+    np.testing.assert_array_equal(again.camera_from_object, views.camera_from_object)
 
 
 def test_the_papers_camera_stands_on_its_grid_and_looks_at_its_points():
     camera = PaperCamera()
-    poses = sample_cameras(5000, rng(), camera)
+    poses = camera.sample(5000, rng()).camera_from_object
     place = positions(poses)
     np.testing.assert_allclose(place[:, 2], 1.5)
     grid = np.linspace(-camera.extent, camera.extent, 10)
@@ -78,7 +77,7 @@ def test_the_papers_camera_stands_on_its_grid_and_looks_at_its_points():
 
 def test_jitter_keeps_its_distance():
     camera = CAMERAS["jitter"]
-    place = positions(sample_cameras(5000, rng(), camera))
+    place = positions(camera.sample(5000, rng()).camera_from_object)
     assert np.linalg.norm(place[:, :2], axis=1).min() > camera.nearest - 1e-9
     assert len(np.unique(place[:, 0].round(6))) > 4000
 
@@ -90,7 +89,7 @@ def test_a_grid_that_is_too_small_is_refused():
 
 def test_the_robots_camera_keeps_to_its_ranges():
     camera = RobotCamera()
-    views = sample_views(5000, rng(), camera)
+    views = camera.sample(5000, rng())
     place = positions(views.camera_from_object)
     distance = np.linalg.norm(place[:, :2], axis=1)
     assert 5 <= distance.min() < 5.1 and 39 < distance.max() <= 40
@@ -103,7 +102,7 @@ def test_the_robots_camera_keeps_to_its_ranges():
 @pytest.mark.parametrize("camera", [CAMERAS["paper"], CAMERAS["robot"]], ids=["paper", "robot"])
 def test_vehicles_are_mostly_in_view(camera):
     batch = MeshBatch([v.mesh for v in vehicles().vehicles])
-    views = sample_views(400, rng(), camera)
+    views = camera.sample(400, rng())
     index = rng(1).integers(len(batch), size=400)
     wide = views.pinhole + np.array([0, 0, 256, 256])
     masks = silhouettes(batch, index, views.camera_from_object, wide, 3 * 256)
@@ -115,7 +114,7 @@ def test_vehicles_are_mostly_in_view(camera):
 
 def test_silhouettes_are_those_of_single_draws_at_any_size():
     batch = MeshBatch([box(4, 2, 1.5), box(5, 2, 2)])
-    views = sample_views(300, rng())
+    views = PaperCamera().sample(300, rng())
     index = np.arange(300) % 2
     masks = silhouettes(batch, index, views.camera_from_object, views.pinhole, 256)
     assert masks.dtype == np.uint8 and masks.max() == 1
@@ -133,7 +132,7 @@ def test_silhouettes_are_those_of_single_draws_at_any_size():
 
 def test_pictures_are_seeded_and_their_masks_are_the_silhouettes():
     vehicle = vehicles().vehicles[0]
-    views = sample_views(6, rng())
+    views = PaperCamera().sample(6, rng())
     silhouette = silhouettes(
         MeshBatch([vehicle.mesh]), 0, views.camera_from_object, views.pinhole, 256
     )
@@ -149,10 +148,18 @@ def test_pictures_are_seeded_and_their_masks_are_the_silhouettes():
 
 
 def test_the_horizon_of_a_background_is_the_cameras():
-    """Above it there is no ground: dark ground under a bright sky splits where the rays do."""
-    pose, pinhole = sample_cameras(1, rng())[0], PaperCamera().pinhole
-    found = [random_background(pose, pinhole, 128, rng(i)) for i in range(12)]
-    assert {f.shape for f in found} == {(128, 128, 3)}
+    """About half of the backgrounds have ground and sky: the greatest step from row to row that
+    they have in common is where the camera's horizon is."""
+    camera = PaperCamera(height=3.0, size=128)  # looks down, the horizon is above the middle
+    pose, pinhole = camera.sample(1, rng())[0][0], camera.pinhole
+    up = pose[:3, 2]
+    horizon = pinhole[3] - pinhole[1] * up[2] / up[1]
+    found = np.stack([random_background(pose, pinhole, 128, rng(i)) for i in range(60)])
+    rows = found.astype(float).mean((2, 3))
+    step = np.median(np.abs(rows[:, 4:] - rows[:, :-4]), axis=0)  # between rows 4 apart
+    assert found.shape == (60, 128, 128, 3) and 30 < horizon < 60
+    assert abs(step.argmax() + 2 - horizon) < 4
+    assert step.max() > 3 * np.median(step)
 
 
 def test_a_data_set_is_written_that_bop_reads(tmp_path):

@@ -16,7 +16,6 @@ from pose_refiner_ros.datasets.vehicles import (
     Part,
     kinds_of,
     make_vehicle,
-    sample_cluster,
     sample_shape,
 )
 from pose_refiner_ros.objects.library import ObjectLibrary
@@ -112,16 +111,19 @@ def test_shapes_are_drawn_within_their_ranges_and_fit_together():
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_a_cluster_has_200_different_models(cluster):
-    rng = np.random.default_rng(0)
-    shapes = [sample_cluster(cluster, rng) for _ in range(200)]
-    assert len(set(shapes)) == 200
-    again = np.random.default_rng(0)
-    assert [sample_cluster(cluster, again) for _ in range(200)] == shapes
+    kinds = kinds_of(cluster)
+
+    def models():
+        rng = np.random.default_rng(0)
+        return [sample_shape(kinds[i % len(kinds)], rng) for i in range(200)]
+
+    shapes = models()
+    assert len(set(shapes)) == 200 and models() == shapes
     sizes = np.array([[s.length, s.height, s.wheelbase, s.hood_length] for s in shapes])
     assert (sizes.std(0) / sizes.mean(0) > [0.05, 0.02, 0.05, 0.07]).all()
     first, second = make_vehicle(shapes[0]), make_vehicle(replace(shapes[0]))
     assert first.mesh.content_hash == second.mesh.content_hash
-    assert len(kinds_of(cluster)) >= 4
+    assert len(kinds) >= 4
 
 
 def test_unknown_names():
@@ -129,7 +131,7 @@ def test_unknown_names():
     with pytest.raises(ValueError, match="'tank' is not known: use one of compact_sedan"):
         sample_shape("tank", rng)
     with pytest.raises(ValueError, match="'boat' is not known: use one of sedan, suv, cargo"):
-        sample_cluster("boat", rng)
+        kinds_of("boat")
 
 
 @pytest.mark.parametrize("name", VEHICLES)

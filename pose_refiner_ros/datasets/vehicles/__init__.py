@@ -12,7 +12,6 @@ from pose_refiner_ros.datasets.vehicles.shape import (
     Kind,
     VehicleShape,
     kinds_of,
-    sample_cluster,
     sample_shape,
 )
 from pose_refiner_ros.objects.mesh import Mesh
@@ -31,7 +30,6 @@ __all__ = [
     "kinds_of",
     "make_vehicle",
     "obj_text",
-    "sample_cluster",
     "sample_shape",
     "write_demo_meshes",
 ]

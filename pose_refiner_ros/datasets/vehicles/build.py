@@ -419,7 +419,7 @@ def _wheel_width(s: VehicleShape) -> float:
     return 0.09 + 0.38 * s.wheel_radius
 
 
-def _wheel(centre, radius: float, width: float, sections=16) -> _Piece:
+def _wheel(centre, radius: float, width: float) -> _Piece:
     """A tyre with a dished rim on its left, axis along y through the centre of its left side."""
     profile = np.array(  # radius, y: from the hub inside over the tread to the hub outside
         [
@@ -432,6 +432,7 @@ def _wheel(centre, radius: float, width: float, sections=16) -> _Piece:
             (0.18, -0.04),
         ]
     ) * [radius, width]
+    sections = 16
     angle = np.linspace(0, 2 * np.pi, sections, endpoint=False)
     circle = np.stack([np.cos(angle), np.zeros(sections), np.sin(angle)], 1)
     rings = profile[:, None, :1] * circle + profile[:, None, 1:] * [0, 1, 0] + centre
@@ -444,11 +445,10 @@ def _wheel(centre, radius: float, width: float, sections=16) -> _Piece:
 def _wheels(s: VehicleShape) -> list[_Piece]:
     p = _places(s)
     width = _wheel_width(s)
-    rear_y, rear_width = 0.5 * s.width - 0.03, width
-    if s.load is not None:  # twin tyres under the load
-        rear_width = 2 * width
-    front = _wheel((p.axles[0], 0.5 * s.width - 0.03, s.wheel_radius), s.wheel_radius, width)
-    rear = _wheel((p.axles[1], rear_y, s.wheel_radius), s.wheel_radius, rear_width)
+    y, radius = 0.5 * s.width - 0.03, s.wheel_radius
+    rear_width = width if s.load is None else 2 * width  # twin tyres under the load
+    front = _wheel((p.axles[0], y, radius), radius, width)
+    rear = _wheel((p.axles[1], y, radius), radius, rear_width)
     return _pair(front) + _pair(rear)
 
 
@@ -479,7 +479,7 @@ def _extras(s: VehicleShape) -> list[_Piece]:
         pieces.append(_bar(low, high, Part.PAINT, 0.012))
     if s.spare_wheel:
         radius = 0.95 * s.wheel_radius
-        wheel = _wheel((0.0, 0.0, 0.0), radius, 0.22, 16)
+        wheel = _wheel((0.0, 0.0, 0.0), radius, 0.22)
         points = wheel.points[:, [1, 0, 2]] * [-1, 1, 1]  # its outer side looks backwards
         points += [p.rear - points[:, 0].min(), 0, 0.62 * s.belt_height + 0.35]
         pieces.append(_Piece(points, wheel.faces, wheel.parts))

@@ -14,7 +14,7 @@ from pose_refiner_ros.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.mesh import Mesh
 
 from .build import make_vehicle
-from .shape import CLUSTERS, KINDS, sample_shape
+from .shape import CLUSTERS, kinds_of, sample_shape
 
 SPLITS = {"train": 0.6, "val": 0.2, "test": 0.2}  # shares of each cluster, without its medoid
 
@@ -116,7 +116,7 @@ def procedural_collection(per_cluster: int = PER_CLUSTER, seed: int = 0) -> Coll
 def _generate(per_cluster: int, seed: int) -> list[Vehicle]:
     vehicles = []
     for number, cluster in enumerate(CLUSTERS):
-        kinds = [name for name, kind in KINDS.items() if kind.cluster == cluster]
+        kinds = kinds_of(cluster)
         for i in range(per_cluster):
             kind = kinds[i % len(kinds)]
             made = make_vehicle(sample_shape(kind, np.random.default_rng((seed, number, i))))

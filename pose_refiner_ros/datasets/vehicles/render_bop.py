@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,12 @@ from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
 from .collection import Collection, CollectionError, Vehicle
 from .pictures import render_picture
-from .views import PaperCamera, RobotCamera, resized_pinhole, sample_views, silhouettes
+from .views import PaperCamera, RobotCamera, resized_pinhole, silhouettes
 
 MARKER = "vehicles.json"  # a folder that has it was written by this module, and may be replaced
 IMAGES_PER_SCENE = 1000
 MAX_SIZE = 4096
+CAMERA = PaperCamera()
 
 
 class RenderError(CollectionError):
@@ -56,13 +57,14 @@ def render_bop(
     folder: str | Path,
     collection: Collection,
     options: RenderOptions = RenderOptions(),
-    camera: PaperCamera | RobotCamera | None = None,
+    camera: PaperCamera | RobotCamera = CAMERA,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Renders pictures of a split's vehicles, the classes in equal shares, into a folder.
 
-    camera: of the views, PaperCamera if not given. The folder is written beside itself and renamed
-    at the end, so it is whole or not there. Returns the number of vehicles in it.
+    camera: of the views; its pictures have the size that the options say. The folder is written
+    beside itself and renamed at the end, so it is whole or not there. Returns the number of
+    vehicles in it.
 
     Raises:
         RenderError: the folder has something else in it, a number makes no sense, or the split has
@@ -70,10 +72,10 @@ def render_bop(
     """
     folder = Path(folder).expanduser()
     check_folder(folder, options)
-    camera = PaperCamera(size=options.size) if camera is None else camera
+    camera = replace(camera, size=options.size)
     rng = np.random.default_rng(options.seed)
     vehicles = _draw_vehicles(collection, options, rng)
-    views = sample_views(options.count, rng, camera)
+    views = camera.sample(options.count, rng)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

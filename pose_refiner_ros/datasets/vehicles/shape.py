@@ -11,7 +11,7 @@ side views, rounded.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -78,14 +78,16 @@ Range = tuple[float, float]
 @dataclass(frozen=True)
 class Kind:
     """Ranges of a kind's numbers. `size` has those that grow together, the others are drawn one by
-    one; `chances` are the probabilities of features and `fixed` is the same in all."""
+    one; `chances` are the probabilities of features, `choices` what else differs, and `fixed` is
+    the same in all."""
 
     cluster: str
     models: str  # real models within the ranges, or at their ends
     size: Mapping[str, Range]
     free: Mapping[str, Range]
-    chances: Mapping[str, float] | None = None
-    fixed: Mapping[str, object] | None = None
+    chances: Mapping[str, float] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _car(length, width, wheelbase, wheel_radius, front_overhang):
@@ -516,6 +518,7 @@ KINDS: dict[str, Kind] = {
             "load_floor": (0.92, 1.08),
         },
         fixed={"side_windows": 1, "rear_glass": False},
+        choices={"load": ("box", "tarp")},
     ),
     "flatbed": Kind(
         "cargo",
@@ -565,37 +568,30 @@ def sample_shape(kind: str, rng: np.random.Generator) -> VehicleShape:
         values[name] = low + where * (high - low)
     for name, (low, high) in table.free.items():
         values[name] = rng.uniform(low, high)
-    for name, chance in (table.chances or {}).items():
+    for name, chance in table.chances.items():
         values[name] = bool(rng.random() < chance)
-    values.update(table.fixed or {})
-    if kind == "light_truck":
-        values["load"] = ("box", "tarp")[int(rng.integers(2))]
+    values.update(table.fixed)
+    for name, options in table.choices.items():
+        values[name] = options[int(rng.integers(len(options)))]
     for name, value in values.items():
         if isinstance(value, float):
             values[name] = round(float(value), 3)
     return _consistent(VehicleShape(**values))
 
 
-def sample_cluster(cluster: str, rng: np.random.Generator) -> VehicleShape:
-    """A vehicle of any of the cluster's kinds, each as likely as the others."""
-    names = kinds_of(cluster)
-    return sample_shape(names[int(rng.integers(len(names)))], rng)
-
-
 def _consistent(shape: VehicleShape) -> VehicleShape:
     """Lengths that were drawn one by one made to fit each other."""
-    values = {field.name: getattr(shape, field.name) for field in fields(shape)}
     # the rear overhang is what length, wheelbase and front overhang leave
     least_overhang = shape.wheel_radius + 0.20 + (0.2 if shape.spare_wheel else 0.0)
     longest = shape.length - shape.front_overhang - least_overhang
-    values["wheelbase"] = round(min(shape.wheelbase, longest), 3)
+    changes = {"wheelbase": round(min(shape.wheelbase, longest), 3)}
     if shape.load is not None:  # the cab ends before the rear wheels, the load begins behind it
         least = shape.hood_length + shape.windscreen_length + shape.rear_window_length
         least += 1.0 if shape.hood_length < 0.5 else 0.65  # the door behind the windscreen
         cab = np.clip(shape.length - shape.deck_length, least, least + 0.35)
-        values["deck_length"] = round(float(shape.length - cab), 3)
+        changes["deck_length"] = round(float(shape.length - cab), 3)
     elif shape.roof_length < 0.8:
         names = ("hood_length", "windscreen_length", "rear_window_length", "deck_length")
         shrink = (shape.length - 0.8) / (shape.length - shape.roof_length)
-        values.update({name: round(shrink * values[name], 3) for name in names})
-    return VehicleShape(**values)
+        changes |= {name: round(shrink * getattr(shape, name), 3) for name in names}
+    return replace(shape, **changes)

@@ -145,20 +145,6 @@ class RobotCamera:
         return Views(poses, _pinholes(fov, self.size))
 
 
-def sample_views(
-    count: int, rng: np.random.Generator, settings: PaperCamera | RobotCamera = PaperCamera()
-) -> Views:
-    """Poses of `count` cameras and their intrinsics."""
-    return settings.sample(count, rng)
-
-
-def sample_cameras(
-    count: int, rng: np.random.Generator, settings: PaperCamera | RobotCamera = PaperCamera()
-) -> np.ndarray:
-    """camera_from_object (N, 4, 4) float64 of `count` cameras, metres."""
-    return settings.sample(count, rng).camera_from_object
-
-
 def silhouettes(
     meshes: MeshBatch,
     mesh_index: np.ndarray,
