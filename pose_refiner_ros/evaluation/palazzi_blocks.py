@@ -28,7 +28,7 @@ from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
 from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
 from pose_refiner_ros.refinement.solver import Level
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
-from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
+from pose_refiner_ros.rendering.soft_rasterizer import MAX_FACES, SoftRasterizer
 
 from .palazzi_views import (
     LABEL,
@@ -251,7 +251,7 @@ class Bench:
 
     def rasterizer(self, resolution: int) -> SoftRasterizer:
         meshes = [model.mesh for model in self.models]
-        return SoftRasterizer.of_meshes(meshes, (resolution, resolution), device=self.tools.device)
+        return SoftRasterizer(meshes, (resolution, resolution), device=self.tools.device)
 
     def priors(self, evidence: Sequence, which: Sequence[int]) -> list[list]:
         """What holds a medoid to the encoder's opinion; nothing where the mesh is the true one."""
@@ -502,7 +502,7 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
         "speedup_solver_over_30_soft_steps_at_128": found["gradient_pose_ms"] / solver,
         "speedup_one_hypothesis": one / found["solver_one_hypothesis_ms"],
         "speedup_all_hypotheses_over_steps_of_one": one / solver,
-        "soft_rasterizer_triangles": [min(len(m.mesh.faces), 3000) for m in bench.models],
+        "soft_rasterizer_triangles": [min(len(m.mesh.faces), MAX_FACES) for m in bench.models],
     }
 
 

@@ -92,9 +92,8 @@ class GradientRefiner:
 
     def _rasterizer(self, model: ObjectModel) -> SoftRasterizer:
         if model.name not in self._rasterizers:
-            mesh = model.mesh
             self._rasterizers[model.name] = SoftRasterizer(
-                mesh.vertices, mesh.faces, (self.size, self.size), device=self.device
+                [model.mesh], (self.size, self.size), device=self.device
             )
         return self._rasterizers[model.name]
 

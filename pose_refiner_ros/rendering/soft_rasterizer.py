@@ -47,6 +47,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+MAX_FACES = 3000  # that are drawn of a mesh
 # Twice the area in square pixels below which x' < 1e-11 because of the 1e-8 in its denominator.
 _NOTHING = 1e-3
 _EPSILON = 1e-8
@@ -57,47 +58,28 @@ class SoftRasterizerError(ValueError):
 
 
 class SoftRasterizer:
-    """Draws one mesh, or several, at batches of poses. See the module's text for the formula.
+    """Draws meshes at batches of poses. See the module's text for the formula.
 
-    vertices: (V, 3) metres, object frame; faces: (F, 3); size: (height, width) of the pictures;
-    max_faces: of a mesh with more, the largest by area in the object's frame are drawn; near:
-    metres of depth, triangles that reach nearer are not drawn; pairs_per_tile: bounds memory, some
-    150 bytes each while gradients are taken.
+    meshes: what has vertices (V, 3) metres, object frame, and faces (F, 3); size: (height, width)
+    of the pictures; max_faces: of a mesh with more, the largest by area in the object's frame are
+    drawn; near: metres of depth, triangles that reach nearer are not drawn; pairs_per_tile: bounds
+    memory, some 150 bytes each while gradients are taken.
 
     Raises SoftRasterizerError.
     """
 
     def __init__(
         self,
-        vertices,
-        faces,
+        meshes: Sequence,
         size: tuple[int, int],
-        max_faces: int = 3000,
+        max_faces: int = MAX_FACES,
         near: float = 1e-3,
         device: torch.device | str = "cpu",
         pairs_per_tile: int = 1 << 20,
     ):
-        self._start([_triangles(vertices, faces, max_faces)], size, near, device, pairs_per_tile)
-
-    @classmethod
-    def of_meshes(
-        cls,
-        meshes: Sequence,
-        size: tuple[int, int],
-        max_faces: int = 3000,
-        near: float = 1e-3,
-        device: torch.device | str = "cpu",
-        pairs_per_tile: int = 1 << 20,
-    ) -> SoftRasterizer:
-        """For several meshes (anything with `vertices` and `faces`); calls say which."""
         if len(meshes) == 0:
             raise SoftRasterizerError("there are no meshes to draw; give at least one")
-        result = cls.__new__(cls)
         triangles = [_triangles(mesh.vertices, mesh.faces, max_faces) for mesh in meshes]
-        result._start(triangles, size, near, device, pairs_per_tile)
-        return result
-
-    def _start(self, triangles, size, near, device, pairs_per_tile):
         height, width = (int(side) for side in size)
         if min(height, width) < 1:
             raise SoftRasterizerError(

@@ -27,7 +27,7 @@ MESH = ell()
 
 @pytest.fixture(scope="module")
 def rasterizer() -> SoftRasterizer:
-    return SoftRasterizer(MESH.vertices, MESH.faces, (SIZE, SIZE))
+    return SoftRasterizer([MESH], (SIZE, SIZE))
 
 
 def masks_of(poses: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The soft rasteriser against its formula written out, and its gradients against differences."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,12 @@ def pinhole_of(size: tuple[int, int], focal: float = 1.5) -> torch.Tensor:
     return torch.tensor([focal, 1.1 * focal, (width - 1) / 2, (height - 1) / 2]).double()
 
 
+def of_triangles(vertices, faces, size=(16, 16), *options, **named) -> SoftRasterizer:
+    return SoftRasterizer(
+        [SimpleNamespace(vertices=vertices, faces=faces)], size, *options, **named
+    )
+
+
 def blob(rng: np.random.Generator, faces: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Triangles of all shapes, wound either way."""
     vertices = rng.normal(scale=0.08, size=(faces, 3))
@@ -44,7 +52,7 @@ def blob(rng: np.random.Generator, faces: int = 60) -> tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize("pairs_per_tile", [1 << 20, 100])
 def test_the_pictures_and_gradients_are_those_of_the_formula(size, pairs_per_tile):
     rng = np.random.default_rng(1)
-    rasterizer = SoftRasterizer(*blob(rng), size, pairs_per_tile=pairs_per_tile)
+    rasterizer = of_triangles(*blob(rng), size, pairs_per_tile=pairs_per_tile)
     poses, pinhole = at_random(rng, 3), pinhole_of(size)
     weight = torch.tensor(rng.normal(size=(3, *size)))
 
@@ -64,7 +72,7 @@ def test_the_pictures_and_gradients_are_those_of_the_formula(size, pairs_per_til
 def test_single_precision_is_enough():
     rng = np.random.default_rng(2)
     size = (48, 48)
-    rasterizer = SoftRasterizer(*blob(rng), size)
+    rasterizer = of_triangles(*blob(rng), size)
     poses = at_random(rng, 2).float()
     picture = rasterizer(poses, pinhole_of(size))
     assert picture.dtype == torch.float32
@@ -75,7 +83,7 @@ def test_single_precision_is_enough():
 @pytest.mark.parametrize("size", [(12, 12), (9, 14)])
 def test_a_triangle_over_the_whole_picture_is_normalised_by_its_least_pixel(size):
     vertices = np.array([(-3.0, -2.0, 0.0), (4.0, -2.5, 0.2), (0.3, 5.0, 0.1)])
-    rasterizer = SoftRasterizer(vertices, [(0, 1, 2)], size)
+    rasterizer = of_triangles(vertices, [(0, 1, 2)], size)
     poses, pinhole = torch.tensor(pose())[None], pinhole_of(size)
     ours, theirs = poses.clone().requires_grad_(), poses.clone().requires_grad_()
     picture = rasterizer(ours, pinhole)
@@ -92,7 +100,7 @@ def test_a_triangle_over_the_whole_picture_is_normalised_by_its_least_pixel(size
 def test_gradients_are_finite_differences(pairs_per_tile):
     size = (40, 40)
     mesh = ell()
-    rasterizer = SoftRasterizer(mesh.vertices, mesh.faces, size, pairs_per_tile=pairs_per_tile)
+    rasterizer = SoftRasterizer([mesh], size, pairs_per_tile=pairs_per_tile)
     rng = np.random.default_rng(3)
     poses, pinhole = at_random(rng, 4), pinhole_of(size)
     weight = torch.tensor(rng.normal(size=(4, *size)))
@@ -122,9 +130,9 @@ def test_gradients_are_finite_differences(pairs_per_tile):
 def test_winding_does_not_matter_and_both_sides_add():
     vertices = np.array([(-0.1, -0.1, 0), (0.1, -0.1, 0), (0.0, 0.1, 0)])
     size, poses = (16, 16), torch.tensor(pose())[None]
-    one = SoftRasterizer(vertices, [(0, 1, 2)], size)(poses, pinhole_of(size))
-    other = SoftRasterizer(vertices, [(0, 2, 1)], size)(poses, pinhole_of(size))
-    both = SoftRasterizer(vertices, [(0, 1, 2), (0, 2, 1)], size)(poses, pinhole_of(size))
+    one = of_triangles(vertices, [(0, 1, 2)], size)(poses, pinhole_of(size))
+    other = of_triangles(vertices, [(0, 2, 1)], size)(poses, pinhole_of(size))
+    both = of_triangles(vertices, [(0, 1, 2), (0, 2, 1)], size)(poses, pinhole_of(size))
     torch.testing.assert_close(one, other)
     torch.testing.assert_close(both, 2 * one)
     assert float(one.max()) == pytest.approx(np.tanh(1.0), abs=1e-6)
@@ -135,8 +143,8 @@ def test_only_the_largest_triangles_are_drawn():
     size, poses = (16, 16), torch.tensor(pose((0.4, 0.3, 0)))[None]
     largest = np.flatnonzero(np.ptp(mesh.vertices[mesh.faces][..., 2], axis=1) == 0)
     assert len(largest) == 4
-    few = SoftRasterizer(mesh.vertices, mesh.faces, size, max_faces=4)
-    expected = SoftRasterizer(mesh.vertices, mesh.faces[largest], size)
+    few = SoftRasterizer([mesh], size, max_faces=4)
+    expected = of_triangles(mesh.vertices, mesh.faces[largest], size)
     torch.testing.assert_close(few(poses, pinhole_of(size)), expected(poses, pinhole_of(size)))
 
 
@@ -145,10 +153,10 @@ def test_several_meshes_in_one_batch():
     size = (24, 24)
     poses, pinhole = at_random(np.random.default_rng(4), 3), pinhole_of(size)
     pinhole = pinhole * torch.tensor([[1.0], [0.9], [0.8]])
-    both = SoftRasterizer.of_meshes(meshes, size)
+    both = SoftRasterizer(meshes, size)
     pictures = both(poses, pinhole, [1, 0, 1])
     for i, m in enumerate((1, 0, 1)):
-        alone = SoftRasterizer(meshes[m].vertices, meshes[m].faces, size)
+        alone = SoftRasterizer([meshes[m]], size)
         torch.testing.assert_close(pictures[i : i + 1], alone(poses[i : i + 1], pinhole[i]))
     assert both.radius.tolist() == pytest.approx(
         [np.linalg.norm(mesh.vertices, axis=1).max() for mesh in meshes]
@@ -165,7 +173,7 @@ def test_several_meshes_in_one_batch():
 )
 def test_what_is_not_in_view_shows_nothing_and_harms_nobody(hidden):
     mesh, size = ell(), (24, 24)
-    rasterizer = SoftRasterizer(mesh.vertices, mesh.faces, size)
+    rasterizer = SoftRasterizer([mesh], size)
     seen = pose((0.3, 0.2, 0.1))
     poses = torch.tensor(np.stack([hidden, seen])).requires_grad_()
     pictures = rasterizer(poses, pinhole_of(size))
@@ -180,7 +188,7 @@ def test_what_is_not_in_view_shows_nothing_and_harms_nobody(hidden):
 
 def test_a_camera_inside_the_mesh_gives_finite_pictures_and_gradients():
     mesh, size = ell(), (32, 32)
-    rasterizer = SoftRasterizer(mesh.vertices, mesh.faces, size)
+    rasterizer = SoftRasterizer([mesh], size)
     poses = at_random(np.random.default_rng(5), 20, distance=0.03).float().requires_grad_()
     pictures = rasterizer(poses, pinhole_of(size))
     pictures.square().sum().backward()
@@ -191,7 +199,7 @@ def test_a_camera_inside_the_mesh_gives_finite_pictures_and_gradients():
 def test_the_limit_shortens_gradients_and_leaves_pictures_alone():
     rng = np.random.default_rng(6)
     size = (32, 32)
-    rasterizer = SoftRasterizer(*blob(rng), size)
+    rasterizer = of_triangles(*blob(rng), size)
     poses, pinhole = at_random(rng, 1), pinhole_of(size)
     gradients, pictures = [], []
     for limit in (None, 1e9, 0.1):
@@ -206,7 +214,7 @@ def test_the_limit_shortens_gradients_and_leaves_pictures_alone():
 
 def test_large_pictures_and_no_poses():
     mesh = box()
-    rasterizer = SoftRasterizer(mesh.vertices, mesh.faces, (512, 512))
+    rasterizer = SoftRasterizer([mesh], (512, 512))
     poses = at_random(np.random.default_rng(7), 1)
     assert rasterizer(poses, pinhole_of((512, 512))).max() > 1
     assert rasterizer(poses[:0], pinhole_of((512, 512))).shape == (0, 512, 512)
@@ -229,7 +237,7 @@ FACES = np.array([(0, 1, 2)])
 )
 def test_a_mesh_that_cannot_be_drawn_is_named(mesh, message):
     with pytest.raises(SoftRasterizerError, match=message):
-        SoftRasterizer(*mesh, **({} if len(mesh) > 2 else {"size": (16, 16)}))
+        of_triangles(*mesh)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +252,8 @@ def test_a_mesh_that_cannot_be_drawn_is_named(mesh, message):
     ],
 )
 def test_a_call_that_cannot_be_drawn_is_named(arguments, message):
-    rasterizer = SoftRasterizer(VERTICES, FACES, (16, 16))
+    rasterizer = of_triangles(VERTICES, FACES, (16, 16))
     with pytest.raises(SoftRasterizerError, match=message):
         rasterizer(*arguments)
     with pytest.raises(SoftRasterizerError, match="no meshes"):
-        SoftRasterizer.of_meshes([], (16, 16))
+        SoftRasterizer([], (16, 16))
