@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from pose_refiner_ros.refinement.evidence import ObjectEvidence
+from pose_refiner_ros.torch_threads import one_thread
 
 from .network import Encoder, EncoderError
 from .pose_heads import PoseHypotheses, camera_from_ray
@@ -148,18 +148,6 @@ class PoseEncoder:
             classes = dict(zip(self.classes, probabilities[i], strict=True))
             estimates.append(Estimate(classes, hypotheses))
         return estimates
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread of the CPU: for the few masks of a frame as fast as several, and fifty
-    times faster where other work takes the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def hypothesis_covariances(poses: PoseHypotheses, pinhole: torch.Tensor, size: int) -> torch.Tensor:

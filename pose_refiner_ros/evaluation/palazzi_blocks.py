@@ -15,7 +15,7 @@ import torch
 
 from pose_refiner_ros.datasets.vehicles.collection import Vehicle
 from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouettes
-from pose_refiner_ros.encoder.inference import PoseEncoder, one_thread
+from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.encoder.window import mask_window, window_at
 from pose_refiner_ros.frame import Frame
@@ -29,6 +29,7 @@ from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
 from pose_refiner_ros.refinement.solver import Level
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 from pose_refiner_ros.rendering.soft_rasterizer import MAX_FACES, SoftRasterizer
+from pose_refiner_ros.torch_threads import one_thread
 
 from .palazzi_views import (
     LABEL,

@@ -50,6 +50,7 @@ from torch.nn import functional
 
 from pose_refiner_ros.geometry import se3
 from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
+from pose_refiner_ros.torch_threads import one_thread
 
 STEPS = 30
 RATE = 0.03  # of poses: radians, radii, and shares of the distance, per step
@@ -83,13 +84,8 @@ class GradientResult:
 @contextmanager
 def _gradients() -> Iterator[None]:
     """Gradients whatever the caller has switched off, and one thread on the CPU."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def alignment_error(picture: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -139,32 +135,22 @@ def refine_pose(
     """
     device = rasterizer.corners.device
     start = _poses(camera_from_object, device)
-    target, weight = _masks(rasterizer, target, weight, len(start))
-    _check_steps(steps, rate)
     mesh = torch.as_tensor(mesh, device=device).expand(len(start))
+    goal = _Goal.of(rasterizer, target, weight, pinhole, mesh, len(start))
     radius = rasterizer.radius[mesh]
     distance = start[:, 2, 3].abs().maximum(radius)
     turn = torch.ones_like(radius)
     unit = torch.stack([radius, radius, distance, turn, turn, turn], dim=1).nan_to_num(1.0)
-    area = (target if weight is None else target * weight).sum(dim=(1, 2))
-    pinhole = torch.as_tensor(pinhole, dtype=torch.float64, device=device).clone()
     twist = torch.zeros_like(unit, requires_grad=True)
-    optimiser = torch.optim.Adam([twist], lr=rate, betas=_BETAS)
-    record = _Record(start)
-    for step in range(steps + 1):
-        pose = se3.perturb(start, unit * twist)
-        picture = rasterizer(pose.float(), pinhole, mesh, GRADIENT_LIMIT)
-        loss = alignment_error(picture, target, weight)
-        record.add(pose, loss)
-        if step == steps:
-            break
-        # times the area: the limit on gradients is in pixels
-        (gradient,) = torch.autograd.grad((loss * area).sum(), twist)
-        usable = gradient.isfinite().all(dim=1) & (area > 0)
-        twist.grad = torch.where(usable[:, None], gradient, 0.0)
-        optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
-        optimiser.step()
-    return record.result(area > 0)
+
+    def drop_unusable() -> None:
+        usable = twist.grad.isfinite().all(dim=1) & (goal.area > 0)
+        twist.grad = torch.where(usable[:, None], twist.grad, 0.0)
+
+    def pose() -> Tensor:
+        return se3.perturb(start, unit * twist)
+
+    return _descend(pose, [twist], drop_unusable, goal, steps, rate, start)
 
 
 @_gradients()
@@ -188,62 +174,98 @@ def refine_encoder(
 
     Raises GradientDescentError, SoftRasterizerError.
     """
-    device = rasterizer.corners.device
-    target, weight = _masks(rasterizer, target, weight, 1)
-    _check_steps(steps, rate)
+    goal = _Goal.of(rasterizer, target, weight, pinhole, mesh, 1)
     network = copy.deepcopy(network).eval().requires_grad_(True)
     weights = list(network.parameters())
     if not weights:
         raise GradientDescentError("the network has no weights that could be refined")
-    area = (target if weight is None else target * weight).sum(dim=(1, 2))
-    pinhole = torch.as_tensor(pinhole, dtype=torch.float64, device=device).clone()
-    optimiser = torch.optim.Adam(weights, lr=rate, betas=_BETAS)
-    record = None
-    for step in range(steps + 1):
-        pose = pose_of(network)
-        if record is None:
-            record = _Record(_poses(pose.detach(), device, 1))
-            if not pose.requires_grad:
-                raise GradientDescentError(
-                    "the pose does not depend on the network's weights; pose_of must use the "
-                    "network that it is given, without no_grad"
-                )
-        picture = rasterizer(pose.float(), pinhole, mesh, GRADIENT_LIMIT)
-        loss = alignment_error(picture, target, weight)
-        record.add(pose, loss)
-        if step == steps:
-            break
-        optimiser.zero_grad()
-        (loss * area).sum().backward()
+
+    def pose() -> Tensor:
+        found = pose_of(network)
+        _check_shape(found, 1)
+        if not found.requires_grad:
+            raise GradientDescentError(
+                "the pose does not depend on the network's weights; pose_of must use the network "
+                "that it is given, without no_grad"
+            )
+        return found
+
+    def drop_unusable() -> None:
         for parameter in weights:
             if parameter.grad is not None and not parameter.grad.isfinite().all():
                 parameter.grad = None
+
+    return _descend(pose, weights, drop_unusable, goal, steps, rate)
+
+
+@dataclass(frozen=True, eq=False)
+class _Goal:
+    """Masks (B, H, W) that pictures should become, weights of their pixels, and the cameras (4,) or
+    (B, 4) and meshes () or (B,) of those pictures. area: (B,) known pixels of each mask."""
+
+    rasterizer: SoftRasterizer
+    masks: Tensor
+    weight: Tensor
+    pinhole: Tensor
+    mesh: Tensor | int
+    area: Tensor
+
+    @classmethod
+    def of(cls, rasterizer, target, weight, pinhole, mesh, count: int) -> _Goal:
+        masks = _pixels("target", target, rasterizer, count)
+        known = torch.ones_like(masks)
+        if weight is not None:
+            known = _pixels("weight", weight, rasterizer, count)
+        pinhole = torch.as_tensor(pinhole, dtype=torch.float64, device=masks.device).clone()
+        return cls(rasterizer, masks, known, pinhole, mesh, (masks * known).sum(dim=(1, 2)))
+
+    def loss(self, pose: Tensor) -> Tensor:
+        """(B,) of poses (B, 4, 4)."""
+        picture = self.rasterizer(pose.float(), self.pinhole, self.mesh, GRADIENT_LIMIT)
+        return alignment_error(picture, self.masks, self.weight)
+
+
+def _descend(
+    pose_of: Callable[[], Tensor],
+    variables: list[Tensor],
+    drop_unusable: Callable[[], None],
+    goal: _Goal,
+    steps: int,
+    rate: float,
+    start: Tensor | None = None,
+) -> GradientResult:
+    """Adam on the variables that poses (B, 4, 4) are made of.
+
+    drop_unusable: takes from the variables' gradients what must not have an effect; start: what an
+    object keeps that cannot be refined, its first pose if not given.
+    """
+    if steps < 0 or not 0 < rate < math.inf:
+        raise GradientDescentError(
+            f"steps is {steps} and rate {rate}; give 0 or more steps and a rate above 0"
+        )
+    optimiser = torch.optim.Adam(variables, lr=rate, betas=_BETAS)
+    poses, losses = [], []
+    for step in range(steps + 1):
+        pose = pose_of()
+        loss = goal.loss(pose)
+        # a pose that is not finite draws nothing, which has a loss like any other
+        usable = pose.detach().isfinite().all(dim=(1, 2)) & loss.detach().isfinite()
+        poses.append(pose.detach().double())
+        losses.append(torch.where(usable, loss.detach(), torch.inf))
+        if step == steps:
+            break
+        optimiser.zero_grad()
+        # times the area: the limit on gradients is in pixels
+        (loss * goal.area).sum().backward()
+        drop_unusable()
         optimiser.param_groups[0]["lr"] = rate * _schedule(step, steps)
         optimiser.step()
-    return record.result(area > 0)
-
-
-class _Record:
-    """Poses on the way and their losses."""
-
-    def __init__(self, start: Tensor):
-        self._start = start
-        self._poses: list[Tensor] = []
-        self._losses: list[Tensor] = []
-
-    def add(self, pose: Tensor, loss: Tensor):
-        pose, loss = pose.detach().double(), loss.detach()
-        # a pose that is not finite draws nothing, which has a loss like any other
-        usable = pose.isfinite().all(dim=(1, 2)) & loss.isfinite()
-        self._poses.append(pose)
-        self._losses.append(torch.where(usable, loss, torch.inf))
-
-    def result(self, usable: Tensor) -> GradientResult:
-        poses, losses = torch.stack(self._poses), torch.stack(self._losses)
-        least, at = losses.min(dim=0)
-        best = poses[at, torch.arange(len(at), device=at.device)]
-        usable = usable & least.isfinite()
-        return GradientResult(torch.where(usable[:, None, None], best, self._start), losses, poses)
+    poses, losses = torch.stack(poses), torch.stack(losses)
+    least, at = losses.min(dim=0)
+    best = poses[at, torch.arange(len(at), device=at.device)]
+    usable = least.isfinite() & (goal.area > 0)
+    found = torch.where(usable[:, None, None], best, poses[0] if start is None else start)
+    return GradientResult(found, losses, poses)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -251,42 +273,33 @@ def _schedule(step: int, steps: int) -> float:
     return _LAST_RATE + (1.0 - _LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
-def _poses(pose, device, count: int | None = None) -> Tensor:
-    pose = torch.as_tensor(pose, dtype=torch.float64, device=device)
-    if pose.ndim != 3 or pose.shape[1:] != (4, 4) or count not in (None, len(pose)):
+def _poses(poses, device) -> Tensor:
+    """(B, 4, 4) float64, checked."""
+    poses = torch.as_tensor(poses, dtype=torch.float64, device=device)
+    _check_shape(poses)
+    return poses.clone()
+
+
+def _check_shape(poses: Tensor, count: int | None = None) -> None:
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or count not in (None, len(poses)):
         raise GradientDescentError(
-            f"camera_from_object has shape {tuple(pose.shape)}; give ({count or 'B'}, 4, 4)"
+            f"camera_from_object has shape {tuple(poses.shape)}; give ({count or 'B'}, 4, 4)"
         )
-    return pose.clone()
 
 
-def _masks(rasterizer, target, weight, count: int) -> tuple[Tensor, Tensor | None]:
-    """Masks (B, H, W) float32 and weights, checked."""
+def _pixels(name: str, values, rasterizer: SoftRasterizer, count: int) -> Tensor:
+    """(B, H, W) float32 of the rasteriser's size, in [0, 1], checked."""
+    values = torch.as_tensor(values, dtype=torch.float32, device=rasterizer.corners.device)
     expected = (count, *rasterizer.size)
-    result = []
-    for name, values in (("target", target), ("weight", weight)):
-        if values is None and name == "weight":
-            result.append(None)
-            continue
-        values = torch.as_tensor(values, dtype=torch.float32, device=rasterizer.corners.device)
-        values = values.clone()  # a tensor made without gradients cannot be kept for them
-        if tuple(values.shape) != expected:
-            raise GradientDescentError(
-                f"{name} has shape {tuple(values.shape)}; for {count} poses and pictures of "
-                f"{rasterizer.size} give {expected}"
-            )
-        if values.numel() and not (values.min() >= 0 and values.max() <= 1):
-            low, high = float(values.min()), float(values.max())
-            raise GradientDescentError(
-                f"{name} holds values from {low:g} to {high:g}; give 0 to 1 (masks of 0 and 255 "
-                "divided by 255)"
-            )
-        result.append(values)
-    return tuple(result)
-
-
-def _check_steps(steps: int, rate: float):
-    if steps < 0 or not 0 < rate < math.inf:
+    if tuple(values.shape) != expected:
         raise GradientDescentError(
-            f"steps is {steps} and rate {rate}; give 0 or more steps and a rate above 0"
+            f"{name} has shape {tuple(values.shape)}; for {count} poses and pictures of "
+            f"{rasterizer.size} give {expected}"
         )
+    if values.numel() and not (values.min() >= 0 and values.max() <= 1):
+        low, high = float(values.min()), float(values.max())
+        raise GradientDescentError(
+            f"{name} holds values from {low:g} to {high:g}; give 0 to 1 (masks of 0 and 255 "
+            "divided by 255)"
+        )
+    return values.clone()  # a tensor made without gradients cannot be kept for them
