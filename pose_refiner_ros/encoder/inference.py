@@ -117,6 +117,14 @@ class PoseEncoder:
         pinhole = torch.from_numpy(np.stack([pinhole for _, pinhole in pairs]).astype(np.float32))
         return windows.to(self.device), pinhole.to(self.device)
 
+    @torch.no_grad()
+    def likely(self, window: torch.Tensor, pinhole: torch.Tensor) -> list[int]:
+        """Which hypotheses of a window (1, C, S, S) are worth refining, the likeliest first: their
+        places in the network's output."""
+        weights = self.encoder(window, pinhole).poses.logits.softmax(1)[0]
+        best, *others = weights.argsort(descending=True).tolist()
+        return [best] + [k for k in others if weights[k] >= UNLIKELY]
+
     @torch.inference_mode()
     def estimate(self, evidence: Sequence[ObjectEvidence]) -> list[Estimate]:
         """Classes and hypotheses of each mask, one batch."""

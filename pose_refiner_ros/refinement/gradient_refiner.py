@@ -62,16 +62,10 @@ class GradientRefiner:
     ) -> list[GradientResult]:
         """Refine copies of the encoder's weights, one for each likely hypothesis; poses are in the
         crop's frame."""
-        from pose_refiner_ros.encoder.inference import UNLIKELY
-
         windows, window_pinhole = encoder.windows([evidence])
-        with torch.no_grad():
-            weights = encoder.encoder(windows, window_pinhole).poses.logits.softmax(1)[0]
         target, weight, pinhole = self._target(evidence)
         results = []
-        for k in weights.argsort(descending=True).tolist():
-            if results and weights[k] < UNLIKELY:
-                break
+        for k in encoder.likely(windows, window_pinhole):
 
             def pose_of(network, k=k):
                 return network(windows, window_pinhole).poses.camera_from_object[:, k]
