@@ -17,8 +17,8 @@ def read_tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Arrays and metadata of a safetensors file.
 
-    what: the file holds, a plural, for messages ("encoder weights"); remedy: the command that makes a new one.
-    Raises TensorFileError.
+    what: the file holds, a plural, for messages ("encoder weights"); remedy: the command that makes
+    a new one. Raises TensorFileError.
     """
     from safetensors import SafetensorError, safe_open
 

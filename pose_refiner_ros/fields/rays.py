@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,24 +22,22 @@ def camera_rays(intrinsics, camera_from_object, pixels) -> tuple[Tensor, Tensor]
     """Origins and unit directions of rays through pixels, object frame, both (..., R, 3).
 
     Differentiable by the pose. Tensors stay on the pose's device and come out in its precision.
+    Leading dimensions broadcast. Arrays or tensors.
 
     Args:
-        intrinsics: (3, 3) pixels, array or tensor; no distortion.
-        camera_from_object: (4, 4) or (..., 4, 4), array or tensor.
-        pixels: (R, 2) or (..., R, 2), x and y; (0, 0) is the centre of the top-left pixel.
+        intrinsics: (..., 3, 3) pixels; no distortion.
+        camera_from_object: (..., 4, 4).
+        pixels: (..., R, 2), x and y; (0, 0) is the centre of the top-left pixel.
     """
     pose = torch.as_tensor(camera_from_object)
-    pixels = torch.as_tensor(pixels).to(pose)
-    K = torch.as_tensor(np.asarray(intrinsics) if isinstance(intrinsics, list) else intrinsics)
-    K = K.to(pose)
-    y = (pixels[..., 1] - K[1, 2]) / K[1, 1]
-    x = (pixels[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    pixels, K = torch.as_tensor(pixels).to(pose), torch.as_tensor(intrinsics).to(pose)[..., None]
+    y = (pixels[..., 1] - K[..., 1, 2, :]) / K[..., 1, 1, :]
+    x = (pixels[..., 0] - K[..., 0, 2, :] - K[..., 0, 1, :] * y) / K[..., 0, 0, :]
     directions = torch.stack((x, y, torch.ones_like(x)), -1)
     directions = directions / torch.linalg.vector_norm(directions, dim=-1, keepdim=True)
-    R, t = pose[..., :3, :3], pose[..., :3, 3]
+    R, t = pose[..., :3, :3], pose[..., None, :3, 3]
     directions = directions @ R  # rows: R^T d
-    origins = -(t[..., None, :] @ R)
-    return origins.expand_as(directions), directions
+    return (-t @ R).expand_as(directions), directions
 
 
 def cross_box(origins: Tensor, directions: Tensor, bounds: Tensor) -> tuple[Tensor, Tensor]:
