@@ -64,9 +64,8 @@ PAPER = MlpSettings()
 
 def positional_encoding(x: Tensor, frequencies: int) -> Tensor:
     """(sin πx, cos πx, sin 2πx, cos 2πx, sin 4πx, …), equation 4. (..., 3) -> (..., 6 L)."""
-    scaled = (
-        x[..., None, :] * (math.pi * 2.0 ** torch.arange(frequencies, device=x.device))[:, None]
-    )
+    powers = 2.0 ** torch.arange(frequencies, dtype=x.dtype, device=x.device)
+    scaled = x[..., None, :] * (math.pi * powers)[:, None]
     return torch.stack((scaled.sin(), scaled.cos()), -2).flatten(-3)
 
 

@@ -5,9 +5,9 @@ Mildenhall et al. (2020), sections 5.2 and 5.3: Adam, rate falling exponentially
 batches of rays from all photos, squared error of the coarse and of the fine picture.
 
 Photos with masks are put in front of a random colour, anew for each ray, and so is the picture. The
-paper puts them in front of white, which leaves it open whether white is the object or the
-background: a field may fill empty space with white. What is right before any colour is
-empty where the mask is, and can be put in front of anything afterwards.
+paper puts them in front of white, which leaves open whether white is the object's or what is
+behind it: a field may fill empty space with white. With random colours only what is empty where the
+mask is fits, and the field can be put in front of anything afterwards.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _LAST_RATE = 0.1  # share of the rate that is left at the last step
 
 @dataclass(frozen=True)
 class MlpOptions:
-    """steps: of `rays` rays each; learning_rate: the first; background: (r, g, b) behind photos with
-    masks, instead of random colours, or behind the whole scene where there are no masks."""
+    """steps: of `rays` rays each; learning_rate: the first; background: (r, g, b) behind photos
+    with masks, instead of random colours, or behind the whole scene where there are no masks."""
 
     steps: int = 200_000
     rays: int = 1024
