@@ -46,6 +46,8 @@ def _check_hull(posed: PosedImages) -> None:
             f"no point of the box {box} lies inside nearly all masks: {advice}, or the object is "
             "elsewhere"
         )
+    # Once more with cells as small as the object needs: wrong poses show in what they cut off.
+    hull = visual_hull(posed, hull.box)
     if not np.nanmedian(hull.coverage) >= _COVERED:
         worst = posed.names[hull.views[np.nanargmin(hull.coverage)]]
         raise PosedImagesError(

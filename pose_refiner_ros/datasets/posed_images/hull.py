@@ -19,6 +19,7 @@ VIEWS = 40  # more views than this change the hull little; they are spread over 
 CELLS = 40  # per axis of the box
 INSIDE = 0.95  # share of the views in sight that must agree: a few masks may be bad
 _OPAQUE = 128
+_GAP = 2  # pixels between masks that touch
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +57,9 @@ def visual_hull(posed: PosedImages, bounds: np.ndarray) -> VisualHull:
     seen, inside = np.zeros(len(points), np.int32), np.zeros(len(points), np.int32)
     for i, (possible, _) in zip(views, grown, strict=True):
         pixels, valid = project(posed, i, points)
-        seen += valid
+        seen += valid | _is_whole(posed, i)
         inside[valid] += possible[pixels[valid, 1], pixels[valid, 0]]
-    # A point that few pictures show would be kept for want of evidence.
+    # A point that few pictures tell of would be kept for want of evidence.
     left = points[(inside >= INSIDE * seen) & (seen >= max(1, len(views) // 4))]
 
     coverage = np.full(len(views), np.nan)
@@ -136,6 +137,15 @@ def _rays(posed: PosedImages, i: int, pixels: np.ndarray) -> np.ndarray:
     return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
 
 
+def _is_whole(posed: PosedImages, i: int) -> bool:
+    """Whether picture i shows the object whole: its mask stays clear of the edge and of pixels
+    that say nothing. Then the object is not where this picture does not look."""
+    unknown = np.ones((posed.size[0] + 2, posed.size[1] + 2), np.uint8)
+    unknown[1:-1, 1:-1] = 0 if posed.weight is None else ~posed.weight[i]
+    near = _dilated(unknown, _GAP)[1:-1, 1:-1] > 0
+    return not (near & (posed.alpha[i] >= _OPAQUE)).any()
+
+
 def _grown_mask(
     posed: PosedImages, i: int, centre: np.ndarray, radius: float
 ) -> tuple[np.ndarray, int]:
@@ -144,7 +154,7 @@ def _grown_mask(
     depth = max(T[2, :3] @ centre + T[2, 3], 10.0 * radius)
     pixels = int(np.ceil(1.2 * posed.intrinsics[i, 0, 0] * radius / depth))
     grown = _dilated((posed.alpha[i] >= _OPAQUE).astype(np.uint8), pixels)
-    if posed.weight is not None:
+    if posed.weight is not None and not _is_whole(posed, i):
         grown |= ~posed.weight[i]
     return grown, pixels
 

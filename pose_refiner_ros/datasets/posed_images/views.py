@@ -108,28 +108,32 @@ def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
         PosedImages with NaN for bounds; near_far None. Alpha that is 255 everywhere is None.
 
     Raises:
-        PosedImagesError: sizes differ, there is no view, or the factor does not fit.
+        PosedImagesError: sizes differ, only some views have alpha, there is no view, or the factor
+            does not fit.
     """
-    posed = first = None
+    posed = None
     n = 0
     for view in views:
-        size = view.image.shape[:2]
+        size, masked = view.image.shape[:2], view.alpha is not None
         if posed is None:
-            first, first_size = view.name, size
-            posed = _allocated(count, _divided(size, factor))
+            first, first_size, first_masked = view.name, size, masked
+            posed = _allocated(count, _divided(size, factor), masked)
         elif size != first_size:
             raise PosedImagesError(
                 f"pictures must have one size, but {first} is {_size(first_size)} and "
                 f"{view.name} {_size(size)} (width x height)"
+            )
+        elif masked != first_masked:
+            with_mask, without = (first, view.name) if first_masked else (view.name, first)
+            raise PosedImagesError(
+                f"{with_mask} has a mask or alpha, {without} none; give all pictures one or none"
             )
         view = _shrunk(view, factor)
         posed.names.append(view.name)
         posed.images[n] = view.image
         posed.intrinsics[n] = view.intrinsics
         posed.camera_from_object[n] = view.camera_from_object
-        if view.alpha is not None:
-            if posed.alpha is None:
-                posed.alpha = np.full(posed.images.shape[:3], 255, np.uint8)
+        if masked:
             posed.alpha[n] = view.alpha
         if view.weight is not None:
             if posed.weight is None:
@@ -146,11 +150,15 @@ def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
     return posed
 
 
-def _allocated(count: int, size: tuple[int, int]) -> PosedImages:
+def _allocated(count: int, size: tuple[int, int], masked: bool) -> PosedImages:
     return PosedImages(
-        [], np.empty((count, *size, 3), np.uint8), None, np.empty((count, 3, 3)),
-        np.empty((count, 4, 4)), np.full((2, 3), np.nan),
-    )  # fmt: skip
+        names=[],
+        images=np.empty((count, *size, 3), np.uint8),
+        alpha=np.empty((count, *size), np.uint8) if masked else None,
+        intrinsics=np.empty((count, 3, 3)),
+        camera_from_object=np.empty((count, 4, 4)),
+        bounds=np.full((2, 3), np.nan),
+    )
 
 
 def _divided(size: tuple[int, int], factor: int) -> tuple[int, int]:
