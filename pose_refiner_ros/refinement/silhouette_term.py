@@ -9,15 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import warp as wp
 
+from ..rendering.coverage import Scratch
 from ..rendering.mesh_batch import MeshBatch
-from ..rendering.silhouette import (
-    SECTORS,
-    Evidence,
-    Linearisation,
-    Scratch,
-    linearise_silhouette,
-    vec7,
-)
+from ..rendering.silhouette import SECTORS, Evidence, Linearisation, linearise_silhouette, vec7
 from .evidence import LEVEL_SIZES, EvidenceLevel
 from .mirror import Mirror
 from .solver import State

@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import warp as wp
 
+from .coverage import Scratch, draw_silhouettes
 from .mesh_batch import MeshBatch
-from .silhouette import Scratch, draw_silhouettes
 
 _BLOCK = 128
 

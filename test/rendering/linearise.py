@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import warp as wp
 
+from pose_refiner_ros.rendering.coverage import Scratch
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 from pose_refiner_ros.rendering.silhouette import (
     SECTORS,
     Evidence,
     Linearisation,
-    Scratch,
     linearise_silhouette,
     vec7,
 )

@@ -7,6 +7,7 @@ import pytest
 import warp as wp
 
 MODULES = [
+    "pose_refiner_ros.rendering.coverage",
     "pose_refiner_ros.rendering.silhouette",
     "pose_refiner_ros.rendering.scene",
     "pose_refiner_ros.rendering.scene_view",
