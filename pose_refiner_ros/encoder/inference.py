@@ -57,10 +57,10 @@ class Estimate:
         R = camera_from_object[:3, :3]
         return max(self.hypotheses, key=lambda h: float((h.camera_from_object[:3, :3] * R).sum()))
 
-    def share_of(self, camera_from_object: np.ndarray, least: float = 0.02) -> float:
+    def share_of(self, camera_from_object: np.ndarray) -> float:
         """The weight of the hypothesis nearest to a pose; never so little that nothing else could
         speak for it."""
-        return least + (1.0 - least) * self.nearest(camera_from_object).weight
+        return UNLIKELY + (1.0 - UNLIKELY) * self.nearest(camera_from_object).weight
 
 
 class PoseEncoder:
