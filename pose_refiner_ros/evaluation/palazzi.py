@@ -3,7 +3,8 @@
 
 "End-to-end 6-DoF Object Pose Estimation through Differentiable Rasterization": table 1 (what each
 refinement makes of the encoder's poses), table 2 and figure 6 (resolutions, time, steps), beside
-the paper's own figures, and vehicles from elsewhere. What each block does is in palazzi_blocks.py.
+the paper's own figures, and vehicles from elsewhere. What each block does is in palazzi_blocks.py
+(the pipeline) and palazzi_bench.py (the refinements alone).
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, PER_CLUSTER, Collection, Vehicle
 from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder
+from pose_refiner_ros.evaluation import palazzi_bench as bench
 from pose_refiner_ros.evaluation import palazzi_blocks as blocks
-from pose_refiner_ros.evaluation.palazzi_tables import markdown
-from pose_refiner_ros.evaluation.palazzi_views import draw_views, look, mixed
+from pose_refiner_ros.evaluation.palazzi_tables import KINDS, markdown
+from pose_refiner_ros.evaluation.palazzi_views import Tick, View, draw_views, look, mixed
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.mesh import load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
@@ -158,15 +160,7 @@ def run_palazzi(
     euler: a network with the paper's head, for one row more; foreign: vehicles from elsewhere. All
     of the same seed see the same views. Raises PalazziError.
     """
-    if tuple(encoder.classes) != CLUSTERS:
-        raise PalazziError(
-            f"the encoder knows {', '.join(encoder.classes)}; this evaluation is about "
-            f"{', '.join(CLUSTERS)}"
-        )
-    check_collection(collection, encoder.record)
-    if euler is not None and tuple(euler.settings.classes) != CLUSTERS:
-        raise PalazziError(f"the network with the paper's head knows {euler.settings.classes}")
-    check_collection(collection, euler_record or {})
+    _check_networks(collection, encoder, euler, euler_record or {})
     began = time.monotonic()
     progress("Vehicles", 0, 2)
     rng = np.random.default_rng(seed)
@@ -177,81 +171,27 @@ def run_palazzi(
     views = draw_views(test, counts.views, rng)
     true_views = draw_views(some, counts.true_views, rng)
     progress("Vehicles", 2, 2)
+    table1 = _table1(tools, views, true_views, euler, counts, progress)
 
-    def block(name: str, total: int) -> Callable[[], None]:
-        done = 0
-        progress(name, 0, total)
-
-        def tick() -> None:
-            nonlocal done
-            done += 1
-            progress(name, done, total)
-
-        return tick
-
-    first = {
-        "encoder": counts.views,
-        "solver": counts.views,
-        "solver_no_prior": min(counts.gradient, counts.views),
-        "gradient_pose": min(counts.gradient, counts.views),
-        "gradient_encoder": min(counts.gradient, counts.views),
-    }
-    of_gradient = min(counts.true_gradient, counts.true_views)
-    second = {
-        "encoder": counts.true_views,
-        "solver": counts.true_views,
-        "gradient_pose": of_gradient,
-        "gradient_encoder": of_gradient,
-    }
-    extra = euler is not None
-    table1 = {
-        "medoid": blocks.table1_medoid(
-            tools, views, first, euler,
-            block("Table 1, medoids", sum(first.values()) + extra * counts.views),
-        ),
-        "true_mesh": blocks.table1_true_mesh(
-            tools, true_views, second, euler,
-            block("Table 1, true meshes", sum(second.values()) + extra * counts.true_views),
-        ),
-    }  # fmt: skip
     # of each of the first vehicles one view
     starts = [s for s in look(true_views[: counts.table2], encoder) if s is not None]
     if not starts:
         raise PalazziError("no view of the test vehicles shows enough of one; give more --objects")
-    kinds = {
-        "medoid": blocks.Bench(tools, starts, False),
-        "true_mesh": blocks.Bench(tools, starts, True),
-    }
-    steps = 2 * len(blocks.RESOLUTIONS)
-    table2 = {
-        kind: blocks.table2(bench, block(f"Table 2, {kind.replace('_', ' ')}", steps))
-        for kind, bench in kinds.items()
-    }
-    figures = {
-        "6a": {kind: blocks.figure_6a(table) for kind, table in table2.items()},
-        "6b": blocks.figure_6b(
-            kinds["medoid"], counts.repeats, block("Figure 6b", len(blocks.RESOLUTIONS))
-        ),
-        "6c": {
-            kind: blocks.figure_6c(
-                bench, block(f"Figure 6c, {kind.replace('_', ' ')}", len(starts) + 1)
-            )
-            for kind, bench in kinds.items()
-        },
-    }
+    both = {kind: bench.Bench(tools, starts, kind == "true_mesh") for kind in KINDS}
+    table2, figures = _table2_and_figures(both, counts.repeats, progress)
     timed = {
-        kind: blocks.Bench(tools, starts[: counts.speed], bench.true_mesh)
-        for kind, bench in kinds.items()
+        kind: bench.Bench(tools, starts[: counts.speed], kind == "true_mesh") for kind in KINDS
     }
     speed = {
-        kind: blocks.speed(bench, block(f"Time, {kind.replace('_', ' ')}", len(bench.starts)))
-        for kind, bench in timed.items()
+        kind: bench.speed(own, _counted(progress, f"Time, {KINDS[kind]}", len(own.starts)))
+        for kind, own in timed.items()
     }
+
     strangers = None
     if foreign:
-        own = blocks.Tools(encoder, shipped_medoids(), device)
-        tick = block("Vehicles from elsewhere", 3 * counts.foreign * len(foreign))
-        strangers = blocks.foreign_vehicles(own, foreign, counts.foreign, rng, tick)
+        shipped_tools = blocks.Tools(encoder, shipped_medoids(), device)
+        tick = _counted(progress, "Vehicles from elsewhere", 3 * counts.foreign * len(foreign))
+        strangers = blocks.foreign_vehicles(shipped_tools, foreign, counts.foreign, rng, tick)
     report = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "version": pose_refiner_ros.__version__,
@@ -282,6 +222,94 @@ def run_palazzi(
     }
     _write(Path(out), report)
     return report
+
+
+def _check_networks(
+    collection: Collection, encoder: PoseEncoder, euler: Encoder | None, euler_record: dict
+) -> None:
+    """Raises PalazziError unless both know the collection's classes and were trained on it."""
+    for classes, record in (
+        (encoder.classes, encoder.record),
+        (CLUSTERS if euler is None else euler.settings.classes, euler_record),
+    ):
+        if tuple(classes) != CLUSTERS:
+            raise PalazziError(
+                f"the encoder knows {', '.join(classes)}; this evaluation is about "
+                f"{', '.join(CLUSTERS)}"
+            )
+        check_collection(collection, record)
+
+
+def _counted(progress: Progress, name: str, total: int) -> Tick:
+    """What a block calls after each of its `total` parts."""
+    done = 0
+    progress(name, 0, total)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(name, done, total)
+
+    return tick
+
+
+def _table1(
+    tools: blocks.Tools,
+    views: Sequence[View],
+    true_views: Sequence[View],
+    euler: Encoder | None,
+    counts: Counts,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Both halves of table 1: with medoids, with each vehicle's own mesh."""
+    gradient = min(counts.gradient, counts.views)
+    first = {
+        "encoder": counts.views,
+        "solver": counts.views,
+        "solver_no_prior": gradient,
+        "gradient_pose": gradient,
+        "gradient_encoder": gradient,
+    }
+    gradient = min(counts.true_gradient, counts.true_views)
+    second = {
+        "encoder": counts.true_views,
+        "solver": counts.true_views,
+        "gradient_pose": gradient,
+        "gradient_encoder": gradient,
+    }
+
+    def tick(name: str, rows: dict[str, int]) -> Tick:
+        extra = 0 if euler is None else rows["encoder"]
+        return _counted(progress, name, sum(rows.values()) + extra)
+
+    return {
+        "medoid": blocks.table1_medoid(tools, views, first, euler, tick("Table 1, medoids", first)),
+        "true_mesh": blocks.table1_true_mesh(
+            tools, true_views, second, euler, tick("Table 1, true meshes", second)
+        ),
+    }
+
+
+def _table2_and_figures(
+    both: dict[str, bench.Bench], repeats: int, progress: Progress
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Table 2 and figures 6a, 6b and 6c, by kind of mesh."""
+    steps = len(bench.RESOLUTIONS)
+    table2 = {
+        kind: bench.table2(own, _counted(progress, f"Table 2, {KINDS[kind]}", 2 * steps))
+        for kind, own in both.items()
+    }
+    figures = {
+        "6a": {kind: bench.figure_6a(table) for kind, table in table2.items()},
+        "6b": bench.figure_6b(both["medoid"], repeats, _counted(progress, "Figure 6b", steps)),
+        "6c": {
+            kind: bench.figure_6c(
+                own, _counted(progress, f"Figure 6c, {KINDS[kind]}", len(own.starts) + 1)
+            )
+            for kind, own in both.items()
+        },
+    }
+    return table2, figures
 
 
 def shipped_medoids() -> dict[str, ObjectModel]:

@@ -15,7 +15,7 @@ from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, 
 from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder, PoseHypothesis
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
 from pose_refiner_ros.encoder.weights import save_encoder
-from pose_refiner_ros.evaluation import palazzi, palazzi_blocks, palazzi_views
+from pose_refiner_ros.evaluation import palazzi, palazzi_bench, palazzi_blocks, palazzi_views
 from pose_refiner_ros.evaluation.palazzi import Counts, PalazziError, run_palazzi
 from pose_refiner_ros.evaluation.palazzi_tables import markdown
 from pose_refiner_ros.objects.mesh import Mesh
@@ -117,11 +117,11 @@ def bench(collection):
         starts.append(palazzi_views.Start(view, evidence, estimate))
     medoids = palazzi_blocks.medoid_models(collection.medoids)
     tools = palazzi_blocks.Tools(PoseEncoder(network()), medoids)
-    return palazzi_blocks.Bench(tools, starts, True)
+    return palazzi_bench.Bench(tools, starts, True)
 
 
 def test_the_solver_gains_more_at_more_pixels(bench):
-    table = palazzi_blocks.table2(bench, lambda: None)
+    table = palazzi_bench.table2(bench, lambda: None)
     assert table["start"]["mve_deg"] == pytest.approx(8.0, abs=1e-3)
     fine, coarse = table["solver"]["256"], table["solver"]["32"]
     assert fine["viewpoint_gain_deg"] > 7.5 and fine["iou_gain"] > 0.02
@@ -131,7 +131,7 @@ def test_the_solver_gains_more_at_more_pixels(bench):
 
 
 def test_steps_begin_at_the_start_and_end_as_refined(bench):
-    curves = palazzi_blocks.figure_6c(bench, lambda: None)
+    curves = palazzi_bench.figure_6c(bench, lambda: None)
     for name in ("gradient_pose", "solver"):
         assert curves[name][0] == pytest.approx(8.0, abs=1e-3)
     assert curves["solver"][-1] < 0.5 < curves["solver"][1]

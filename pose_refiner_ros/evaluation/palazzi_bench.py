@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table 2 and figure 6 of Palazzi et al. 2018: the soft rasteriser and the solver side by side.
+
+Both refine the same poses with the same meshes, and without the pipeline around them; and what time
+each takes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouettes
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.category import category_prior
+from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
+from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
+from pose_refiner_ros.refinement.solver import Level
+from pose_refiner_ros.rendering.mesh_batch import MeshBatch
+from pose_refiner_ros.rendering.soft_rasterizer import MAX_FACES, SoftRasterizer
+from pose_refiner_ros.torch_threads import one_thread
+
+from .palazzi_blocks import Tools, true_model
+from .palazzi_views import (
+    LABEL,
+    LENS,
+    PIXELS,
+    Attempt,
+    Start,
+    Tick,
+    View,
+    measure,
+    paper_camera,
+    summary,
+)
+
+RESOLUTIONS = (16, 32, 64, 128, 256)
+SHORT_MS, REPEATS = 20.0, 5  # what takes less is timed by the median of so many calls
+
+
+@dataclass(eq=False)
+class Bench:
+    """Starts of the encoder, and the meshes that they are refined with: the medoid of the class
+    given, or the true ones. Both refinements begin at the encoder's likeliest pose."""
+
+    tools: Tools
+    starts: list[Start]
+    true_mesh: bool
+
+    @cached_property
+    def models(self) -> list[ObjectModel]:
+        if not self.true_mesh:
+            return list(self.tools.medoids.values())
+        vehicles = {start.view.vehicle.name: start.view.vehicle for start in self.starts}
+        return [true_model(vehicle) for vehicle in vehicles.values()]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the model of each start."""
+        if self.true_mesh:
+            return [start.view.vehicle.name for start in self.starts]
+        return [self.tools.medoids[start.estimate.best_class].name for start in self.starts]
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        place = {model.name: i for i, model in enumerate(self.models)}
+        return np.array([place[name] for name in self.names])
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        return Refiner(self.models, self.tools.device, max(len(self.starts), 8))
+
+    @cached_property
+    def views(self) -> list[View]:
+        return [start.view for start in self.starts]
+
+    @property
+    def poses(self) -> np.ndarray:
+        return np.stack([start.pose for start in self.starts])
+
+    def rasterizer(self, resolution: int) -> SoftRasterizer:
+        meshes = [model.mesh for model in self.models]
+        return SoftRasterizer(meshes, (resolution, resolution), device=self.tools.device)
+
+    def priors(self, evidence: Sequence, which: Sequence[int]) -> list[list]:
+        """What holds a medoid to the encoder's opinion; nothing where the mesh is the true one."""
+        if self.true_mesh:
+            return [[None] for _ in which]
+        starts = [self.starts[i] for i in which]
+        return [
+            [category_prior(seen, start.estimate, start.pose)]
+            for seen, start in zip(evidence, starts, strict=True)
+        ]
+
+    def figures(self, poses: np.ndarray) -> dict[str, Any]:
+        attempts = [
+            Attempt(None, self.models[i].mesh, pose)
+            for i, pose in zip(self.index, poses, strict=True)
+        ]
+        found = summary(measure(self.views, attempts))
+        keys = ("n", "miou", "mve_deg", "acc_pi_6", "median_translation_error_m")
+        return {key: found[key] for key in keys}
+
+    def by_soft_rasterizer(self, resolution: int) -> np.ndarray:
+        """Poses (N, 4, 4) after 30 steps."""
+        descent = GradientRefiner(resolution, device=self.tools.device)
+        found = [descent.refine_poses(*self.task(i)).camera_from_object for i in self.all]
+        return torch.cat(found).cpu().numpy()
+
+    @property
+    def all(self) -> range:
+        return range(len(self.starts))
+
+    def task(self, i: int) -> tuple[ObjectEvidence, ObjectModel, list[np.ndarray]]:
+        """What a `GradientRefiner` needs of a start. (Crops of this camera are not turned.)"""
+        start = self.starts[i]
+        return start.evidence, self.models[self.index[i]], [start.pose]
+
+    def by_solver(self, resolution: int) -> tuple[np.ndarray, int]:
+        """Poses (N, 4, 4) from crops of at most so many pixels, the coarse level half of them; and
+        how many masks were too small for that, whose poses stay as they were."""
+        camera, poses, evidence, which = paper_camera(), self.poses, [], []
+        for i, view in enumerate(self.views):
+            try:
+                sizes = (max(resolution // 2, RESOLUTIONS[0]), resolution)
+                evidence.append(gather_evidence(view.mask, LABEL, camera, sizes))
+                which.append(i)
+            except EvidenceError:
+                pass
+        results = self.refiner.refine(
+            evidence,
+            [self.names[i] for i in which],
+            [[self.starts[i].pose] for i in which],
+            keep=1,
+            restart=False,
+            priors=self.priors(evidence, which),
+        )
+        for i, found in zip(which, results, strict=True):
+            if found and np.isfinite(found[0].camera_from_object).all():
+                poses[i] = found[0].camera_from_object
+        return poses, len(poses) - len(which)
+
+
+def table2(bench: Bench, tick: Tick) -> dict[str, Any]:
+    """How far each resolution brings the encoder's poses: gains are differences of mean IoU and of
+    medians of the errors, positive where it is better than at the start."""
+    start = bench.figures(bench.poses)
+    table: dict[str, Any] = {"start": start, "soft_rasterizer": {}, "solver": {}}
+    for resolution in RESOLUTIONS:
+        soft = bench.by_soft_rasterizer(resolution)
+        tick()
+        solved, too_small = bench.by_solver(resolution)
+        tick()
+        for method, poses in (("soft_rasterizer", soft), ("solver", solved)):
+            found = bench.figures(poses)
+            shift = "median_translation_error_m"
+            table[method][str(resolution)] = {
+                **found,
+                "iou_gain": found["miou"] - start["miou"],
+                "viewpoint_gain_deg": start["mve_deg"] - found["mve_deg"],
+                "translation_gain_m": start[shift] - found[shift],
+            }
+        table["solver"][str(resolution)]["masks_too_small"] = too_small
+    return table
+
+
+def figure_6a(table: dict[str, Any]) -> dict[str, Any]:
+    """Mean IoU by resolution, from table 2."""
+    return {
+        "resolutions": list(RESOLUTIONS),
+        "start": table["start"]["miou"],
+        **{
+            method: [table[method][str(r)]["miou"] for r in RESOLUTIONS]
+            for method in ("soft_rasterizer", "solver")
+        },
+    }
+
+
+def figure_6b(bench: Bench, repeats: int, tick: Tick) -> dict[str, Any]:
+    """Milliseconds to draw one picture of a medoid, by resolution: medians."""
+    chosen = [i % len(bench.starts) for i in range(repeats)]
+    batch = MeshBatch([model.mesh for model in bench.models], bench.tools.device)
+    result: dict[str, Any] = {
+        "resolutions": list(RESOLUTIONS),
+        "repeats": repeats,
+        "faces": [len(model.mesh.faces) for model in bench.models],
+        "soft_rasterizer_ms": [],
+        "soft_rasterizer_with_gradient_ms": [],
+        "fast_silhouette_ms": [],
+    }
+    for resolution in RESOLUTIONS:
+        rasterizer = bench.rasterizer(resolution)
+        pinhole = resized_pinhole(LENS.pinhole, PIXELS, resolution)
+
+        def soft(i: int, gradient: bool, rasterizer=rasterizer, pinhole=pinhole) -> None:
+            pose = torch.tensor(bench.poses[i : i + 1], dtype=torch.float32)
+            pose.requires_grad_(gradient)
+            picture = rasterizer(pose, pinhole, int(bench.index[i]))
+            if gradient:
+                picture.sum().backward()
+
+        def fast(i: int, pinhole=pinhole, resolution=resolution) -> None:
+            pose = bench.poses[i : i + 1]
+            silhouettes(batch, bench.index[i : i + 1], pose, pinhole, resolution)
+
+        with one_thread():
+            result["soft_rasterizer_ms"].append(_median_ms(lambda i: soft(i, False), chosen))
+            result["soft_rasterizer_with_gradient_ms"].append(
+                _median_ms(lambda i: soft(i, True), chosen)
+            )
+        result["fast_silhouette_ms"].append(_median_ms(fast, chosen))
+        tick()
+    return result
+
+
+def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
+    """Median viewpoint error in degrees after 0, 1, 2, … steps.
+
+    Of the gradient procedures the pose with the least loss so far counts, as it is what they would
+    return. The solver is given so many iterations in all, half of them at the coarse level.
+    """
+    encoder, descent = bench.tools.encoder, GradientRefiner(device=bench.tools.device)
+    of_pose, of_encoder = [], []
+    for i in bench.all:
+        of_pose.append(_best_so_far(descent.refine_poses(*bench.task(i))))
+        # the likeliest hypothesis comes first
+        of_encoder.append(_best_so_far(descent.refine_encoder(*bench.task(i)[:2], encoder)[0]))
+        tick()
+    curves = {
+        "gradient_pose": np.concatenate(of_pose, axis=1),
+        "gradient_encoder": np.concatenate(of_encoder, axis=1),
+    }
+    most = sum(level.iterations for level in COARSE + FINE)
+    curves["solver"] = np.stack([_solver_limited(bench, k) for k in range(most + 1)])
+    tick()
+    result: dict[str, Any] = {"n": len(bench.starts)}
+    for name, poses in curves.items():  # (steps + 1, N, 4, 4)
+        result[name] = [bench.figures(some)["mve_deg"] for some in poses]
+    return result
+
+
+def _best_so_far(found) -> np.ndarray:
+    """(steps + 1, N, 4, 4) of a gradient descent: the pose with the least loss up to each step."""
+    least = found.losses.cummin(dim=0).indices
+    which = torch.arange(least.shape[1], device=least.device)
+    return found.poses[least, which].cpu().numpy()
+
+
+def _solver_limited(bench: Bench, iterations: int) -> np.ndarray:
+    """(N, 4, 4) after at most so many iterations, half of them at the coarse level."""
+    if iterations == 0:
+        return bench.poses
+    refiner = bench.refiner
+    evidence = [start.evidence for start in bench.starts]
+    priors = bench.priors(evidence, range(len(evidence)))
+    left, levels = iterations, []
+    for level, share in zip(COARSE + FINE, (0.5, 0.75, 1.0), strict=True):
+        own = min(int(np.ceil(left * share)), level.iterations)
+        left -= own
+        if own:
+            levels.append(Level(level.index, own, level.tolerance))
+    candidates = [
+        refiner.candidate(i, seen, start.pose, prior[0])
+        for i, (seen, start, prior) in enumerate(zip(evidence, bench.starts, priors, strict=True))
+    ]
+    refiner._load_evidence(evidence)
+    solved = refiner._solve(candidates, list(bench.index), tuple(levels))
+    poses = np.stack([candidate.pose for candidate in solved])
+    for seen, pose in zip(evidence, poses, strict=True):  # crops may look elsewhere
+        pose[:3] = seen.crop.crop_from_camera.T @ pose[:3]
+    return poses
+
+
+# Time
+
+
+def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
+    """Milliseconds an object of the refinements alone, one object at a time: medians.
+
+    `solver_ms` is Refiner.refine, `gradient_pose_ms` 30 steps of the soft rasteriser at 128x128,
+    with the same mesh from the same poses: the encoder's likely hypotheses, as in the pipeline,
+    or (`_one_hypothesis`) the likeliest alone. `gradient_encoder_ms` is 30 steps of the weights for
+    each likely hypothesis. What takes milliseconds is called several times in a row, as the 30
+    steps are 30 calls in a row; `solver_first_call_ms` is the first of them, with caches full of
+    other work. Speed-ups set medians against each other.
+    """
+    refiner, encoder, camera = bench.refiner, bench.tools.encoder, paper_camera()
+    descent = GradientRefiner(device=bench.tools.device)
+
+    def solve(i: int, count: int | None) -> None:
+        start = bench.starts[i]
+        poses = [h.camera_from_object for h in start.estimate.likely][:count]
+        priors = [
+            None if bench.true_mesh else category_prior(start.evidence, start.estimate, pose)
+            for pose in poses
+        ]
+        refiner.refine([start.evidence], [bench.names[i]], [poses], 4, False, [priors])
+
+    def descend(i: int, count: int | None) -> None:
+        evidence, model, _ = bench.task(i)
+        poses = [h.camera_from_object for h in bench.starts[i].estimate.likely][:count]
+        descent.refine_poses(evidence, model, poses)
+
+    timed = {
+        "evidence_ms": lambda i: gather_evidence(bench.views[i].mask, LABEL, camera),
+        "encoder_ms": lambda i: encoder.estimate([bench.starts[i].evidence]),
+        "solver_ms": lambda i: solve(i, None),
+        "solver_one_hypothesis_ms": lambda i: solve(i, 1),
+        "gradient_pose_ms": lambda i: descend(i, None),
+        "gradient_pose_one_hypothesis_ms": lambda i: descend(i, 1),
+        "gradient_encoder_ms": lambda i: descent.refine_encoder(*bench.task(i)[:2], encoder),
+    }
+    times: dict[str, list[float]] = {name: [] for name in timed}
+    first: list[float] = []
+    for function in timed.values():
+        function(0)  # what a first call sets up is not counted
+    for i in bench.all:  # in turn, so that all see the same machine, whatever else it does
+        for name, function in timed.items():
+            calls = [_ms(function, i)]
+            if calls[0] < SHORT_MS:
+                calls += [_ms(function, i) for _ in range(REPEATS - 1)]
+            times[name].append(float(np.median(calls)))
+            if name == "solver_ms":
+                first.append(calls[0])
+        tick()
+    found: dict[str, Any] = {"n": len(bench.starts)}
+    found |= {name: float(np.median(values)) for name, values in times.items()}
+    found["solver_first_call_ms"] = float(np.median(first))
+    one, solver = found["gradient_pose_one_hypothesis_ms"], found["solver_ms"]
+    return found | {
+        "speedup_solver_over_30_soft_steps_at_128": found["gradient_pose_ms"] / solver,
+        "speedup_one_hypothesis": one / found["solver_one_hypothesis_ms"],
+        "speedup_all_hypotheses_over_steps_of_one": one / solver,
+        "soft_rasterizer_triangles": [min(len(m.mesh.faces), MAX_FACES) for m in bench.models],
+    }
+
+
+def _median_ms(function: Callable[[int], None], items: Sequence[int]) -> float:
+    function(items[0])
+    return float(np.median([_ms(function, i) for i in items]))
+
+
+def _ms(function: Callable[[int], None], item: int) -> float:
+    began = time.perf_counter()
+    function(item)
+    return 1e3 * (time.perf_counter() - began)
