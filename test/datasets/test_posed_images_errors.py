@@ -91,6 +91,19 @@ def test_one_picture_of_an_object(tmp_path):
     assert len(load_posed_images(scene, "test", object_id=5)) == 1
 
 
+def test_pictures_that_are_not_there(transforms, tmp_path, caplog):
+    source = write_nerf_synthetic(tmp_path / "synthetic", POSES)
+    (source / "train" / "r_3.png").unlink()
+    fails(r"picture .*train/r_3 is missing", source)
+    # People delete blurred pictures of their phone.
+    for i in range(1, 6):
+        (transforms / "images" / f"00{i}.png").unlink()
+    assert load_posed_images(transforms, "all").names == [f"images/00{i}.png" for i in "06789"]
+    assert "left out 5 of 10 pictures that are missing, such as images/005.png" in caplog.text
+    (transforms / "images" / "006.png").unlink()
+    fails(r"picture .*images/006\.png is missing, and so are 6 of the 10", transforms)
+
+
 def test_pictures(transforms):
     picture = transforms / "images" / "003.png"
     content = picture.read_bytes()
@@ -98,8 +111,6 @@ def test_pictures(transforms):
     fails(r"003\.png is not a picture that OpenCV can read", transforms)
     picture.write_bytes(b"")
     fails(r"003\.png is not a picture that OpenCV can read", transforms)
-    picture.unlink()
-    fails(r"picture .*003\.png is missing", transforms)
     float_picture = transforms / "images" / "003.tiff"
     cv2.imwrite(str(float_picture), BLACK.astype(np.float32))
     float_picture.rename(picture)

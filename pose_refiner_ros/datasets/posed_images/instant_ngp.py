@@ -3,7 +3,8 @@
 
 Poses, intrinsics and lenses as in transforms.py, frames sorted by name. `mask_path`, or alpha,
 shows the object. transforms_test.json, if there is one, has the test pictures, else every 8th of
-transforms.json is one.
+transforms.json is one. Frames whose picture is not there are left out with a warning, as people
+delete those that are blurred; half of them must be there.
 
 Bounds: with aabb_scale, instant-ngp's cube, which has that side about 0.5 after positions were
 multiplied by `scale` (0.33) and moved by `offset` (0.5). Without: with masks the cube that they
@@ -12,6 +13,7 @@ need, else the cube about the point the cameras look at that reaches to them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.hull import box_around_masks, box_before_cameras
 from pose_refiner_ros.datasets.posed_images.reading import split_indices
-from pose_refiner_ros.datasets.posed_images.transforms import load_frames, read_transforms
+from pose_refiner_ros.datasets.posed_images.transforms import Frame, load_frames, read_transforms
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
+
+log = logging.getLogger(__name__)
 
 
 def load(path: Path, split: str, factor: int) -> PosedImages:
@@ -43,9 +47,21 @@ def load(path: Path, split: str, factor: int) -> PosedImages:
     return posed
 
 
-def _sorted_frames(path: Path) -> tuple[dict[str, Any], list]:
+def _sorted_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
     content, frames = read_transforms(path)
-    return content, sorted(frames, key=lambda frame: frame.name)
+    there = [frame for frame in frames if frame.picture.is_file()]
+    missing = [frame for frame in frames if not frame.picture.is_file()]
+    if len(missing) > len(there):
+        raise PosedImagesError(
+            f"picture {missing[0].picture} is missing, and so are {len(missing)} of the "
+            f"{len(frames)} of {path}"
+        )
+    if missing:
+        log.warning(
+            "%s: left out %d of %d pictures that are missing, such as %s",
+            path, len(missing), len(frames), missing[0].name,
+        )  # fmt: skip
+    return content, sorted(there, key=lambda frame: frame.name)
 
 
 def _bounds(content: Mapping[str, Any], posed: PosedImages, path: Path) -> np.ndarray:

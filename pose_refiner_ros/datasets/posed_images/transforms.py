@@ -49,7 +49,7 @@ class Frame:
 
     Attributes:
         name: file_path as written.
-        picture: where it lies.
+        picture: where it lies, or should.
         mask: file that shows the object in white, or None.
         camera_from_world: (4, 4), OpenCV axes, units of the file.
         values: intrinsics: the file's, overridden by the frame's own.
@@ -66,7 +66,7 @@ def read_transforms(path: Path) -> tuple[dict[str, Any], list[Frame]]:
     """The file's own values, and its frames in the order of the file.
 
     Raises:
-        PosedImagesError: no JSON with frames, or a frame without picture or usable pose.
+        PosedImagesError: no JSON with frames, or a frame without usable pose.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -137,22 +137,18 @@ def _frame(path: Path, content: Mapping[str, Any], index: int, entry: Any) -> Fr
     mask = entry.get("mask_path")
     return Frame(
         name,
-        _picture(path.parent, name),
-        _picture(path.parent, mask) if isinstance(mask, str) else None,
+        _file(path.parent, name),
+        _file(path.parent, mask) if isinstance(mask, str) else None,
         inverse(pose @ _OPENCV_FROM_OPENGL),
         {**content, **entry},
     )
 
 
-def _picture(folder: Path, name: str) -> Path:
+def _file(folder: Path, name: str) -> Path:
+    """The file of that name, with or without a suffix, or the path where it should be."""
     path = folder / name.replace("\\", "/")
-    if path.is_file():
-        return path
-    for suffix in PICTURE_SUFFIXES:
-        candidate = path.with_name(path.name + suffix)
-        if candidate.is_file():
-            return candidate
-    raise PosedImagesError(f"picture {path} is missing")
+    candidates = (path, *(path.with_name(path.name + suffix) for suffix in PICTURE_SUFFIXES))
+    return next((c for c in candidates if c.is_file()), path)
 
 
 def _number(values: Mapping[str, Any], key: str, name: str, default: float | None) -> Any:

@@ -128,7 +128,7 @@ def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
             raise PosedImagesError(
                 f"{with_mask} has a mask or alpha, {without} none; give all pictures one or none"
             )
-        view = _shrunk(view, factor)
+        view = _shrunk(view, int(factor))
         posed.names.append(view.name)
         posed.images[n] = view.image
         posed.intrinsics[n] = view.intrinsics
@@ -177,27 +177,24 @@ def _shrunk(view: View, factor: int) -> View:
     rows, columns = height * factor, width * factor
 
     def mean(array: np.ndarray) -> np.ndarray:
-        array = array[:rows, :columns].astype(np.float32)
         # For whole factors INTER_AREA is the mean of the block.
-        return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+        return cv2.resize(array[:rows, :columns], (width, height), interpolation=cv2.INTER_AREA)
 
-    image = view.image.astype(np.float32)
-    if view.alpha is None:
-        alpha, small = None, mean(image)
-    else:
-        alpha = mean(view.alpha)
-        premultiplied = mean(image * view.alpha[..., None])
+    alpha, small = None, mean(view.image)
+    if view.alpha is not None:
+        seen = view.alpha.astype(np.float32)
+        alpha, premultiplied = mean(seen), mean(view.image * seen[..., None])
         # Where nothing is seen any colour will do.
-        small = np.where(
-            alpha[..., None] > 0, premultiplied / np.maximum(alpha, 1e-9)[..., None], mean(image)
-        )
+        colour = premultiplied / np.maximum(alpha, 1e-9)[..., None]
+        small = np.where(alpha[..., None] > 0, np.rint(colour), small).astype(np.uint8)
         alpha = np.rint(alpha).astype(np.uint8)
-    weight = None if view.weight is None else mean(view.weight) > 1.0 - 1e-6
+    weight = None
+    if view.weight is not None:
+        weight = mean(view.weight.astype(np.float32)) > 1.0 - 1e-6
     K = view.intrinsics / factor
     # Half a pixel is added and taken away because pixel centres, not corners, are integers.
     K[:2, 2] = (view.intrinsics[:2, 2] + 0.5) / factor - 0.5
     K[2, 2] = 1.0
-    small = np.rint(small).clip(0, 255).astype(np.uint8)
     return View(view.name, small, alpha, weight, K, view.camera_from_object)
 
 
