@@ -181,7 +181,7 @@ class SilhouetteArtist:
         from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
         self.batch = MeshBatch(list(meshes), device)
-        self.corners = np.stack([_box_corners(mesh) for mesh in meshes])  # (M, 8, 3)
+        self.corners = np.stack([mesh.box_corners for mesh in meshes])  # (M, 8, 3)
 
     def __call__(self, mesh, poses, pinhole, size) -> np.ndarray:
         """(N, size, size) uint8 0/1: meshes (N,) at poses (N, 4, 4) by pinhole cameras (N, 4)."""
@@ -197,12 +197,6 @@ class SilhouetteArtist:
         with np.errstate(divide="ignore", invalid="ignore"):
             plane = points[..., :2] / points[..., 2:]
         return plane.min(1), plane.max(1), usable
-
-
-def _box_corners(mesh: Mesh) -> np.ndarray:
-    low, high = mesh.bounds
-    signs = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
-    return np.where(signs, high, low)
 
 
 def occluder(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:

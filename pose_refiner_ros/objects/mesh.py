@@ -79,6 +79,11 @@ class Mesh:
         used = self.vertices[self.used_vertices]
         return np.array([used.min(axis=0), used.max(axis=0)], dtype=np.float64)
 
+    @property
+    def box_corners(self) -> np.ndarray:
+        """(8, 3) float64 of the box around the mesh."""
+        return np.stack(np.meshgrid(*self.bounds.T, indexing="ij"), -1).reshape(-1, 3)
+
     @cached_property
     def diameter(self) -> float:
         """Largest distance between two vertices, metres."""

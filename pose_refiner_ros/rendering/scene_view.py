@@ -251,8 +251,7 @@ def _view_named(name: str, scene: Scene, points: np.ndarray, size: tuple[int, in
 
 def _box_corners(one: SceneObject, model: ObjectModel) -> np.ndarray:
     """(8, 3) corners of the object's box in the scene."""
-    corners = np.stack(np.meshgrid(*model.mesh.bounds.T, indexing="ij"), -1).reshape(-1, 3)
-    return corners @ one.scene_from_object[:3, :3].T + one.scene_from_object[:3, 3]
+    return model.mesh.box_corners @ one.scene_from_object[:3, :3].T + one.scene_from_object[:3, 3]
 
 
 def _points(scene: Scene, boxes: Sequence[np.ndarray]) -> np.ndarray:
