@@ -18,6 +18,7 @@ from pose_refiner_ros.datasets.vehicles.collection import (
     procedural_collection,
 )
 from pose_refiner_ros.datasets.vehicles.library import write_library
+from pose_refiner_ros.objects.library import ObjectLibrary
 
 
 @pytest.fixture(autouse=True)
@@ -98,17 +99,14 @@ def test_medoids_are_chosen_from_their_cluster_and_kept(monkeypatch):
 
 
 def test_a_library_is_written_of_the_medoids(tmp_path):
-    library_module = pytest.importorskip("pose_refiner_ros.objects.library")
     collection = procedural_collection(per_cluster=2)
-    library = library_module.ObjectLibrary.load(write_library(tmp_path / "out", collection))
+    library = ObjectLibrary.load(write_library(tmp_path / "out", collection))
     assert not library.problems and not library.warnings
     for cluster, vehicle in collection.medoids.items():
         np.testing.assert_allclose(library[cluster].mesh.bounds, vehicle.mesh.bounds, atol=6e-4)
 
 
 def test_the_default_library_stands_for_each_cluster():
-    from pose_refiner_ros.objects.library import ObjectLibrary
-
     library = ObjectLibrary.load(shipped.OBJECTS)
     assert not library.problems and not library.warnings
     assert tuple(library) == CLUSTERS
