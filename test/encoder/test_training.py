@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Vehicle
-from pose_refiner_ros.datasets.vehicles.views import PaperCamera
+from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera
 from pose_refiner_ros.encoder import training as training_module
+from pose_refiner_ros.encoder.model_card import card_text
 from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
 from pose_refiner_ros.encoder.training import (
     CHECKPOINT,
@@ -31,7 +32,7 @@ from pose_refiner_ros.encoder.training_data import (
     roughened,
 )
 from pose_refiner_ros.encoder.weights import load_encoder
-from pose_refiner_ros.vehicle_training import Cameras, vehicle_windows
+from pose_refiner_ros.vehicle_training import TRAINING_CAMERAS, Cameras, vehicle_windows
 
 SMALL = EncoderSettings(CLUSTERS, size=32, channels=(8, 16, 32, 32, 32), dense=64)
 TINY = dataclasses.replace(SMALL, channels=(4, 4, 4, 4, 4), dense=8)
@@ -134,6 +135,16 @@ def test_occluders_and_rough_borders():
     rough = [roughened(mask, None, rng) for _ in range(20)]
     share = np.mean([(r & mask).sum() / (r | mask).sum() for r in rough])
     assert 0.85 < share < 0.995
+
+
+def test_the_card_names_the_views_that_are_trained_on():
+    height, distance = RobotCamera().height, RobotCamera().distance
+    views = (
+        f"seen from {height[0]:g} to {height[1]:g} m above their ground and {distance[0]:g} to "
+        f"{distance[1]:g} m away"
+    )
+    assert views in card_text("e", SMALL, {})
+    assert any(isinstance(c.settings, RobotCamera) for c, _ in TRAINING_CAMERAS)
 
 
 def test_whole_photos(vehicles):

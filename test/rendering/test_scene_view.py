@@ -184,11 +184,18 @@ def test_far_from_the_origin_of_a_map_it_looks_the_same():
 
 
 def test_small_scenes_have_small_grids():
-    """A mug on a table, 40 cm from the camera."""
-    mug = {"car": box("car", 0.1, 0.08, 0.1, (0.9, 0.1, 0.1))}
-    on_table = scene(standing("car", 0.4, 0.05), height=0.3)
-    picture = draw_scene(on_table, mug, size=SIZE, labels=True)
-    assert red(picture).sum() > 200
+    """A mug on a table, 40 cm from the camera, looks like one ten times as large from 4 m."""
+    small, large = (
+        draw_scene(
+            scene(standing("car", 0.42 * k, 0.06 * k), height=0.3 * k),
+            {"car": box("car", 0.1 * k, 0.08 * k, 0.1 * k, (0.9, 0.1, 0.1))},
+            size=SIZE,
+            labels=False,
+        ).astype(int)
+        for k in (1, 10)
+    )
+    assert red(small).sum() > 200
+    assert (abs(small - large) > 12).any(-1).mean() < 0.01
 
 
 def test_below_the_ground_there_is_no_ground():
