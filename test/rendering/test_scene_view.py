@@ -187,7 +187,7 @@ def test_small_scenes_have_small_grids():
     """A mug on a table, 40 cm from the camera, looks like one ten times as large from 4 m."""
     small, large = (
         draw_scene(
-            scene(standing("car", 0.42 * k, 0.06 * k), height=0.3 * k),
+            scene(standing("car", 0.42 * k, 0.07 * k), height=0.3 * k),
             {"car": box("car", 0.1 * k, 0.08 * k, 0.1 * k, (0.9, 0.1, 0.1))},
             size=SIZE,
             labels=False,
