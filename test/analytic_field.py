@@ -17,17 +17,20 @@ COLOURS = np.array([
 
 
 class AnalyticField:
-    """Gaussian blobs: density Σ 12 exp(-r²/2s²) per metre; colour their mean, a little by view."""
+    """Gaussian blobs: density Σ 12 exp(-r²/2s²) per metre; colour their mean, a little by view.
+
+    chequers: light and dark cubes in each colour, that many to a metre, for what needs corners.
+    """
 
     kind = "analytic"
     settings: dict = {}  # noqa: RUF012
     device = torch.device("cpu")
 
-    def __init__(self, background=(1.0, 1.0, 1.0), samples: int = 48, density: float = 12.0):
+    def __init__(self, background=(1.0, 1.0, 1.0), samples=48, density=12.0, chequers=0.0):
         self.bounds = np.array([[-0.7] * 3, [0.7] * 3])
         self.background = None if background is None else np.asarray(background, np.float64)
         self.record: dict = {}
-        self._samples, self._density = samples, density
+        self._samples, self._density, self._chequers = samples, density, chequers
 
     def query(self, points, directions):
         centres, radii, colours = (torch.as_tensor(x).to(points) for x in (CENTRES, RADII, COLOURS))
@@ -35,6 +38,9 @@ class AnalyticField:
         blobs = torch.exp(-squared)
         share = blobs / (blobs.sum(1, keepdim=True) + 1e-6)
         shade = 0.9 + 0.1 * directions[:, 2:]
+        if self._chequers:
+            waves = torch.sin(torch.pi * self._chequers * points).prod(1, keepdim=True)
+            shade = shade * (0.55 + 0.45 * torch.tanh(8.0 * waves))
         return self._density * blobs.sum(1), share @ colours * shade
 
     def render(self, origins, directions):

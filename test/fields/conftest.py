@@ -2,12 +2,11 @@
 """One thread: several get in each other's way on machines that are busy."""
 
 import pytest
-import torch
+
+from pose_refiner_ros import torch_threads
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads.one_thread():
+        yield
