@@ -12,7 +12,7 @@ import torch
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch on one thread of the CPU: for a frame's few masks or small pictures as fast as several,
-    and fifty times faster where other work takes the cores."""
+    and many times faster where other work takes the cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -5,7 +5,7 @@ Palazzi et al., "End-to-end 6-DoF Object Pose Estimation through Differentiable 
 (2018), section 3.3: the object is drawn by the soft rasteriser, compared with its mask, and the
 error goes back (a) into the pose, `refine_pose`, or (b) through the pose into the weights of the
 network that estimated it, `refine_encoder`. The paper gives neither loss nor optimiser. What is
-used here refined best of what was tried on five vehicles at 128x128, 10 degrees and 5 % off:
+used here refined vehicles best of what was tried:
 
 * The rasteriser adds up to 5 to 8 where triangles overlap and falls to 0 at each triangle's edges.
   The plain squared error drives it to 1 everywhere, which moves the object away from its mask.
@@ -15,25 +15,21 @@ used here refined best of what was tried on five vehicles at 128x128, 10 degrees
   with 10 and more they are as hard as a drawn mask.
 * The squared difference to the mask is added up at the full resolution and after averaging over
   2x2, 4x4, … pixels, all alike in weight. Coarse pixels see an outline that is still some way
-  off, and average away the pattern of the triangles. A soft IoU does neither: its median rotation
-  error is half as large again.
+  off, and average away the pattern of the triangles. A soft IoU does neither.
 * The gradient of each triangle is limited to 0.1 times its length (`SoftRasterizer`). Without it a
-  few thin triangles decide where the pose goes, and two thirds of the rotation error are left
-  instead of a quarter: this matters more than the choice of loss.
+  few thin triangles decide where the pose goes: this matters more than the choice of loss.
 * Adam, in radians, radii and distances (see `refine_pose`), so that one rate fits turns and
   shifts: gradients differ by orders of magnitude between objects, views and resolutions, and Adam
   does not care. Short memory (0.7, 0.95) as there are only 30 steps; the rate falls as a cosine
   because the loss is rough. Of all poses on the way, the one with the least loss is returned.
 
-From 10 degrees and 5 % off, 30 steps end (median) 10 degrees off at 16x16, 8 at 32, 5 at 64, 2 at
-128 and 1 at 256, with an IoU of 0.97 at 128. What a few pixels wide triangles lack in gradient at
-low resolutions is the rasteriser's weakness; more steps (0.8 degrees after 100) help at 128.
+Triangles of a pixel or two have no gradient, so that little is gained at low resolutions: that is
+the rasteriser's weakness. docs/palazzi.md has what 30 steps gain at each (table 2).
 
 Each object of a batch has its own loss and its own moments: nothing that happens to one, NaN
 included, reaches another.
 
-On the CPU one thread is used. Two are no faster at these sizes, and many times slower if anybody
-else is using the cores.
+On the CPU one thread is used (`torch_threads.py`).
 """
 
 from __future__ import annotations
