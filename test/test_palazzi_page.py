@@ -25,6 +25,14 @@ def test_the_page_has_the_tables_of_the_last_run():
     assert written in (REPOSITORY / "docs" / "palazzi.md").read_text(encoding="utf-8")
 
 
+def test_the_pages_text_has_the_speed_of_the_last_run():
+    page = (REPOSITORY / "docs" / "palazzi.md").read_text(encoding="utf-8")
+    speed = REPORT["speed"]["medoid"]
+    first = speed["gradient_pose_ms"] / speed["solver_first_call_ms"]
+    assert f"first call after other work it is {first:.0f}." in page
+    assert f"takes about {speed['gradient_pose_ms'] / 30:.0f} ms a step" in page
+
+
 def test_the_readme_has_the_targets_of_the_last_run():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert palazzi_tables.target_table(REPORT) in readme
