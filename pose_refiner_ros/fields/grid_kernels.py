@@ -196,13 +196,21 @@ def grid_functions(degree: int) -> GridFunctions:
 _threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="grid")
 
 
-def launch_over(kernel: Any, count: int, inputs: Sequence[Any], device: Any) -> None:
+def cpu_threads() -> int:
+    """That launches are shared out among."""
+    return _threads._max_workers
+
+
+def launch_over(
+    kernel: Any, count: int, inputs: Sequence[Any], device: Any, least: int = 256
+) -> None:
     """Launch a kernel over `count` items; its last parameter is the first item of its share.
 
-    Warp runs a launch on one CPU core, so there the items are shared out among threads.
+    Warp runs a launch on one CPU core, so there the items are shared out among threads, to each at
+    least `least`.
     """
     device = wp.get_device(device)
-    shares = min(_threads._max_workers, max(count // 256, 1)) if device.is_cpu else 1
+    shares = min(cpu_threads(), max(count // least, 1)) if device.is_cpu else 1
     starts = [count * i // shares for i in range(shares + 1)]
     if shares == 1:
         wp.launch(kernel, count, [*inputs, 0], device=device)
