@@ -8,6 +8,7 @@ derivatives along a ray are by-products of interpolation. Empty space has no nod
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -127,6 +128,18 @@ class GridField:
         return GridField(
             self.links, self.values, self.origin, self.voxel, self.background, self.record, device
         )
+
+    def shifted(self, offset: np.ndarray) -> GridField:
+        """The same field in a frame whose origin lies at `offset` (3,), sharing all nodes."""
+        other = copy(self)
+        other.origin = self.origin - np.asarray(offset, np.float64)
+        arrays = grid_functions(self.degree).Arrays()
+        for name in ("links", "skip", "values", "voxel"):
+            setattr(arrays, name, getattr(self.arrays, name))
+        arrays.origin = wp.vec3(*other.origin)
+        other.__dict__.pop("occupied_bounds", None)
+        other.__dict__["arrays"] = arrays
+        return other
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Density (N,) in 1/m and colour (N, 3) at points (N, 3) seen along (N, 3); 0 outside."""

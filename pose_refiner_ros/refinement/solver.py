@@ -43,12 +43,14 @@ class Level:
 
     index: which resolution the terms use; iterations: the most that are made; tolerance: RMS
     motion of the residuals (pixels of full resolution for the silhouette) below which a pose
-    has converged.
+    has converged; integrate_below: RMS motion below which the change of cost is judged by the
+    gradients at both ends of a step, for terms whose cost moves in steps (0: by the cost alone).
     """
 
     index: int
     iterations: int
     tolerance: float
+    integrate_below: float = 0.5
 
 
 @wp.struct
@@ -156,7 +158,7 @@ def solve_damped(hessian: wp.spatial_matrix, gradient: wp.spatial_vector, dampin
 
 
 @wp.kernel
-def advance(state: State, tolerance: float):
+def advance(state: State, tolerance: float, integrate_below: float):
     """Judge each trial, then make the next."""
     i = wp.tid()
     if state.active[i] == 0:
@@ -178,8 +180,8 @@ def advance(state: State, tolerance: float):
         curvature = wp.dot(step, state.hessian[i] * step)
         motion = wp.sqrt(wp.max(curvature, 0.0) / old_weight)
         change = cost - state.cost[i]
-        if motion < 0.5:
-            # The cost is a sum over pixels and steps; below half a pixel the outline integral of
+        if motion < integrate_below:
+            # A silhouette's cost is a sum over whole pixels; below half a pixel the integral of
             # its gradient along the step (trapezoid rule) measures the change far better.
             change = 0.5 * wp.dot(step, state.gradient[i] + gradient)
         accepted = change <= 0.0 and weight > 0.25 * old_weight
@@ -270,7 +272,9 @@ class Solver:
         self.count = capacity
         self._rows = Mirror(state, list(State.vars))
         self._begin = wp.launch(begin_level, capacity, [state, 0.0], device=device, record_cmd=True)
-        self._advance = wp.launch(advance, capacity, [state, 0.0], device=device, record_cmd=True)
+        self._advance = wp.launch(
+            advance, capacity, [state, 0.0, 0.0], device=device, record_cmd=True
+        )
 
     def load(self, camera_from_object: np.ndarray, diameter: np.ndarray) -> None:
         """Set the start poses (B, 4, 4) and the objects' diameters (B,) in metres."""
@@ -296,6 +300,7 @@ class Solver:
             self._begin.set_param_by_name("damping", damping)
             self._begin.launch()
             self._advance.set_param_by_name("tolerance", level.tolerance)
+            self._advance.set_param_by_name("integrate_below", level.integrate_below)
             for _ in range(level.iterations):
                 for term in terms:
                     term.accumulate(self.state)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refining poses against photos through radiance fields: the fast way.
+
+The paper's loss (iNeRF, 2021, eq. 1) by Levenberg-Marquardt with the exact derivative of every ray,
+first through a blurred field against a blurred photo, then less and less so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pose_refiner_ros.fields.coarser import coarser
+from pose_refiner_ros.fields.grid import GridField
+
+from .covariance import pose_covariance
+from .photo_evidence import PhotoEvidence, Rays, chosen_rays, lattice_rays
+from .radiance_term import ObjectRays, RadianceStage, RadianceTerm
+from .solver import Level, Reason, Solver
+
+# From coarse to fine: pictures of few rays, blurred far, then fewer pixels of the photo itself.
+STAGES = (
+    RadianceStage(2.0, 0.75, 0.3),
+    RadianceStage(1.2, 0.75, 0.2),
+    RadianceStage(0.8, 0.75, 0.15),
+    RadianceStage(0.0, 0.75, 0.15),
+)
+LATTICE = (0.75, 1.5, 3.0)  # rays of each lattice, times those of the finest level
+FINEST = len(STAGES) - 1
+FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
+# Tolerances are RMS changes of colour in units of COLOUR_OF_PIXEL.
+FIRST_LOOK = (Level(0, 5, 0.05, 0.0),)
+COARSE = (Level(0, 12, 0.03, 0.0), Level(1, 8, 0.03, 0.0))
+FINE = (Level(2, 8, 0.02, 0.0), Level(3, 8, 0.005, 0.0))
+TRACKED = (Level(2, 6, 0.02, 0.0), Level(3, 6, 0.005, 0.0))
+WORTH_FOLLOWING = 3  # times as many as are kept in the end
+SAME_ANGLE = np.radians(8.0)
+OPACITY_WEIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class FieldSettings:
+    """What a user may tune of photometric refinement.
+
+    sampling: which rays the finest level follows: random, interest_point or interest_region; rays:
+    how many of each object and level; exposure: solve for a gain and a bias of each colour channel
+    as well, where the light is not that of the training photos; seed: of the rays.
+    """
+
+    sampling: str = "interest_region"
+    rays: int = 1024
+    exposure: bool = False
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class PhotoRefined:
+    """A hypothesis refined against a photo.
+
+    camera_from_object (4, 4) and covariance (6, 6), twist order, camera's axes, about the object's
+    origin; cost: robust sum over rays; rms: robust RMS difference of colour, in [0, 1]; gain, bias:
+    (3,) from the field's colours to the photo's.
+    """
+
+    camera_from_object: np.ndarray
+    covariance: np.ndarray
+    cost: float
+    rms: float
+    gain: np.ndarray
+    bias: np.ndarray
+    iterations: int
+    reason: Reason
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """A pose (4, 4) of object number `owner` on its way, camera_from_pivot in its photo's axes."""
+
+    owner: int
+    pose: np.ndarray
+    cost: float = np.inf
+    iterations: int = 0
+    reason: Reason = Reason.RUNNING
+
+
+class _FieldLevels:
+    """A field at several resolutions, about the point that poses turn about: the object's origin,
+    or, where that lies far outside, the field's middle."""
+
+    def __init__(self, grid: GridField) -> None:
+        self.diameter = grid.diameter
+        middle = grid.occupied_bounds.mean(axis=0)
+        far = np.linalg.norm(middle) > 0.5 * grid.diameter
+        self.pivot = middle if far else np.zeros(3)
+        self._levels = [coarser(grid, factor).shifted(self.pivot) for factor in FACTORS]
+
+    def for_pixels(self, pixel: float) -> GridField:
+        """The version for pixels that are so many metres wide where the object is."""
+        factor = pixel / self._levels[0].voxel
+        return self._levels[int(np.searchsorted(np.array(FACTORS[1:]), factor, side="right"))]
+
+
+class FieldRefiner:
+    """Refines poses of objects that have radiance fields.
+
+    fields: by name. Blurring them takes about a second each, once. capacity: most poses at once.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, GridField],
+        settings: FieldSettings | None = None,
+        device: str = "cpu",
+        capacity: int = 64,
+    ) -> None:
+        self.settings = settings or FieldSettings()
+        self.capacity = capacity
+        self._fields = {name: _FieldLevels(grid.to(device)) for name, grid in fields.items()}
+        self.term = RadianceTerm(
+            STAGES, capacity, 4 * self.settings.rays, self.settings.exposure, device
+        )
+        self.solver = Solver(capacity, device)
+
+    def refine(
+        self,
+        photos: Sequence[PhotoEvidence],
+        names: Sequence[str],
+        hypotheses: Sequence[Sequence[np.ndarray]],
+        keep: int = 2,
+        tracked: bool = False,
+    ) -> list[list[PhotoRefined]]:
+        """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
+
+        All go through the coarse levels, of each object the `keep` best that differ to the end.
+        tracked: poses are those of the frame before: only the fine levels, a few iterations.
+        """
+        fields = [self._fields[name] for name in names]
+        starts = [
+            _Candidate(owner, _to_pivot(photos[owner], fields[owner], pose))
+            for owner, poses in enumerate(hypotheses)
+            for pose in poses
+        ]
+        rays = [self._rays(photo) for photo in photos]
+        if tracked:
+            finished = self._solve(starts, photos, fields, rays, TRACKED)
+        else:
+            several = WORTH_FOLLOWING * keep
+            if len(starts) > several * len(photos):
+                starts = self._solve(starts, photos, fields, rays, FIRST_LOOK)
+                starts = _best(starts, fields, several)
+            finished = self._solve(starts, photos, fields, rays, COARSE)
+            finished = _best(finished, fields, keep)
+            finished = self._solve(finished, photos, fields, rays, FINE)
+        results: list[list[PhotoRefined]] = [[] for _ in photos]
+        for candidate, refined in self._measure(finished, photos, fields, rays):
+            results[candidate.owner].append(refined)
+        for found in results:
+            found.sort(key=lambda refined: refined.cost)
+        return results
+
+    def _rays(self, photo: PhotoEvidence) -> list[Rays]:
+        """One set of rays per level: evenly over the picture, but interesting ones at the end."""
+        count = self.settings.rays
+        rays = [
+            lattice_rays(photo, round(share * count), stage.sigma)
+            for share, stage in zip(LATTICE, STAGES, strict=False)
+        ]
+        rng = np.random.default_rng(self.settings.seed)
+        pixels = photo.sampler(self.settings.sampling).draw(count, rng)
+        return [*rays, chosen_rays(photo, pixels)]
+
+    def _solve(self, candidates, photos, fields, rays, levels) -> list[_Candidate]:
+        for batch in self._batches(candidates):
+            self._load(batch, photos, fields, rays)
+            self.solver.run([self.term], levels)
+            result = self.solver.result()
+            for i, candidate in enumerate(batch):
+                candidate.pose = result["camera_from_object"][i]
+                candidate.cost = float(result["cost"][i])
+                candidate.iterations += int(result["iterations"][i])
+                candidate.reason = Reason(int(result["reason"][i]))
+        return candidates
+
+    def _batches(self, candidates):
+        candidates.sort(key=lambda c: c.owner)
+        for first in range(0, len(candidates), self.capacity):
+            yield candidates[first : first + self.capacity]
+
+    def _load(self, batch, photos, fields, rays) -> None:
+        objects = []
+        for owner in sorted({c.owner for c in batch}):
+            photo = photos[owner]
+            opacity = OPACITY_WEIGHT if photo.opacity is not None else 0.0
+            own = [c for c in batch if c.owner == owner]
+            distance = np.median([np.linalg.norm(c.pose[:3, 3]) for c in own])
+            pixel = distance / photo.pinhole[0]
+            levels = [fields[owner].for_pixels(r.spacing * pixel) for r in rays[owner]]
+            objects.append(ObjectRays(levels, rays[owner], photo.background, opacity, len(own)))
+        self.term.load(objects)
+        self.solver.load(
+            np.stack([c.pose for c in batch]), np.array([fields[c.owner].diameter for c in batch])
+        )
+
+    def _measure(self, candidates, photos, fields, rays):
+        for batch in self._batches(candidates):
+            self._load(batch, photos, fields, rays)
+            fit = self.solver.evaluate(self.term, FINEST, known=False)
+            diameter = np.array([fields[c.owner].diameter for c in batch])
+            covariance = pose_covariance(fit.hessian, np.ones(len(batch)), fit.sectors, diameter)
+            for i, candidate in enumerate(batch):
+                levels, photo = fields[candidate.owner], photos[candidate.owner]
+                pose, about_origin = _from_pivot(photo, levels, candidate.pose, covariance[i])
+                yield (
+                    candidate,
+                    PhotoRefined(
+                        camera_from_object=pose,
+                        covariance=about_origin,
+                        cost=float(fit.cost[i]),
+                        rms=float(fit.rms[i]),
+                        gain=fit.gain[i],
+                        bias=fit.bias[i],
+                        iterations=candidate.iterations,
+                        reason=candidate.reason,
+                    ),
+                )
+
+
+def _to_pivot(photo: PhotoEvidence, levels: _FieldLevels, pose: np.ndarray) -> np.ndarray:
+    """camera_from_object (4, 4) as crop_from_pivot."""
+    moved = np.array(pose, np.float64)
+    moved[:3, 3] += moved[:3, :3] @ levels.pivot
+    moved[:3] = photo.crop_from_camera @ moved[:3]
+    return moved
+
+
+def _from_pivot(photo, levels, pose, covariance) -> tuple[np.ndarray, np.ndarray]:
+    """camera_from_object (4, 4) and its covariance (6, 6) from those about the pivot."""
+    camera_from_crop = photo.crop_from_camera.T
+    pose = pose.copy()
+    pose[:3] = camera_from_crop @ pose[:3]
+    turn = np.kron(np.eye(2), camera_from_crop)
+    arm = pose[:3, :3] @ levels.pivot
+    pose[:3, 3] -= arm
+    # a turn w about the pivot moves the origin by w x -arm
+    move = np.eye(6)
+    move[:3, 3:] = [[0, -arm[2], arm[1]], [arm[2], 0, -arm[0]], [-arm[1], arm[0], 0]]
+    turn = move @ turn
+    return pose, turn @ covariance @ turn.T
+
+
+def _best(candidates, fields, keep) -> list[_Candidate]:
+    """Of each object the `keep` best candidates that differ from each other."""
+    chosen: list[_Candidate] = []
+    for owner in sorted({c.owner for c in candidates}):
+        own = sorted(
+            (c for c in candidates if c.owner == owner and np.isfinite(c.cost)),
+            key=lambda c: c.cost,
+        )
+        mine: list[_Candidate] = []
+        for candidate in own:
+            if len(mine) == keep:
+                break
+            if not any(_same(candidate.pose, c.pose, fields[owner].diameter) for c in mine):
+                mine.append(candidate)
+        chosen += mine
+    return chosen
+
+
+def _same(a: np.ndarray, b: np.ndarray, diameter: float) -> bool:
+    if np.linalg.norm(a[:3, 3] - b[:3, 3]) > 0.1 * diameter:
+        return False
+    cosine = (np.trace(a[:3, :3].T @ b[:3, :3]) - 1.0) / 2.0
+    return bool(np.arccos(np.clip(cosine, -1.0, 1.0)) < SAME_ANGLE)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a photo shows of one object, or of a scene: colours and, where there is a mask, opacity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from pose_refiner_ros.geometry.camera import Camera
+
+from .evidence import EvidenceError, ObjectEvidence
+from .ray_sampling import RaySampler
+
+MARGIN = 0.3  # around what differs from the background, share of its longer side
+DIFFERENT = 0.05  # of colour
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoEvidence:
+    """A pinhole picture (H, W) of an object.
+
+    colour: (H, W, 3) float32 RGB in [0, 1], in front of `background`; opacity: (H, W) float32, the
+    mask, or None where there is none; weight: (H, W) float32, 0 where nothing is known; pinhole:
+    (4,) fx, fy, cx, cy in pixels; crop_from_camera: (3, 3) rotation; background: (3,) colour
+    behind the object.
+    """
+
+    colour: np.ndarray
+    opacity: np.ndarray | None
+    weight: np.ndarray | None
+    pinhole: np.ndarray
+    background: np.ndarray
+    crop_from_camera: np.ndarray = field(default_factory=lambda: np.eye(3))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.colour.shape[:2]
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 (ends not included) of pixels worth comparing: around the mask, or around
+        what differs from the background, with a margin; all where nothing does."""
+        height, width = self.size
+        if self.opacity is not None:
+            differs = self.opacity > 0.5
+        else:
+            differs = np.abs(self.colour - self.background).max(axis=-1) > DIFFERENT
+        if self.weight is not None:
+            differs &= self.weight > 0.0
+        x, y, w, h = cv2.boundingRect(differs.view(np.uint8))
+        if w == 0:
+            return 0, 0, width, height
+        margin = int(MARGIN * max(w, h))
+        return (
+            max(x - margin, 0),
+            max(y - margin, 0),
+            min(x + w + margin, width),
+            min(y + h + margin, height),
+        )
+
+    def sampler(self, sampling: str) -> RaySampler:
+        """Draws pixels of it: random, interest_point or interest_region (iNeRF, III-C)."""
+        return RaySampler(self.colour, sampling, self.weight)
+
+
+def whole_photo(
+    image: np.ndarray, camera: Camera, background: Sequence[float] | None = None
+) -> PhotoEvidence:
+    """Evidence of a whole photo (H, W, 3) uint8 or float RGB, without a mask.
+
+    background: colour behind the object where the field is an object's; None: the field is that of
+    a scene, which fills the picture. Pixels that are NaN say nothing. A distorted photo is
+    undistorted to the pinhole camera of the same intrinsics.
+
+    Raises CameraError where the photo has not the camera's size, EvidenceError where it is no
+    photo.
+    """
+    camera.check_image(image, "photo")
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise EvidenceError(f"the photo has shape {image.shape}; it must be (height, width, 3) RGB")
+    colour = image.astype(np.float32)
+    if image.dtype.kind in "iu":
+        colour /= 255.0
+    weight = None
+    broken = ~np.isfinite(colour).all(axis=-1)
+    if broken.all():
+        raise EvidenceError("no pixel of the photo is a number: all are NaN or infinite")
+    if broken.any():
+        weight = (~broken).astype(np.float32)
+        colour[broken] = colour[~broken].mean(axis=0)
+    if camera.is_distorted:
+        colour, weight = _undistorted(colour, weight, camera)
+    behind = colour.mean(axis=(0, 1)) if background is None else np.asarray(background, np.float32)
+    opacity = np.ones(colour.shape[:2], np.float32) if background is None else None
+    K = camera.intrinsics
+    pinhole = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
+    return PhotoEvidence(colour, opacity, weight, pinhole, behind)
+
+
+def masked_photo(seen: ObjectEvidence) -> PhotoEvidence:
+    """Evidence of an object's crop: its colours inside the mask, and the mask.
+
+    Raises EvidenceError where no photo came with the masks.
+    """
+    if seen.photo is None:
+        raise EvidenceError("no photo came with the mask, and a radiance field needs one")
+    opacity = seen.mask.astype(np.float32)
+    weight = None if seen.unknown is None else 1.0 - seen.unknown.astype(np.float32)
+    colour = seen.photo.astype(np.float32) / 255.0 * opacity[..., None]
+    return PhotoEvidence(
+        colour, opacity, weight, seen.crop.pinhole, np.zeros(3), seen.crop.crop_from_camera
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rays:
+    """Rays (R) of one object at one level and what was observed along them.
+
+    directions: (R, 3) float32 unit, crop's axes; observed: (R, 4) RGB in front of the background,
+    and opacity; weight: (R,); tile: (R,) int32, which part of the picture it is from; lattice:
+    rows and columns where the rays form one; spacing: pixels from a ray to the next.
+    """
+
+    directions: np.ndarray
+    observed: np.ndarray
+    weight: np.ndarray
+    tile: np.ndarray
+    lattice: tuple[int, int] | None = None
+    spacing: float = 1.0
+
+
+TILES = 12  # of a picture's side: residuals of one tile may be alike
+
+
+def lattice_rays(photo: PhotoEvidence, count: int, sigma: float) -> Rays:
+    """About `count` rays evenly over what is worth comparing, of the photo blurred by `sigma` steps
+    of that lattice."""
+    x0, y0, x1, y1 = photo.box
+    spacing = max(np.sqrt((x1 - x0) * (y1 - y0) / count), 1.0)
+    x = np.arange(x0 + 0.5 * (spacing - 1.0), x1 - 0.5, spacing)
+    y = np.arange(y0 + 0.5 * (spacing - 1.0), y1 - 0.5, spacing)
+    pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    rays = _rays_through(photo, pixels, sigma * spacing)
+    return replace(rays, lattice=(len(y), len(x)), spacing=spacing)
+
+
+def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray) -> Rays:
+    """Rays through pixels (N, 2), x and y, of the photo as it is."""
+    return _rays_through(photo, pixels, 0.0)
+
+
+def _rays_through(photo: PhotoEvidence, pixels: np.ndarray, sigma: float) -> Rays:
+    known = photo.weight
+    observed = np.ones((*photo.size, 4), np.float32)
+    observed[..., :3] = photo.colour
+    if photo.opacity is not None:
+        observed[..., 3] = photo.opacity
+    if sigma > 0.3:
+        border = {"borderType": cv2.BORDER_REPLICATE}
+        if known is None:
+            observed = cv2.GaussianBlur(observed, (0, 0), sigma, **border)
+        else:
+            known = cv2.GaussianBlur(photo.weight, (0, 0), sigma, **border)
+            observed *= photo.weight[..., None]
+            observed = cv2.GaussianBlur(observed, (0, 0), sigma, **border)
+            observed /= np.maximum(known, 1e-6)[..., None]
+            known = (known > 0.5).astype(np.float32)
+    x, y = pixels.T
+    nearest = y.round().astype(int), x.round().astype(int)
+    fx, fy, cx, cy = photo.pinhole
+    directions = np.stack([(x - cx) / fx, (y - cy) / fy, np.ones(len(pixels))], axis=-1)
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    height, width = photo.size
+    tile = (nearest[0] * TILES // height) * TILES + nearest[1] * TILES // width
+    return Rays(
+        directions.astype(np.float32),
+        cv2.remap(observed, *pixels.T.astype(np.float32)[..., None], cv2.INTER_LINEAR)[:, 0],
+        np.ones(len(pixels), np.float32) if known is None else known[nearest],
+        tile.astype(np.int32),
+    )
+
+
+def _undistorted(colour, weight, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+    height, width = camera.size
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    K = camera.intrinsics
+    rays = np.stack([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], np.ones(x.shape)], axis=-1)
+    source = np.nan_to_num(camera.project(rays), nan=-1e4).astype(np.float32)
+    known = np.ones(camera.size, np.float32) if weight is None else weight
+    maps = source[..., 0], source[..., 1]
+    colour = cv2.remap(colour, *maps, cv2.INTER_LINEAR)
+    known = cv2.remap(known, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return colour, (known > 0.99).astype(np.float32)

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The photo as a term of the solver: colours of a radiance field against those of pixels.
+
+What iNeRF (2021) descends with Adam, eq. 1, as a least-squares problem with the exact derivative of
+each ray: the residual is the field's colour in front of a background, and its opacity where there
+is a mask, minus what was observed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import warp as wp
+
+from pose_refiner_ros.fields.grid import GridField
+from pose_refiner_ros.fields.grid_kernels import launch_over
+from pose_refiner_ros.rendering.radiance import blur_lattice, mat46, trace_kernel
+
+from .mirror import Mirror
+from .photo_evidence import TILES, Rays
+from .solver import State
+
+wp.set_module_options({"enable_backward": False})
+
+BLOCK = 128
+# The difference of colour that counts as one pixel of an outline counts in the silhouette term:
+# what a textured picture changes by from pixel to pixel.
+COLOUR_OF_PIXEL = 0.1
+# Residuals far larger than this count by their size, not its square (Fair's function): shadows,
+# what hides the object, what the field never learned. Coarse to fine, colour in [0, 1].
+ROBUST = 0.15
+# How sure it is, beforehand, that exposure and white balance are those of the training photos:
+# standard deviations of gain and bias.
+GAIN_SIGMA = 0.3
+BIAS_SIGMA = 0.1
+
+vec15 = wp.types.vector(length=15, dtype=wp.float32)
+vec18 = wp.types.vector(length=18, dtype=wp.float32)
+
+
+@dataclass(frozen=True)
+class RadianceStage:
+    """How closely a level looks. sigma: of the blur, in steps of the lattice of rays, 0 for rays
+    without one; step: between samples of a ray, voxels; robust: colour, see ROBUST."""
+
+    sigma: float
+    step: float
+    robust: float
+
+
+@dataclass(eq=False)
+class ObjectRays:
+    """What one object of the batch is compared with at each level, and the poses of it.
+
+    fields, rays: one per level; background: (3,) behind the field; opacity: weight of the residual
+    of opacity beside those of colour; count: of poses.
+    """
+
+    fields: Sequence[GridField]
+    rays: Sequence[Rays]
+    background: np.ndarray
+    opacity: float
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoFit:
+    """How fields in poses (B) fit their photos.
+
+    hessian: (B, 6, 6) Gauss-Newton matrix; sectors: (B, S, 6) gradient by tile of the picture;
+    cost: (B,); rms: (B,) robust RMS difference of colour; gain, bias: (B, 3) by which the field's
+    colours become the photo's, 1 and 0 unless asked for.
+    """
+
+    hessian: np.ndarray
+    sectors: np.ndarray
+    cost: np.ndarray
+    rms: np.ndarray
+    gain: np.ndarray
+    bias: np.ndarray
+
+
+@wp.struct
+class Comparison:
+    """Rays of one object: what was observed, and how it counts."""
+
+    observed: wp.array(dtype=wp.vec4)
+    weight: wp.array(dtype=wp.float32)
+    tile: wp.array(dtype=wp.int32)
+    background: wp.vec3
+    opacity: wp.float32
+    robust: wp.float32
+    unit: wp.float32  # of the cost: one over the colour of a pixel, squared
+    rays: wp.int32
+    pose_first: wp.int32
+
+
+@wp.func
+def over(colour: wp.vec4, background: wp.vec3):
+    """A premultiplied colour in front of a background."""
+    left = 1.0 - colour[3]
+    return wp.vec3(
+        colour[0] + left * background[0],
+        colour[1] + left * background[1],
+        colour[2] + left * background[2],
+    )
+
+
+@wp.func
+def residual_of(
+    colour: wp.vec4,
+    seen: wp.vec4,
+    background: wp.vec3,
+    gain: wp.vec3,
+    bias: wp.vec3,
+    opacity: float,
+):
+    """(red, green, blue, opacity) of what is rendered minus what was observed."""
+    rgb = wp.cw_mul(gain, over(colour, background)) + bias
+    return wp.vec4(
+        rgb[0] - seen[0], rgb[1] - seen[1], rgb[2] - seen[2], opacity * (colour[3] - seen[3])
+    )
+
+
+@wp.kernel
+def sum_for_exposure(
+    active: wp.array(dtype=wp.int32),
+    compare: Comparison,
+    colours: wp.array2d(dtype=wp.vec4),
+    gain: wp.array(dtype=wp.vec3),
+    bias: wp.array(dtype=wp.vec3),
+    sums: wp.array2d(dtype=wp.float32),
+    lanes: int,
+):
+    """Sums of weighted regressions observed = gain * rendered + bias, five for each channel."""
+    block, lane = wp.tid()
+    i = compare.pose_first + block
+    if active[i] == 0:
+        return
+    total = vec15()
+    for ray in range(lane, compare.rays, lanes):
+        colour = colours[i, ray]
+        seen = compare.observed[ray]
+        r = residual_of(colour, seen, compare.background, gain[i], bias[i], compare.opacity)
+        w = compare.weight[ray] / (1.0 + wp.length(r) / compare.robust)
+        rgb = over(colour, compare.background)
+        for k in range(3):
+            total[5 * k] = total[5 * k] + w
+            total[5 * k + 1] = total[5 * k + 1] + w * rgb[k]
+            total[5 * k + 2] = total[5 * k + 2] + w * rgb[k] * rgb[k]
+            total[5 * k + 3] = total[5 * k + 3] + w * seen[k]
+            total[5 * k + 4] = total[5 * k + 4] + w * rgb[k] * seen[k]
+    for k in range(15):
+        wp.atomic_add(sums, i, k, total[k])
+
+
+@wp.kernel
+def solve_exposure(
+    active: wp.array(dtype=wp.int32),
+    pose_first: int,
+    sums: wp.array2d(dtype=wp.float32),
+    prior: wp.vec2,
+    gain: wp.array(dtype=wp.vec3),
+    bias: wp.array(dtype=wp.vec3),
+    inverse: wp.array2d(dtype=wp.vec3),
+):
+    """Gain and bias of each channel, and the inverse of their normal equations (a, b, c of a
+    symmetric 2x2)."""
+    i = pose_first + wp.tid()
+    if active[i] == 0:
+        return
+    g = wp.vec3()
+    b = wp.vec3()
+    for k in range(3):
+        one = sums[i, 5 * k] + prior[1]
+        x = sums[i, 5 * k + 1]
+        xx = sums[i, 5 * k + 2] + prior[0]
+        y = sums[i, 5 * k + 3]
+        xy = sums[i, 5 * k + 4] + prior[0]
+        determinant = wp.max(xx * one - x * x, 1.0e-12)
+        g[k] = (one * xy - x * y) / determinant
+        b[k] = (xx * y - x * xy) / determinant
+        inverse[i, k] = wp.vec3(one, -x, xx) / determinant
+    gain[i] = g
+    bias[i] = b
+
+
+@wp.kernel
+def add_residuals(
+    state: State,
+    compare: Comparison,
+    colours: wp.array2d(dtype=wp.vec4),
+    jacobians: wp.array2d(dtype=mat46),
+    gain: wp.array(dtype=wp.vec3),
+    bias: wp.array(dtype=wp.vec3),
+    coupling: wp.array2d(dtype=wp.spatial_vector),
+    with_coupling: int,
+    measures: wp.array(dtype=wp.vec2),
+    sectors: wp.array2d(dtype=wp.spatial_vector),
+    with_sectors: int,
+    lanes: int,
+):
+    """Cost, gradient and Gauss-Newton matrix of all rays of a pose."""
+    block, lane = wp.tid()
+    i = compare.pose_first + block
+    if state.active[i] == 0:
+        return
+    H = wp.spatial_matrix()
+    g = wp.spatial_vector()
+    cost = float(0.0)
+    weight = float(0.0)
+    square = float(0.0)
+    by_gain = vec18()
+    by_bias = vec18()
+    scale = gain[i]
+    for ray in range(lane, compare.rays, lanes):
+        known = compare.weight[ray]
+        if known == 0.0:
+            continue
+        colour = colours[i, ray]
+        r = residual_of(
+            colour, compare.observed[ray], compare.background, scale, bias[i], compare.opacity
+        )
+        size = wp.length(r)
+        ratio = size / compare.robust
+        w = known / (1.0 + ratio)
+        cost += known * compare.robust * compare.robust * (ratio - wp.log(1.0 + ratio))
+        weight += w
+        square += w * (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
+        if colour[3] == 0.0:
+            continue  # nothing there that could move
+        J = jacobians[i, ray]
+        here = wp.spatial_vector()
+        for channel in range(4):
+            row = wp.spatial_vector()
+            for a in range(6):
+                if channel < 3:
+                    row[a] = scale[channel] * (
+                        J[channel, a] - compare.background[channel] * J[3, a]
+                    )
+                else:
+                    row[a] = compare.opacity * J[3, a]
+            here += (w * r[channel]) * row
+            weighed = w * row
+            for a in range(6):
+                for b in range(a, 6):
+                    H[a, b] = H[a, b] + weighed[a] * row[b]
+            if with_coupling == 1 and channel < 3:
+                left = 1.0 - colour[3]
+                x = colour[channel] + left * compare.background[channel]
+                for a in range(6):
+                    by_gain[6 * channel + a] = by_gain[6 * channel + a] + weighed[a] * x
+                    by_bias[6 * channel + a] = by_bias[6 * channel + a] + weighed[a]
+        g += here
+        if with_sectors == 1:
+            wp.atomic_add(sectors, i, compare.tile[ray], compare.unit * here)
+    for a in range(6):
+        for b in range(a):
+            H[a, b] = H[b, a]
+    wp.atomic_add(state.trial_hessian, i, compare.unit * H)
+    wp.atomic_add(state.trial_gradient, i, compare.unit * g)
+    wp.atomic_add(state.trial_cost, i, compare.unit * cost)
+    wp.atomic_add(state.trial_weight, i, weight)
+    wp.atomic_add(measures, i, wp.vec2(square, weight))
+    if with_coupling == 1:
+        for channel in range(3):
+            one = wp.spatial_vector()
+            other = wp.spatial_vector()
+            for a in range(6):
+                one[a] = by_gain[6 * channel + a]
+                other[a] = by_bias[6 * channel + a]
+            wp.atomic_add(coupling, i, 2 * channel, one)
+            wp.atomic_add(coupling, i, 2 * channel + 1, other)
+
+
+@wp.kernel
+def eliminate_exposure(
+    state: State,
+    pose_first: int,
+    unit: float,
+    coupling: wp.array2d(dtype=wp.spatial_vector),
+    inverse: wp.array2d(dtype=wp.vec3),
+    prior: wp.vec2,
+    gain: wp.array(dtype=wp.vec3),
+    bias: wp.array(dtype=wp.vec3),
+):
+    """Take from the normal equations what a change of exposure would explain as well (Schur)."""
+    i = pose_first + wp.tid()
+    if state.active[i] == 0:
+        return
+    taken = wp.spatial_matrix()
+    cost = float(0.0)
+    for k in range(3):
+        u = coupling[i, 2 * k]
+        v = coupling[i, 2 * k + 1]
+        q = inverse[i, k]
+        taken += q[0] * wp.outer(u, u) + q[1] * (wp.outer(u, v) + wp.outer(v, u))
+        taken += q[2] * wp.outer(v, v)
+        away = gain[i][k] - 1.0
+        cost += 0.5 * (prior[0] * away * away + prior[1] * bias[i][k] * bias[i][k])
+    state.trial_hessian[i] = state.trial_hessian[i] - unit * taken
+    state.trial_cost[i] = state.trial_cost[i] + unit * cost
+
+
+class RadianceTerm:
+    """Photos of objects against their fields, for up to `capacity` poses of up to `rays` rays each.
+
+    exposure: also solve for a gain and a bias of each colour channel, per pose.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[RadianceStage],
+        capacity: int,
+        rays: int,
+        exposure: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.stages = tuple(stages)
+        self.exposure = exposure
+        self.device = wp.get_device(device)
+        self.level = 0
+        self.count = 0
+        self._objects: list[ObjectRays] = []
+        self._comparisons: list[list[tuple[Comparison, wp.array]]] = []
+        self.colours = wp.zeros((capacity, rays), dtype=wp.vec4, device=device)
+        self.jacobians = wp.zeros((capacity, rays), dtype=mat46, device=device)
+        self._scratch = [wp.zeros_like(self.colours), wp.zeros_like(self.jacobians)]
+        self.gain = wp.zeros(capacity, dtype=wp.vec3, device=device)
+        self.bias = wp.zeros(capacity, dtype=wp.vec3, device=device)
+        self.sums = wp.zeros((capacity, 15), dtype=wp.float32, device=device)
+        self.inverse = wp.zeros((capacity, 3), dtype=wp.vec3, device=device)
+        self.coupling = wp.zeros((capacity, 6), dtype=wp.spatial_vector, device=device)
+        self.measures = wp.zeros(capacity, dtype=wp.vec2, device=device)
+        self.sectors = wp.zeros((capacity, TILES * TILES), dtype=wp.spatial_vector, device=device)
+        self._rows = Mirror(self, ["gain", "bias", "measures", "sectors"])
+
+    def load(self, objects: Sequence[ObjectRays]) -> None:
+        """What the poses of the batch are compared with; those of an object lie side by side."""
+        self._objects = list(objects)
+        self._comparisons = []
+        self.count = 0
+        for seen in self._objects:
+            self._comparisons.append(
+                [self._upload(seen, i, stage) for i, stage in enumerate(self.stages)]
+            )
+            self.count += seen.count
+        self._rows.write("gain", np.ones((self.count, 3), np.float32))
+        self._rows.write("bias", np.zeros((self.count, 3), np.float32))
+
+    def _upload(self, seen: ObjectRays, level: int, stage: RadianceStage):
+        rays, device = seen.rays[level], self.device
+        compare = Comparison()
+        compare.observed = wp.array(rays.observed, dtype=wp.vec4, device=device)
+        compare.weight = wp.array(rays.weight, dtype=wp.float32, device=device)
+        compare.tile = wp.array(rays.tile, dtype=wp.int32, device=device)
+        compare.background = wp.vec3(*(float(c) for c in seen.background))
+        compare.opacity = float(np.sqrt(seen.opacity))
+        compare.robust = stage.robust
+        compare.unit = 1.0 / COLOUR_OF_PIXEL**2
+        compare.rays = len(rays.directions)
+        compare.pose_first = self.count
+        return compare, wp.array(rays.directions, dtype=wp.vec3, device=device)
+
+    def set_level(self, index: int) -> None:
+        self.level = index
+
+    def accumulate(self, state: State) -> None:
+        """Add cost and derivatives of all rays at the trial poses of the state."""
+        self.measures.zero_()
+        finest = self.level == len(self.stages) - 1
+        if finest:
+            self.sectors.zero_()
+        for seen, comparisons in zip(self._objects, self._comparisons, strict=True):
+            compare, directions = comparisons[self.level]
+            if seen.count:
+                self._trace(state, seen, compare, directions)
+                if self.stages[self.level].sigma > 0.0:
+                    self._blur(state, seen, compare.pose_first)
+                self._compare(state, seen.count, compare, int(finest))
+
+    def _trace(self, state, seen: ObjectRays, compare: Comparison, directions) -> None:
+        field = seen.fields[self.level]
+        launch_over(
+            trace_kernel(field.degree),
+            seen.count * compare.rays,
+            [
+                field.arrays,
+                state.active,
+                state.trial_rotation,
+                state.trial_translation,
+                compare.pose_first,
+                compare.rays,
+                directions,
+                self.stages[self.level].step,
+                self.colours,
+                self.jacobians,
+            ],
+            self.device,
+        )
+
+    def _blur(self, state, seen: ObjectRays, pose_first: int) -> None:
+        rows, columns = seen.rays[self.level].lattice
+        sigma = self.stages[self.level].sigma
+        radius = int(np.ceil(2.5 * sigma))
+        sharp, scratch = [self.colours, self.jacobians], self._scratch
+        for stride, source, target in ((1, sharp, scratch), (columns, scratch, sharp)):
+            launch_over(
+                blur_lattice,
+                seen.count * rows * columns,
+                [state.active, pose_first, rows, columns, stride, radius, sigma, *source, *target],
+                self.device,
+            )
+
+    def _compare(self, state, count: int, compare: Comparison, with_sectors: int) -> None:
+        lanes = 1 if self.device.is_cpu else BLOCK
+        prior = wp.vec2(GAIN_SIGMA**-2, BIAS_SIGMA**-2)
+        first = compare.pose_first
+        launch = {"device": self.device}
+        exposed = [self.gain, self.bias]
+        if self.exposure:
+            self.sums.zero_()
+            self.coupling.zero_()
+            wp.launch(
+                sum_for_exposure,
+                (count, lanes),
+                [state.active, compare, self.colours, *exposed, self.sums, lanes],
+                **launch,
+            )
+            wp.launch(
+                solve_exposure,
+                count,
+                [state.active, first, self.sums, prior, *exposed, self.inverse],
+                **launch,
+            )
+        wp.launch(
+            add_residuals,
+            (count, lanes),
+            [
+                state,
+                compare,
+                self.colours,
+                self.jacobians,
+                *exposed,
+                self.coupling,
+                int(self.exposure),
+                self.measures,
+                self.sectors,
+                with_sectors,
+                lanes,
+            ],
+            **launch,
+        )
+        if self.exposure:
+            wp.launch(
+                eliminate_exposure,
+                count,
+                [state, first, compare.unit, self.coupling, self.inverse, prior, *exposed],
+                **launch,
+            )
+
+    def fit(self, state: State) -> PhotoFit:
+        """How the poses that were looked at last fit their photos."""
+        count = self.count
+        square, weight = self._rows.read("measures", count).astype(np.float64).T
+        return PhotoFit(
+            hessian=state.trial_hessian.numpy()[:count],
+            sectors=self._rows.read("sectors", count).copy(),
+            cost=state.trial_cost.numpy()[:count].copy(),
+            rms=np.sqrt(square / np.maximum(weight, 1e-9)),
+            gain=self._rows.read("gain", count).copy(),
+            bias=self._rows.read("bias", count).copy(),
+        )

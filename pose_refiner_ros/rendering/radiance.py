@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warp kernels that render rays of a sparse grid together with their derivative by the pose, and
+blur such pictures.
+
+For a sample at distance t along a ray, w its weight, c its colour, s its density and T the light
+left behind it, with d the length of a step, the derivative of the ray's colour C by where the
+sample lies is (docs/inerf.md)
+
+    dC/dx = w dc/dx + d (T c + A - C) ds/dx
+
+with A the colour collected up to and with it. Only C is not known until the ray ends, and it is a
+common factor, so that one pass collects colour, opacity and their derivatives.
+"""
+
+# No postponed annotations here: Warp evaluates them, and they name types made in functions.
+from functools import lru_cache
+from typing import Any
+
+import warp as wp
+
+from pose_refiner_ros.fields.grid_kernels import BLOCK, COEFFICIENTS, OPAQUE, grid_functions
+
+wp.set_module_options({"enable_backward": False, "fast_math": True})
+
+mat46 = wp.types.matrix(shape=(4, 6), dtype=wp.float32)
+
+
+@lru_cache
+def trace_kernel(degree: int) -> Any:
+    """trace, for grids of a degree: rows are rays of poses `pose_first` on, `rays` of each."""
+    functions = grid_functions(degree)
+    Arrays, Row = functions.Arrays, functions.Row
+    basis, basis_gradient = functions.basis, functions.basis_gradient
+    clip, jump, row, look = functions.clip, functions.jump, functions.row, functions.look
+    count = COEFFICIENTS[degree]
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def trace(
+        grid: Arrays,
+        active: wp.array(dtype=wp.int32),
+        rotation: wp.array(dtype=wp.mat33),
+        translation: wp.array(dtype=wp.vec3),
+        pose_first: int,
+        rays: int,
+        directions: wp.array(dtype=wp.vec3),
+        step: float,
+        colours: wp.array2d(dtype=wp.vec4),
+        jacobians: wp.array2d(dtype=mat46),
+        first: int,
+    ):
+        item = first + wp.tid()
+        pose = pose_first + item / rays
+        ray = item % rays
+        if active[pose] == 0:
+            return
+        R = rotation[pose]
+        d = wp.transpose(R) * directions[ray]
+        centre = -(wp.transpose(R) * translation[pose])
+        o = (centre - grid.origin) / grid.voxel
+        b = basis(d)
+        span = clip(grid, o, d)
+        length = step * grid.voxel
+        left = float(1.0)
+        # sums of gradients g and of g x position: of what is known on the way, for each channel,
+        # and of that to which C is a factor
+        collected = wp.vec3()
+        red = wp.vec3()
+        green = wp.vec3()
+        blue = wp.vec3()
+        red_turn = wp.vec3()
+        green_turn = wp.vec3()
+        blue_turn = wp.vec3()
+        dense = wp.vec3()
+        dense_turn = wp.vec3()
+        weighed = Row()
+        n = int(wp.ceil(span[0] / step - 0.5))
+        t = (float(n) + 0.5) * step
+        while t < span[1]:
+            x = o + t * d
+            free = jump(grid, x)
+            if free > 0.0:
+                n += wp.max(int((free - float(BLOCK)) / step), 1)
+            else:
+                v, dx, dy, dz = look(grid, x, b)
+                if v[3] > 0.0:
+                    w = left * (1.0 - wp.exp(-v[3] * length))
+                    left -= w
+                    c = wp.vec3(v[0], v[1], v[2])
+                    collected += w * c
+                    q = centre + (t * grid.voxel) * d
+                    by_density = length * wp.vec3(dx[3], dy[3], dz[3])
+                    pull = left * c + collected
+                    g = w * wp.vec3(dx[0], dy[0], dz[0]) + pull[0] * by_density
+                    red += g
+                    red_turn += wp.cross(g, q)
+                    g = w * wp.vec3(dx[1], dy[1], dz[1]) + pull[1] * by_density
+                    green += g
+                    green_turn += wp.cross(g, q)
+                    g = w * wp.vec3(dx[2], dy[2], dz[2]) + pull[2] * by_density
+                    blue += g
+                    blue_turn += wp.cross(g, q)
+                    dense += by_density
+                    dense_turn += wp.cross(by_density, q)
+                    if wp.static(degree > 0):
+                        weighed += w * row(grid, x)
+                    if left < OPAQUE:
+                        break
+                n += 1
+            t = (float(n) + 0.5) * step
+        colours[pose, ray] = wp.vec4(collected[0], collected[1], collected[2], 1.0 - left)
+        if left == 1.0:
+            jacobians[pose, ray] = mat46()
+            return
+        gradient = basis_gradient(d)
+        J = mat46()
+        for channel in range(4):
+            g = left * dense
+            turn = left * dense_turn
+            if channel == 0:
+                g = red - collected[0] * dense
+                turn = red_turn - collected[0] * dense_turn
+            if channel == 1:
+                g = green - collected[1] * dense
+                turn = green_turn - collected[1] * dense_turn
+            if channel == 2:
+                g = blue - collected[2] * dense
+                turn = blue_turn - collected[2] * dense_turn
+            if wp.static(degree > 0):
+                if channel < 3:  # colours change with the direction from which they are seen
+                    by_direction = wp.vec3()
+                    for k in range(1, wp.static(count)):
+                        for a in range(3):
+                            by_direction[a] = (
+                                by_direction[a] + weighed[1 + 3 * k + channel] * gradient[k, a]
+                            )
+                    turn += wp.cross(by_direction, d) * grid.voxel
+            by_v = -(R * g) / grid.voxel
+            by_w = (R * turn) / grid.voxel
+            for a in range(3):
+                J[channel, a] = by_v[a]
+                J[channel, a + 3] = by_w[a]
+        jacobians[pose, ray] = J
+
+    return trace
+
+
+@wp.kernel(enable_backward=False)
+def blur_lattice(
+    active: wp.array(dtype=wp.int32),
+    pose_first: int,
+    rows: int,
+    columns: int,
+    stride: int,
+    radius: int,
+    sigma: float,
+    colours: wp.array2d(dtype=wp.vec4),
+    jacobians: wp.array2d(dtype=mat46),
+    blurred_colours: wp.array2d(dtype=wp.vec4),
+    blurred_jacobians: wp.array2d(dtype=mat46),
+    first: int,
+):
+    """A Gaussian along one direction of a lattice of rays, of colours and their derivatives alike;
+    stride 1: along rows, `columns`: across them. Beyond the lattice its edge goes on."""
+    item = first + wp.tid()
+    pose = pose_first + item / (rows * columns)
+    ray = item % (rows * columns)
+    if active[pose] == 0:
+        return
+    place = ray % columns
+    last = columns - 1
+    if stride > 1:
+        place = ray / columns
+        last = rows - 1
+    colour = wp.vec4()
+    jacobian = mat46()
+    total = float(0.0)
+    for tap in range(-radius, radius + 1):
+        w = wp.exp(-0.5 * float(tap * tap) / (sigma * sigma))
+        other = ray + stride * (wp.clamp(place + tap, 0, last) - place)
+        total += w
+        colour += w * colours[pose, other]
+        if colours[pose, other][3] > 0.0:
+            jacobian += w * jacobians[pose, other]
+    blurred_colours[pose, ray] = colour / total
+    blurred_jacobians[pose, ray] = jacobian / total
