@@ -25,6 +25,7 @@ from pose_refiner_ros.cli.common import (
 )
 from pose_refiner_ros.cli.encoder import app as encoder
 from pose_refiner_ros.cli.evaluate import app as evaluate
+from pose_refiner_ros.cli.field import app as field
 from pose_refiner_ros.cli.refine import refine
 from pose_refiner_ros.cli.scene import scene
 from pose_refiner_ros.cli.vehicles import app as vehicles
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(vehicles, name="vehicles")
 app.add_typer(encoder, name="encoder")
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(field, name="field")
 
 
 class Start(str, Enum):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training of a sparse voxel grid from photos whose cameras are known.
 
-Like Plenoxels (Fridovich-Keil et al. 2022): nodes are fitted directly, on a coarse grid first; nodes
-that stop no light are left out of the next, finer one. With masks the fit starts inside the visual
-hull, and opacity is fitted to the mask, so that no background is learned. Differences: Adam, linear
-colours without a rectifier, polynomials up to degree 2 and no smoothing.
+Like Plenoxels (Fridovich-Keil et al. 2022): nodes are fitted directly, on a coarse grid first, and
+nodes that stop no light are left out of the next, finer one. With masks the fit starts inside the
+visual hull, and opacity is fitted to the mask, so that no background is learned. Differences: Adam,
+colours without a rectifier, polynomials up to degree 2, no smoothing.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class GridTraining:
         }
         return {
             "options": dataclasses.asdict(self.options),
-            **{name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()},
+            **{name: torch.from_numpy(np.array(a)) for name, a in arrays.items()},
             "voxel": self.field.voxel,
             "finest": self._finest,
             "ends": self._ends,
@@ -268,19 +268,15 @@ class GridTraining:
             if state["options"] != options:
                 name = next(n for n in options if state["options"].get(n) != options[n])
                 raise FieldError(
-                    f"the checkpoint is of a training with {name} {state['options'].get(name)}, not "
-                    f"{options[name]}: give the same options, or start anew"
+                    f"the checkpoint is of a training with {name} {state['options'].get(name)}, "
+                    f"not {options[name]}: give the same options, or start anew"
                 )
             arrays = {n: v.numpy() for n, v in state.items() if isinstance(v, torch.Tensor)}
-            self._set(
-                GridField.from_nodes(
-                    arrays["occupied"],
-                    arrays["values"][1:],
-                    arrays["origin"],
-                    state["voxel"],
-                    device=self._device,
-                )  # fmt: skip
-            )
+            stored = GridField.from_nodes(
+                arrays["occupied"], arrays["values"][1:], arrays["origin"], state["voxel"],
+                device=self._device,
+            )  # fmt: skip
+            self._set(stored)
             for name in ("mean", "square"):
                 getattr(self, f"_{name}").assign(arrays[name])
             self._fit.largest.assign(arrays["largest"])

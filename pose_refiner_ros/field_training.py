@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From photos with known cameras to a field in a file: resumable, with pictures on the way."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pose_refiner_ros.datasets.bop import write_atomically
+from pose_refiner_ros.datasets.posed_images import (
+    PosedImages,
+    PosedImagesError,
+    load_posed_images,
+)
+from pose_refiner_ros.fields.field import FieldError, RadianceField
+from pose_refiner_ros.fields.field_file import save_field
+from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining
+from pose_refiner_ros.fields.picture import field_psnr
+from pose_refiner_ros.fields.pictures import beside_photo, usual_view, write_png
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.fields.mlp import MlpSettings
+    from pose_refiner_ros.fields.mlp_training import MlpOptions
+
+CHECKPOINT = "checkpoint.pt"
+_SHOW_EVERY = 10  # steps
+_SAVE_EVERY = 30.0  # seconds
+_SLOW_SIDE = 100  # pixels of a picture's longer side for which an MLP on a CPU is asked
+
+
+@dataclass(frozen=True)
+class Source:
+    """Photos: what `load_posed_images` takes beside the split."""
+
+    path: Path
+    scale: float = 1.0
+    factor: int = 1
+    object_id: int | None = None
+
+    def load(self, split: str) -> PosedImages:
+        return load_posed_images(self.path, split, self.scale, self.factor, self.object_id)
+
+
+def training_folder(out: Path) -> Path:
+    """Where the checkpoint lies while the field is trained."""
+    return out.with_suffix(".training")
+
+
+def train_field(
+    source: Source,
+    out: Path,
+    options: GridOptions | MlpOptions,
+    settings: MlpSettings | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    previews: Path | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> RadianceField:
+    """Train a field, measure it on the source's test photos, write it to `out`.
+
+    The kind of field is that of the options; settings: the size of an MLP. The checkpoint beside
+    `out` is written twice a minute and removed when the field is. previews: a folder for a test
+    photo beside the field, at each checkpoint, and for all of them at the end. progress gets "psnr"
+    of the training rays; warn gets what is missing but not needed.
+
+    Raises PosedImagesError, FieldError: also where a checkpoint is there without `resume`, or is
+    not there, is cut short or of another training with it.
+    """
+    checkpoint = training_folder(out) / CHECKPOINT
+    state = _read(checkpoint, source) if resume else None
+    if not resume and checkpoint.exists():
+        raise FieldError(
+            f"{checkpoint} is of an earlier training: go on from it with --resume, remove it, or "
+            "choose another --out"
+        )
+    if out.is_dir():
+        raise FieldError(f"{out} is a folder: give the name of a file, such as field.safetensors")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(out.parent, os.W_OK):
+        raise FieldError(f"folder {out.parent} cannot be written to: choose another --out")
+    posed = source.load("train")
+    test = _test_photos(source, options, device, warn)
+    watched = posed if test is None else test
+    training = _training(posed, options, settings, device, state)
+    errors: list[float] = []
+    saved = time.monotonic()
+    while training.done < options.steps:
+        errors.append(float(training.step()))
+        last = training.done == options.steps
+        if training.done % _SHOW_EVERY == 0 or last:
+            progress(training.done, options.steps, {"psnr": _psnr(errors, training, checkpoint)})
+            errors.clear()
+        if time.monotonic() - saved > _SAVE_EVERY and not last:
+            _write(checkpoint, source, training)
+            if previews is not None:
+                picture = beside_photo(training.field, next(iter(watched)))
+                write_png(previews / f"step_{training.done:06d}.png", picture)
+            saved = time.monotonic()
+    field = training.finish({"source": _named(source), "view": usual_view(posed)})
+    field.record["scale"] = source.scale
+    if test is not None:
+        found = field_psnr(field, test)
+        field.record["test"] = {
+            "photos": test.names,
+            "size": list(test.size),
+            "psnr": [round(float(p), 3) for p in found],
+            "mean_psnr": round(float(found.mean()), 3),
+        }
+    if previews is not None:
+        for i, view in enumerate(watched if test is not None else watched.subset([0])):
+            write_png(previews / f"test_{i:03d}.png", beside_photo(field, view))
+    save_field(field, out)
+    checkpoint.unlink(missing_ok=True)
+    if checkpoint.parent.is_dir() and not any(checkpoint.parent.iterdir()):
+        checkpoint.parent.rmdir()
+    return field
+
+
+def _training(posed, options, settings, device, state):
+    if isinstance(options, GridOptions):
+        return GridTraining(posed, options, device, state)
+    from pose_refiner_ros.fields.mlp import PAPER
+    from pose_refiner_ros.fields.mlp_training import MlpTraining
+
+    return MlpTraining(posed, settings or PAPER, options, device, state)
+
+
+def _test_photos(source: Source, options, device: str, warn) -> PosedImages | None:
+    try:
+        test = source.load("test")
+    except PosedImagesError as error:
+        warn(f"no test photos, so the field is not measured: {error}")
+        return None
+    side = max(test.size)
+    if not isinstance(options, GridOptions) and device == "cpu" and side > _SLOW_SIDE:
+        return test.resized(math.ceil(side / _SLOW_SIDE))
+    return test
+
+
+def _psnr(errors: list[float], training, checkpoint: Path) -> float:
+    error = float(np.mean(errors))
+    if not math.isfinite(error):
+        advice = f"; the last checkpoint is {checkpoint}" if checkpoint.exists() else ""
+        raise FieldError(f"the training diverged: its error is {error} at {training.done}{advice}")
+    return round(-10.0 * math.log10(max(error, 1e-10)), 2)
+
+
+def _named(source: Source) -> dict[str, Any]:
+    return {**asdict(source), "path": str(source.path)}
+
+
+def _write(checkpoint: Path, source: Source, training) -> None:
+    buffer = io.BytesIO()
+    torch.save({"source": _named(source), "training": training.state()}, buffer)
+    write_atomically(checkpoint, buffer.getvalue())
+
+
+def _read(checkpoint: Path, source: Source) -> dict[str, Any]:
+    if not checkpoint.exists():
+        raise FieldError(f"{checkpoint} does not exist, so there is nothing to resume")
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        trained, state = stored["source"], stored["training"]
+    except Exception as error:  # zip, pickle and torch have a kind each
+        raise FieldError(
+            f"{checkpoint} is no whole checkpoint ({type(error).__name__}): remove it and train "
+            "anew, without --resume"
+        ) from error
+    for name, value in _named(source).items():
+        if trained.get(name) != value:
+            raise FieldError(
+                f"{checkpoint} is of another training, with {name} {trained.get(name)}, not "
+                f"{value}: give the same, or choose another --out"
+            )
+    return state

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures and films of a radiance field from cameras that a user asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+
+from pose_refiner_ros.datasets.bop import write_atomically
+
+from .field import FieldError, RadianceField
+from .picture import picture_over, render_picture
+from .rays import camera_rays, cross_box, image_pixels
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
+
+_FOV_DEG = 40.0
+_UP_SNAP = math.cos(math.radians(15.0))
+
+
+def usual_view(posed: PosedImages) -> dict[str, Any]:
+    """How the photos look at the box, for pictures that are to look alike; JSON-able.
+
+    centre: (3,) metres, of the box; up: (3,) unit, the mean of what is up in the photos, or the
+    axis of the object's frame that it nearly is; distance: metres to the centre; fov_deg: of the
+    picture's height; size: (height, width). Medians.
+    """
+    up = -posed.camera_from_object[:, 1, :3].mean(axis=0)
+    up /= max(float(np.linalg.norm(up)), 1e-9)
+    if abs(up).max() > _UP_SNAP:
+        up = np.where(abs(up) == abs(up).max(), np.sign(up), 0.0)
+    centre = posed.bounds.mean(axis=0)
+    distance = np.median(np.linalg.norm(posed.camera_positions - centre, axis=1))
+    focal = np.median(posed.intrinsics[:, 1, 1])
+    return {
+        "centre": centre.tolist(),
+        "up": up.tolist(),
+        "distance": float(distance),
+        "fov_deg": math.degrees(2.0 * math.atan(0.5 * posed.size[0] / focal)),
+        "size": list(posed.size),
+    }
+
+
+def view_of(field: RadianceField) -> dict[str, Any]:
+    """`usual_view` of its training; where the record has none: z is up, the box fills a picture."""
+    low, high = np.asarray(field.bounds)
+    radius = 0.5 * float(np.linalg.norm(high - low))
+    return {
+        "centre": ((low + high) / 2.0).tolist(),
+        "up": [0.0, 0.0, 1.0],
+        "distance": 1.1 * radius / math.sin(math.radians(0.5 * _FOV_DEG)),
+        "fov_deg": _FOV_DEG,
+        "size": [400, 400],
+        **field.record.get("view", {}),
+    }
+
+
+def pinhole(size: tuple[int, int], fov_deg: float) -> np.ndarray:
+    """(3, 3) intrinsics. size: (height, width); fov_deg: from the top edge to the bottom one."""
+    focal = 0.5 * size[0] / math.tan(0.5 * math.radians(fov_deg))
+    return np.array([[focal, 0, 0.5 * (size[1] - 1)], [0, focal, 0.5 * (size[0] - 1)], [0, 0, 1.0]])
+
+
+def orbit(
+    centre: np.ndarray,
+    up: np.ndarray,
+    distance: float,
+    elevation_deg: float,
+    count: int,
+    azimuth: float = 0.0,
+) -> np.ndarray:
+    """(N, 4, 4) camera_from_object all around a point at one height, looking at it.
+
+    azimuth: of the first, radians about `up`, from the axis that lies flattest.
+    """
+    up = np.asarray(up, np.float64) / np.linalg.norm(up)
+    side = np.eye(3)[np.argmin(abs(up))]
+    side = side - up * (side @ up)
+    side /= np.linalg.norm(side)
+    elevation = math.radians(elevation_deg)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    angles = azimuth + 2.0 * math.pi * np.arange(count) / count
+    for pose, angle in zip(poses, angles, strict=True):
+        level = math.cos(angle) * side + math.sin(angle) * np.cross(up, side)
+        away = math.cos(elevation) * level + math.sin(elevation) * up
+        right = np.cross(up, level)  # of the picture, also straight from above
+        pose[:3, :3] = np.stack((right, np.cross(right, away), -away))
+        pose[:3, 3] = -pose[:3, :3] @ (np.asarray(centre) + distance * away)
+    return poses
+
+
+def check_in_view(
+    field: RadianceField, intrinsics, camera_from_object, size: tuple[int, int]
+) -> None:
+    """Raises FieldError for a camera that looks past the field's box."""
+    pixels = image_pixels((9, 9)) * (torch.tensor([size[1], size[0]]) - 1.0) / 8.0
+    pose = torch.as_tensor(np.asarray(camera_from_object), dtype=torch.float64)
+    origins, directions = camera_rays(intrinsics, pose, pixels)
+    bounds = torch.as_tensor(np.asarray(field.bounds))
+    near, far = cross_box(origins, directions, bounds)
+    if not bool((far > near).any()):
+        low, high = np.asarray(field.bounds).round(3)
+        raise FieldError(
+            f"the camera at {origins[0].numpy().round(3).tolist()} looks past the field, whose box "
+            f"is {low.tolist()} to {high.tolist()} (metres, object frame): check the pose, which "
+            "takes object to camera coordinates"
+        )
+
+
+def straight_picture(
+    field: RadianceField, intrinsics, camera_from_object, size: tuple[int, int], background=None
+) -> np.ndarray:
+    """(H, W, 3) uint8 RGB in front of a colour, or (H, W, 4) RGBA with alpha where it is None."""
+    if background is not None:
+        drawn = picture_over(field, intrinsics, camera_from_object, size, background)
+    else:
+        seen = render_picture(field, intrinsics, camera_from_object, size)
+        opacity = seen.opacity.cpu().numpy().reshape(*size, 1)
+        colour = seen.colour.cpu().numpy().reshape(*size, 3)
+        drawn = np.concatenate([colour / np.maximum(opacity, 1e-3), opacity], axis=-1)
+    return np.rint(255.0 * drawn.clip(0.0, 1.0)).astype(np.uint8)
+
+
+def beside_photo(field: RadianceField, view: View) -> np.ndarray:
+    """(H, 2 W, 3) uint8: a photo, and the field seen by its camera, over one background."""
+    background = (1.0, 1.0, 1.0) if field.background is None else tuple(field.background)
+    photo = view.image / 255.0
+    if view.alpha is not None:
+        alpha = view.alpha[..., None] / 255.0
+        photo = alpha * photo + (1.0 - alpha) * np.array(background)
+    drawn = picture_over(
+        field, view.intrinsics, view.camera_from_object, view.image.shape[:2], background
+    )
+    return np.rint(255.0 * np.hstack([photo, drawn]).clip(0.0, 1.0)).astype(np.uint8)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """RGB or RGBA, uint8, as PNG, whole or not at all."""
+    code = cv2.COLOR_RGBA2BGRA if pixels.shape[-1] == 4 else cv2.COLOR_RGB2BGR
+    _, data = cv2.imencode(".png", cv2.cvtColor(pixels, code))
+    write_atomically(path, data.tobytes())
+
+
+class _Film:
+    def __init__(self, writer: cv2.VideoWriter) -> None:
+        self._writer = writer
+
+    def add(self, picture: np.ndarray) -> None:
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+@contextlib.contextmanager
+def film(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Film]:
+    """An MP4 file of (H, W, 3) uint8 RGB pictures, given to `add`; whole or not at all.
+
+    Raises FieldError where OpenCV cannot write films.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".mp4")
+    os.close(handle)
+    try:
+        code = cv2.VideoWriter_fourcc(*"mp4v")
+        writer = cv2.VideoWriter(temporary, code, fps, (size[1], size[0]))
+        if not writer.isOpened():
+            raise FieldError(f"film {path}: this OpenCV cannot write MP4; write PNG pictures")
+        yield _Film(writer)
+        writer.release()
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
