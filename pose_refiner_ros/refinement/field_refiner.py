@@ -22,19 +22,20 @@ from .solver import Level, Reason, Solver
 
 # From coarse to fine: pictures of few rays, blurred far, then fewer pixels of the photo itself.
 STAGES = (
-    RadianceStage(2.0, 0.75, 0.3),
-    RadianceStage(1.2, 0.75, 0.2),
-    RadianceStage(0.8, 0.75, 0.15),
-    RadianceStage(0.0, 0.75, 0.15),
+    RadianceStage(0.75, 2.0, 1.0, 0.3),
+    RadianceStage(1.5, 1.2, 1.0, 0.2),
+    RadianceStage(3.0, 0.8, 0.5, 0.15),
+    RadianceStage(1.0, 0.0, 3.0, 0.15),
+    RadianceStage(1.0, 0.0, 1.0, 0.15),
 )
-LATTICE = (0.75, 1.5, 3.0)  # rays of each lattice, times those of the finest level
 FINEST = len(STAGES) - 1
+SIGMA_OF_GRAIN = 0.6
 FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
 # Tolerances are RMS changes of colour in units of COLOUR_OF_PIXEL.
 FIRST_LOOK = (Level(0, 5, 0.05, 0.0),)
 COARSE = (Level(0, 12, 0.03, 0.0), Level(1, 8, 0.03, 0.0))
-FINE = (Level(2, 8, 0.02, 0.0), Level(3, 8, 0.005, 0.0))
-TRACKED = (Level(2, 6, 0.02, 0.0), Level(3, 6, 0.005, 0.0))
+FINE = (Level(2, 10, 0.01, 0.0), Level(3, 12, 0.01, 0.0), Level(4, 12, 0.003, 0.0))
+TRACKED = (Level(3, 8, 0.01, 0.0), Level(4, 6, 0.003, 0.0))
 WORTH_FOLLOWING = 3  # times as many as are kept in the end
 SAME_ANGLE = np.radians(8.0)
 OPACITY_WEIGHT = 1.0
@@ -162,14 +163,18 @@ class FieldRefiner:
 
     def _rays(self, photo: PhotoEvidence) -> list[Rays]:
         """One set of rays per level: evenly over the picture, but interesting ones at the end."""
-        count = self.settings.rays
-        rays = [
-            lattice_rays(photo, round(share * count), stage.sigma)
-            for share, stage in zip(LATTICE, STAGES, strict=False)
-        ]
         rng = np.random.default_rng(self.settings.seed)
-        pixels = photo.sampler(self.settings.sampling).draw(count, rng)
-        return [*rays, chosen_rays(photo, pixels)]
+        sampler = photo.sampler(self.settings.sampling)
+        rays = []
+        for stage in STAGES:
+            count = round(stage.rays * self.settings.rays)
+            if stage.sigma:
+                rays.append(lattice_rays(photo, count, stage.sigma))
+            else:
+                # a coarser field is a blurred one: a mean over cells, and linear in between
+                blur = SIGMA_OF_GRAIN * stage.grain if stage.grain > 1.0 else 0.0
+                rays.append(chosen_rays(photo, sampler.draw(count, rng), blur))
+        return rays
 
     def _solve(self, candidates, photos, fields, rays, levels) -> list[_Candidate]:
         for batch in self._batches(candidates):
@@ -196,7 +201,10 @@ class FieldRefiner:
             own = [c for c in batch if c.owner == owner]
             distance = np.median([np.linalg.norm(c.pose[:3, 3]) for c in own])
             pixel = distance / photo.pinhole[0]
-            levels = [fields[owner].for_pixels(r.spacing * pixel) for r in rays[owner]]
+            levels = [
+                fields[owner].for_pixels(stage.grain * r.spacing * pixel)
+                for stage, r in zip(STAGES, rays[owner], strict=True)
+            ]
             objects.append(ObjectRays(levels, rays[owner], photo.background, opacity, len(own)))
         self.term.load(objects)
         self.solver.load(

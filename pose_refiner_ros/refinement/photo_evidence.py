@@ -149,9 +149,9 @@ def lattice_rays(photo: PhotoEvidence, count: int, sigma: float) -> Rays:
     return replace(rays, lattice=(len(y), len(x)), spacing=spacing)
 
 
-def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray) -> Rays:
-    """Rays through pixels (N, 2), x and y, of the photo as it is."""
-    return _rays_through(photo, pixels, 0.0)
+def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray, sigma: float = 0.0) -> Rays:
+    """Rays through pixels (N, 2), x and y, of the photo blurred by `sigma` pixels."""
+    return _rays_through(photo, pixels, sigma)
 
 
 def _rays_through(photo: PhotoEvidence, pixels: np.ndarray, sigma: float) -> Rays:

@@ -25,6 +25,7 @@ from .solver import State
 wp.set_module_options({"enable_backward": False})
 
 BLOCK = 128
+STEP = 0.75  # between samples of a ray, voxels
 # The difference of colour that counts as one pixel of an outline counts in the silhouette term:
 # what a textured picture changes by from pixel to pixel.
 COLOUR_OF_PIXEL = 0.1
@@ -42,11 +43,16 @@ vec18 = wp.types.vector(length=18, dtype=wp.float32)
 
 @dataclass(frozen=True)
 class RadianceStage:
-    """How closely a level looks. sigma: of the blur, in steps of the lattice of rays, 0 for rays
-    without one; step: between samples of a ray, voxels; robust: colour, see ROBUST."""
+    """How closely a level looks.
 
+    rays: how many, times those that the user asked for; sigma: of the blur of pictures, in steps
+    of the lattice that the rays form, 0: rays are where the photo is interesting; grain: size of
+    what the field still shows, in steps from ray to ray; robust: colour, see ROBUST.
+    """
+
+    rays: float
     sigma: float
-    step: float
+    grain: float
     robust: float
 
 
@@ -394,7 +400,7 @@ class RadianceTerm:
                 compare.pose_first,
                 compare.rays,
                 directions,
-                self.stages[self.level].step,
+                STEP,
                 self.colours,
                 self.jacobians,
             ],
