@@ -16,9 +16,13 @@ from pose_refiner_ros.fields.coarser import coarser
 from pose_refiner_ros.fields.grid import GridField
 
 from .covariance import pose_covariance
+from .evidence import ObjectEvidence
 from .photo_evidence import PhotoEvidence, Rays, chosen_rays, lattice_rays
 from .radiance_term import ObjectRays, RadianceStage, RadianceTerm
-from .solver import Level, Reason, Solver
+from .refiner import FINEST as SILHOUETTE_FINEST
+from .refiner import Refiner, turned
+from .silhouette_term import Fit, SilhouetteTerm
+from .solver import Level, Reason, Solver, State
 
 # From coarse to fine: pictures of few rays, blurred far, then fewer pixels of the photo itself.
 STAGES = (
@@ -38,6 +42,9 @@ FINE = (Level(2, 10, 0.01, 0.0), Level(3, 12, 0.01, 0.0), Level(4, 12, 0.003, 0.
 TRACKED = (Level(3, 8, 0.01, 0.0), Level(4, 6, 0.003, 0.0))
 WORTH_FOLLOWING = 3  # times as many as are kept in the end
 SAME_ANGLE = np.radians(8.0)
+# Colours that end this far off (robust RMS) may be those of a local minimum.
+RESTART_RMS = 0.08
+RESTART_ANGLE = np.radians(25.0)
 OPACITY_WEIGHT = 1.0
 
 
@@ -103,10 +110,62 @@ class _FieldLevels:
         return self._levels[int(np.searchsorted(np.array(FACTORS[1:]), factor, side="right"))]
 
 
+@dataclass(eq=False)
+class _Seen:
+    """An object in its photo. Poses on their way are crop_from_pivot: in the crop's axes, about the
+    field's pivot."""
+
+    photo: PhotoEvidence
+    field: _FieldLevels
+    rays: list[Rays]
+    name: str
+    mask: ObjectEvidence | None
+
+    def to_pivot(self, pose: np.ndarray) -> np.ndarray:
+        """camera_from_object (4, 4) as crop_from_pivot."""
+        moved = np.array(pose, np.float64)
+        moved[:3, 3] += moved[:3, :3] @ self.field.pivot
+        moved[:3] = self.photo.crop_from_camera @ moved[:3]
+        return moved
+
+    def from_pivot(self, pose, covariance) -> tuple[np.ndarray, np.ndarray]:
+        """camera_from_object (4, 4) and its covariance (6, 6) from those about the pivot."""
+        camera_from_crop = self.photo.crop_from_camera.T
+        pose = pose.copy()
+        pose[:3] = camera_from_crop @ pose[:3]
+        turn = np.kron(np.eye(2), camera_from_crop)
+        x, y, z = arm = pose[:3, :3] @ self.field.pivot
+        pose[:3, 3] -= arm
+        # a turn w about the pivot moves the object's origin by w x -arm
+        move = np.eye(6)
+        move[:3, 3:] = [[0, -z, y], [z, 0, -x], [-y, x, 0]]
+        turn = move @ turn
+        return pose, turn @ covariance @ turn.T
+
+
+class AtFinest:
+    """A term that looks as closely as it can, whatever the level of the others."""
+
+    def __init__(self, term: SilhouetteTerm) -> None:
+        self.term = term
+        self.level = SILHOUETTE_FINEST
+
+    def set_level(self, index: int) -> None:
+        self.term.set_level(SILHOUETTE_FINEST)
+
+    def accumulate(self, state: State) -> None:
+        self.term.accumulate(state)
+
+    def fit(self, state: State) -> Fit:
+        return self.term.fit(state)
+
+
 class FieldRefiner:
     """Refines poses of objects that have radiance fields.
 
-    fields: by name. Blurring them takes about a second each, once. capacity: most poses at once.
+    fields: by name. Making them coarser takes a second or two each, once. capacity: most poses at
+    once. outlines: refines the same objects by their meshes; its silhouette then pulls as well,
+    where masks are given.
     """
 
     def __init__(
@@ -115,7 +174,11 @@ class FieldRefiner:
         settings: FieldSettings | None = None,
         device: str = "cpu",
         capacity: int = 64,
+        outlines: Refiner | None = None,
     ) -> None:
+        if outlines is not None:
+            capacity = min(capacity, outlines.capacity)
+        self.outlines = outlines
         self.settings = settings or FieldSettings()
         self.capacity = capacity
         self._fields = {name: _FieldLevels(grid.to(device)) for name, grid in fields.items()}
@@ -131,34 +194,57 @@ class FieldRefiner:
         hypotheses: Sequence[Sequence[np.ndarray]],
         keep: int = 2,
         tracked: bool = False,
+        restart: bool = True,
+        masks: Sequence[ObjectEvidence] | None = None,
     ) -> list[list[PhotoRefined]]:
         """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
 
         All go through the coarse levels, of each object the `keep` best that differ to the end.
         tracked: poses are those of the frame before: only the fine levels, a few iterations.
+        restart: an object whose colours end far off is tried again from starts turned about its
+        first hypothesis. masks: the crops that `masked_photo` made the photos of; in the fine
+        levels the silhouettes of the objects' meshes are to fit them, too.
         """
-        fields = [self._fields[name] for name in names]
+        seen = [
+            _Seen(
+                photo,
+                self._fields[name],
+                self._rays(photo),
+                name,
+                None if masks is None or self.outlines is None else masks[i],
+            )
+            for i, (photo, name) in enumerate(zip(photos, names, strict=True))
+        ]
         starts = [
-            _Candidate(owner, _to_pivot(photos[owner], fields[owner], pose))
+            _Candidate(owner, seen[owner].to_pivot(pose))
             for owner, poses in enumerate(hypotheses)
             for pose in poses
         ]
-        rays = [self._rays(photo) for photo in photos]
-        if tracked:
-            finished = self._solve(starts, photos, fields, rays, TRACKED)
-        else:
-            several = WORTH_FOLLOWING * keep
-            if len(starts) > several * len(photos):
-                starts = self._solve(starts, photos, fields, rays, FIRST_LOOK)
-                starts = _best(starts, fields, several)
-            finished = self._solve(starts, photos, fields, rays, COARSE)
-            finished = _best(finished, fields, keep)
-            finished = self._solve(finished, photos, fields, rays, FINE)
-        results: list[list[PhotoRefined]] = [[] for _ in photos]
-        for candidate, refined in self._measure(finished, photos, fields, rays):
-            results[candidate.owner].append(refined)
+        results = self._from_starts(starts, seen, keep, tracked)
+        if restart and not tracked:
+            poor = [i for i, found in enumerate(results) if found and found[0].rms > RESTART_RMS]
+            again = [
+                _Candidate(owner, pose)
+                for owner in poor
+                for pose in turned(seen[owner].to_pivot(hypotheses[owner][0]), RESTART_ANGLE)
+            ]
+            for i, found in enumerate(self._from_starts(again, seen, keep, tracked)):
+                results[i] += found
         for found in results:
             found.sort(key=lambda refined: refined.cost)
+            del found[keep:]
+        return results
+
+    def _from_starts(self, starts, seen, keep, tracked) -> list[list[PhotoRefined]]:
+        if not tracked:
+            several = WORTH_FOLLOWING * keep
+            if len(starts) > several * len({c.owner for c in starts}):
+                starts = _best(self._solve(starts, seen, FIRST_LOOK), seen, several)
+            starts = _best(self._solve(starts, seen, COARSE), seen, keep)
+        finished = self._solve(starts, seen, TRACKED if tracked else FINE, outlines=True)
+        results: list[list[PhotoRefined]] = [[] for _ in seen]
+        for candidate, refined in self._measure(finished, seen):
+            results[candidate.owner].append(refined)
         return results
 
     def _rays(self, photo: PhotoEvidence) -> list[Rays]:
@@ -176,10 +262,13 @@ class FieldRefiner:
                 rays.append(chosen_rays(photo, sampler.draw(count, rng), blur))
         return rays
 
-    def _solve(self, candidates, photos, fields, rays, levels) -> list[_Candidate]:
+    def _solve(self, candidates, seen, levels, outlines=False) -> list[_Candidate]:
         for batch in self._batches(candidates):
-            self._load(batch, photos, fields, rays)
-            self.solver.run([self.term], levels)
+            self._load(batch, seen)
+            terms = [self.term]
+            if outlines and all(seen[c.owner].mask is not None for c in batch):
+                terms.append(self._outline(batch, seen))
+            self.solver.run(terms, levels)
             result = self.solver.result()
             for i, candidate in enumerate(batch):
                 candidate.pose = result["camera_from_object"][i]
@@ -193,33 +282,39 @@ class FieldRefiner:
         for first in range(0, len(candidates), self.capacity):
             yield candidates[first : first + self.capacity]
 
-    def _load(self, batch, photos, fields, rays) -> None:
+    def _outline(self, batch, seen) -> AtFinest:
+        masks = [one.mask for one in seen]
+        names = [one.name for one in seen]
+        return AtFinest(self.outlines.outline_term(masks, names, [c.owner for c in batch]))
+
+    def _load(self, batch, seen) -> None:
         objects = []
         for owner in sorted({c.owner for c in batch}):
-            photo = photos[owner]
+            one = seen[owner]
+            photo = one.photo
             opacity = OPACITY_WEIGHT if photo.opacity is not None else 0.0
             own = [c for c in batch if c.owner == owner]
             distance = np.median([np.linalg.norm(c.pose[:3, 3]) for c in own])
             pixel = distance / photo.pinhole[0]
             levels = [
-                fields[owner].for_pixels(stage.grain * r.spacing * pixel)
-                for stage, r in zip(STAGES, rays[owner], strict=True)
+                one.field.for_pixels(stage.grain * r.spacing * pixel)
+                for stage, r in zip(STAGES, one.rays, strict=True)
             ]
-            objects.append(ObjectRays(levels, rays[owner], photo.background, opacity, len(own)))
+            objects.append(ObjectRays(levels, one.rays, photo.background, opacity, len(own)))
         self.term.load(objects)
         self.solver.load(
-            np.stack([c.pose for c in batch]), np.array([fields[c.owner].diameter for c in batch])
+            np.stack([c.pose for c in batch]),
+            np.array([seen[c.owner].field.diameter for c in batch]),
         )
 
-    def _measure(self, candidates, photos, fields, rays):
+    def _measure(self, candidates, seen):
         for batch in self._batches(candidates):
-            self._load(batch, photos, fields, rays)
+            self._load(batch, seen)
             fit = self.solver.evaluate(self.term, FINEST, known=False)
-            diameter = np.array([fields[c.owner].diameter for c in batch])
+            diameter = np.array([seen[c.owner].field.diameter for c in batch])
             covariance = pose_covariance(fit.hessian, np.ones(len(batch)), fit.sectors, diameter)
             for i, candidate in enumerate(batch):
-                levels, photo = fields[candidate.owner], photos[candidate.owner]
-                pose, about_origin = _from_pivot(photo, levels, candidate.pose, covariance[i])
+                pose, about_origin = seen[candidate.owner].from_pivot(candidate.pose, covariance[i])
                 yield (
                     candidate,
                     PhotoRefined(
@@ -235,30 +330,7 @@ class FieldRefiner:
                 )
 
 
-def _to_pivot(photo: PhotoEvidence, levels: _FieldLevels, pose: np.ndarray) -> np.ndarray:
-    """camera_from_object (4, 4) as crop_from_pivot."""
-    moved = np.array(pose, np.float64)
-    moved[:3, 3] += moved[:3, :3] @ levels.pivot
-    moved[:3] = photo.crop_from_camera @ moved[:3]
-    return moved
-
-
-def _from_pivot(photo, levels, pose, covariance) -> tuple[np.ndarray, np.ndarray]:
-    """camera_from_object (4, 4) and its covariance (6, 6) from those about the pivot."""
-    camera_from_crop = photo.crop_from_camera.T
-    pose = pose.copy()
-    pose[:3] = camera_from_crop @ pose[:3]
-    turn = np.kron(np.eye(2), camera_from_crop)
-    arm = pose[:3, :3] @ levels.pivot
-    pose[:3, 3] -= arm
-    # a turn w about the pivot moves the origin by w x -arm
-    move = np.eye(6)
-    move[:3, 3:] = [[0, -arm[2], arm[1]], [arm[2], 0, -arm[0]], [-arm[1], arm[0], 0]]
-    turn = move @ turn
-    return pose, turn @ covariance @ turn.T
-
-
-def _best(candidates, fields, keep) -> list[_Candidate]:
+def _best(candidates, seen, keep) -> list[_Candidate]:
     """Of each object the `keep` best candidates that differ from each other."""
     chosen: list[_Candidate] = []
     for owner in sorted({c.owner for c in candidates}):
@@ -270,7 +342,7 @@ def _best(candidates, fields, keep) -> list[_Candidate]:
         for candidate in own:
             if len(mine) == keep:
                 break
-            if not any(_same(candidate.pose, c.pose, fields[owner].diameter) for c in mine):
+            if not any(_same(candidate.pose, c.pose, seen[owner].field.diameter) for c in mine):
                 mine.append(candidate)
         chosen += mine
     return chosen

@@ -151,6 +151,18 @@ class Refiner:
         found = sorted(found, key=lambda refined: refined.total_cost)
         return self._distinct(found, self.index[name])
 
+    def outline_term(
+        self, evidence: Sequence[ObjectEvidence], names: Sequence[str], owners: Sequence[int]
+    ) -> SilhouetteTerm:
+        """The silhouette as a term for poses (B) in the frames of their crops, to be solved with
+        others: pose i is of object names[owners[i]], seen in evidence[owners[i]]."""
+        self._loaded = []
+        self._load_evidence(evidence)
+        owners = np.asarray(owners, np.int32)
+        index = np.array([self.index[names[owner]] for owner in owners], np.int32)
+        self.term.load(index, owners, self.near[index])
+        return self.term
+
     def _refine_part(self, evidence, names, hypotheses, keep, restart, priors):
         self._load_evidence(evidence)
         mesh = [self.index[name] for name in names]
@@ -166,7 +178,7 @@ class Refiner:
             limit = RESTART_RMS * seen.crop.size / seen.crop.scale
             if restart[owner] and found and not found[0].contour_rms_px < limit:
                 pose = self.candidate(owner, seen, hypotheses[owner][0]).pose
-                again += [Candidate(owner, other) for other in _turned(pose)]
+                again += [Candidate(owner, other) for other in turned(pose, RESTART_ANGLE)]
         if again:
             more = self._from_starts(again, evidence, mesh, 2)
             for owner, found in enumerate(more):
@@ -301,11 +313,12 @@ def _crop_transform(seen: ObjectEvidence) -> np.ndarray:
     return transform
 
 
-def _turned(pose: np.ndarray) -> list[np.ndarray]:
-    """The pose turned both ways about each camera axis through the object's origin."""
-    turned = []
+def turned(pose: np.ndarray, angle: float) -> list[np.ndarray]:
+    """The pose (4, 4) turned by an angle both ways about each camera axis through the object's
+    origin."""
+    poses = []
     for axis in np.concatenate([np.eye(3), -np.eye(3)]):
         other = pose.copy()
-        other[:3, :3] = cv2.Rodrigues(axis * RESTART_ANGLE)[0] @ pose[:3, :3]
-        turned.append(other)
-    return turned
+        other[:3, :3] = cv2.Rodrigues(axis * angle)[0] @ pose[:3, :3]
+        poses.append(other)
+    return poses
