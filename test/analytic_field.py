@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from pose_refiner_ros.fields.field import RenderedRays
+from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.rays import cross_box
 
 CENTRES = np.array([
@@ -75,3 +76,31 @@ def pinhole(size: int, focal: float = 1.6) -> np.ndarray:
     return np.array([
         [focal * size, 0.0, (size - 1) / 2], [0.0, focal * size, (size - 1) / 2], [0.0, 0.0, 1.0],
     ])  # fmt: skip
+
+
+def as_grid(field: AnalyticField, count: int = 64, degree: int = 1) -> GridField:
+    """The same blobs as a voxel grid of count nodes along each axis; exact at the nodes.
+
+    The grid reaches beyond the field's bounds, where its blobs are cut off.
+    """
+    axis = 1.5 * np.linspace(field.bounds[0, 0], field.bounds[1, 0], count)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    place = torch.as_tensor(points, dtype=torch.float32)
+
+    def looking(z: float) -> tuple[np.ndarray, np.ndarray]:
+        direction = torch.tensor([[0.0, 0.0, z]]).expand_as(place)
+        density, colour = field.query(place, direction)
+        return density.numpy(), colour.numpy()
+
+    density, up = looking(1.0)
+    _, down = looking(-1.0)
+    values = np.zeros((len(points), 4 if degree == 0 else 13), np.float32)
+    values[:, 0] = density
+    values[:, 1:4] = (up + down) / 2
+    if degree:  # the third linear function is z
+        values[:, 10:13] = (up - down) / 2
+    occupied = density > 1e-5 * density.max()
+    return GridField.from_nodes(
+        occupied.reshape(count, count, count), values[occupied], np.full(3, axis[0]),
+        axis[1] - axis[0], background=field.background,
+    )  # fmt: skip

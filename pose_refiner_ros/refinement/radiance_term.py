@@ -29,13 +29,10 @@ STEP = 0.75  # between samples of a ray, voxels
 # The difference of colour that counts as one pixel of an outline counts in the silhouette term:
 # what a textured picture changes by from pixel to pixel.
 COLOUR_OF_PIXEL = 0.1
-# Residuals far larger than this count by their size, not its square (Fair's function): shadows,
-# what hides the object, what the field never learned. Coarse to fine, colour in [0, 1].
-ROBUST = 0.15
-# How sure it is, beforehand, that exposure and white balance are those of the training photos:
-# standard deviations of gain and bias.
-GAIN_SIGMA = 0.3
-BIAS_SIGMA = 0.1
+# Standard deviations of gain and bias beforehand, as one ray would measure them: little, so that
+# they are only felt where a photo is too plain to tell the two apart.
+GAIN_SIGMA = 1.0
+BIAS_SIGMA = 0.5
 
 vec15 = wp.types.vector(length=15, dtype=wp.float32)
 vec18 = wp.types.vector(length=18, dtype=wp.float32)
@@ -47,7 +44,9 @@ class RadianceStage:
 
     rays: how many, times those that the user asked for; sigma: of the blur of pictures, in steps
     of the lattice that the rays form, 0: rays are where the photo is interesting; grain: size of
-    what the field still shows, in steps from ray to ray; robust: colour, see ROBUST.
+    what the field still shows, in steps from ray to ray; robust: residuals far larger than this
+    (colour) count by their size, not its square (Fair's function): shadows, what hides the object,
+    what the field never learned.
     """
 
     rays: float
@@ -232,7 +231,11 @@ def add_residuals(
         size = wp.length(r)
         ratio = size / compare.robust
         w = known / (1.0 + ratio)
-        cost += known * compare.robust * compare.robust * (ratio - wp.log(1.0 + ratio))
+        # Fair's function ratio - log(1 + ratio), by its series where that would cancel
+        fair = ratio - wp.log(1.0 + ratio)
+        if ratio < 0.1:
+            fair = ratio * ratio * (0.5 - ratio * (1.0 / 3.0 - ratio * (0.25 - 0.2 * ratio)))
+        cost += known * compare.robust * compare.robust * fair
         weight += w
         square += w * (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
         if colour[3] == 0.0:

@@ -6,13 +6,29 @@ import importlib
 import pytest
 import warp as wp
 
+from pose_refiner_ros.rendering.radiance import trace_kernel
+
 MODULES = [
     "pose_refiner_ros.rendering.coverage",
     "pose_refiner_ros.rendering.silhouette",
     "pose_refiner_ros.rendering.scene",
     "pose_refiner_ros.rendering.scene_view",
+    "pose_refiner_ros.rendering.radiance",
     "pose_refiner_ros.refinement.solver",
+    "pose_refiner_ros.refinement.radiance_term",
 ]
+
+
+def ptx_of(module, folder) -> str:
+    """What the compiler makes of a module for a GPU."""
+    try:
+        wp.compile_aot_module(module, arch=90, module_dir=folder, use_ptx=True)
+    except RuntimeError as error:
+        if "NVRTC" in str(error) or "CUDA compiler" in str(error):
+            pytest.skip(f"no CUDA compiler here: {error}")
+        raise
+    (ptx,) = folder.glob("*.ptx")
+    return ptx.read_text()
 
 
 @pytest.mark.skipif(
@@ -21,11 +37,12 @@ MODULES = [
 @pytest.mark.parametrize("name", MODULES)
 def test_kernels_compile_for_a_gpu(name, tmp_path):
     importlib.import_module(name)
-    try:
-        wp.compile_aot_module(name, arch=90, module_dir=tmp_path, use_ptx=True)
-    except RuntimeError as error:
-        if "NVRTC" in str(error) or "CUDA compiler" in str(error):
-            pytest.skip(f"no CUDA compiler here: {error}")
-        raise
-    (ptx,) = tmp_path.glob("*.ptx")
-    assert ".entry" in ptx.read_text()
+    assert ".entry" in ptx_of(name, tmp_path)
+
+
+@pytest.mark.skipif(
+    not hasattr(wp, "compile_aot_module"), reason="this Warp cannot compile ahead of time"
+)
+@pytest.mark.parametrize("degree", [0, 2])
+def test_rays_are_traced_on_a_gpu_as_well(degree, tmp_path):
+    assert ".entry" in ptx_of(trace_kernel(degree).module, tmp_path)

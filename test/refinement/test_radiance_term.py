@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The radiance term: its Jacobian, its gradient, exposure, against finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import warp as wp
+from analytic_field import AnalyticField, as_grid, pinhole, view_from
+
+from pose_refiner_ros.fields.rays import camera_rays, image_pixels
+from pose_refiner_ros.geometry import se3
+from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence, chosen_rays, lattice_rays
+from pose_refiner_ros.refinement.radiance_term import (
+    COLOUR_OF_PIXEL,
+    STEP,
+    ObjectRays,
+    RadianceStage,
+    RadianceTerm,
+)
+from pose_refiner_ros.refinement.solver import Level, Solver
+from pose_refiner_ros.rendering.radiance import mat46, trace_kernel
+
+SIZE = 64
+WHITE = np.ones(3)
+POSE = view_from((1.0, 0.4, 0.5))
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["degree0", "degree1"])
+def grid(request):
+    # thin enough that no ray ends early, since where it does moves with the pose
+    return as_grid(AnalyticField(density=4.0), degree=request.param)
+
+
+def pinhole4() -> np.ndarray:
+    K = pinhole(SIZE)
+    return np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
+
+
+def photo_of(field, pose, opacity=False) -> PhotoEvidence:
+    origins, directions = camera_rays(pinhole(SIZE), pose, image_pixels((SIZE, SIZE)))
+    seen = field.render(origins.float(), directions.float(), STEP)
+    colour = seen.over(WHITE).reshape(SIZE, SIZE, 3).numpy()
+    mask = seen.opacity.reshape(SIZE, SIZE).numpy() if opacity else None
+    return PhotoEvidence(colour, mask, None, pinhole4(), WHITE)
+
+
+def moved(pose: np.ndarray, twist: np.ndarray) -> np.ndarray:
+    """R' = exp(w) R, t' = t + v, as the solver moves poses."""
+    return se3.perturb(torch.as_tensor(pose), torch.as_tensor(twist)).numpy()
+
+
+def traced(grid, poses: np.ndarray, directions: np.ndarray):
+    """Colours (B, R, 4) and Jacobians (B, R, 4, 6)."""
+    count, rays = len(poses), len(directions)
+    colours = wp.zeros((count, rays), dtype=wp.vec4, device="cpu")
+    jacobians = wp.zeros((count, rays), dtype=mat46, device="cpu")
+    wp.launch(
+        trace_kernel(grid.degree),
+        count * rays,
+        [
+            grid.arrays,
+            wp.array(np.ones(count, np.int32), dtype=wp.int32),
+            wp.array(poses[:, :3, :3].astype(np.float32), dtype=wp.mat33),
+            wp.array(poses[:, :3, 3].astype(np.float32), dtype=wp.vec3),
+            0, rays, wp.array(directions.astype(np.float32), dtype=wp.vec3), STEP, colours,
+            jacobians, 0,
+        ],
+        device="cpu",
+    )  # fmt: skip
+    return colours.numpy(), jacobians.numpy()
+
+
+def test_traced_colours_are_those_that_the_field_renders(grid):
+    directions = chosen_rays(photo_of(grid, POSE), image_pixels((SIZE, SIZE)).numpy()).directions
+    colours, _ = traced(grid, POSE[None], directions)
+    origins, along = camera_rays(pinhole(SIZE), POSE, image_pixels((SIZE, SIZE)))
+    seen = grid.render(origins.float(), along.float(), STEP)
+    expected = torch.cat([seen.colour, seen.opacity[:, None]], -1).numpy()
+    assert expected[:, 3].max() > 0.8
+    np.testing.assert_allclose(colours[0], expected, atol=2e-4)
+
+
+def test_the_jacobian_is_the_finite_difference(grid):
+    directions = chosen_rays(photo_of(grid, POSE), image_pixels((SIZE, SIZE)).numpy()).directions
+    colours, jacobians = traced(grid, POSE[None], directions)
+    assert (colours[0, :, 3] > 0.1).mean() > 0.1
+    size = 1e-3
+    for axis in range(6):
+        twist = np.zeros(6)
+        twist[axis] = size
+        ends = np.stack([moved(POSE, twist), moved(POSE, -twist)])
+        both, _ = traced(grid, ends, directions)
+        expected = (both[0] - both[1]) / (2 * size)
+        found = jacobians[0, :, :, axis]
+        # samples that cross from cell to cell are a little off
+        assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean(), axis
+        assert (found * expected).sum() == pytest.approx((expected**2).sum(), rel=2e-3), axis
+
+
+def term_of(grid, photo, stage, rays, exposure=False) -> tuple[RadianceTerm, Solver]:
+    term = RadianceTerm([stage], 2, SIZE * SIZE, exposure)
+    opacity = 0.0 if photo.opacity is None else 1.0
+    term.load([ObjectRays([grid], [rays], photo.background, opacity, 1)])
+    return term, Solver(2)
+
+
+def looked_at(term, solver, pose):
+    """Cost, gradient (6,) and matrix (6, 6) of the term at a pose."""
+    solver.load(pose[None], np.array([1.0]))
+    solver._begin.launch()
+    term.set_level(0)
+    term.accumulate(solver.state)
+    state = solver.state
+    return (
+        float(state.trial_cost.numpy()[0]),
+        state.trial_gradient.numpy()[0].copy(),
+        state.trial_hessian.numpy()[0].copy(),
+    )
+
+
+TURN = np.array([0.01, -0.008, 0.03, 0.02, -0.03, 0.02])
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1.5], ids=["rays", "blurred"])
+@pytest.mark.parametrize("opacity", [False, True], ids=["rgb", "mask"])
+@pytest.mark.parametrize("exposure", [False, True], ids=["known", "exposure"])
+def test_the_gradient_is_that_of_the_cost(grid, sigma, opacity, exposure):
+    photo = photo_of(grid, POSE, opacity)
+    stage = RadianceStage(1.0, sigma, 1.0, 0.15)
+    rays = (
+        lattice_rays(photo, 900, sigma)
+        if sigma
+        else chosen_rays(photo, image_pixels((SIZE, SIZE)).numpy())
+    )
+    term, solver = term_of(grid, photo, stage, rays, exposure)
+    pose = moved(POSE, TURN)
+
+    def cost(where):
+        for _ in range(4 if exposure else 1):  # gain and bias settle with their weights
+            found = looked_at(term, solver, where)
+        return found
+
+    value, gradient, hessian = cost(pose)
+    assert value > 0.0
+    np.testing.assert_allclose(hessian, hessian.T, rtol=1e-4, atol=1e-3 * np.abs(hessian).max())
+    assert np.linalg.eigvalsh(hessian).min() > 0.0
+    size = 1e-3
+    for axis in range(6):
+        step = np.eye(6)[axis] * size
+        expected = (cost(moved(pose, step))[0] - cost(moved(pose, -step))[0]) / (2 * size)
+        assert gradient[axis] == pytest.approx(expected, rel=0.05, abs=0.02 * abs(gradient).max())
+
+
+def test_gain_and_bias_are_found_and_change_no_pose(grid):
+    photo = photo_of(grid, POSE)
+    gain, bias = np.array([0.8, 1.1, 0.9]), np.array([0.05, -0.02, 0.0])
+    darker = PhotoEvidence((gain * photo.colour + bias).astype(np.float32), None, None,
+                           photo.pinhole, WHITE)  # fmt: skip
+    rays = chosen_rays(darker, image_pixels((SIZE, SIZE)).numpy())
+    stage = RadianceStage(1.0, 0.0, 1.0, 0.15)
+    term, solver = term_of(grid, darker, stage, rays, exposure=True)
+    solver.load(moved(POSE, TURN)[None], np.array([1.0]))
+    solver.run([term], [Level(0, 40, 1e-4, 0.0)])
+    found = solver.result()["camera_from_object"][0]
+    fit = solver.evaluate(term, 0, known=False)
+    turn = torch.as_tensor(found[:3, :3].T @ POSE[:3, :3])
+    assert np.degrees(float(se3.rotation_angle(turn))) < 0.1
+    assert np.linalg.norm(found[:3, 3] - POSE[:3, 3]) < 0.004
+    np.testing.assert_allclose(fit.gain[0], gain, atol=0.02)
+    np.testing.assert_allclose(fit.bias[0], bias, atol=0.02)
+
+
+def test_pixels_without_weight_say_nothing(grid):
+    photo = photo_of(grid, POSE)
+    weight = np.ones((SIZE, SIZE), np.float32)
+    weight[:, : SIZE // 2] = 0.0
+    spoiled = photo.colour.copy()
+    spoiled[:, : SIZE // 2] = 0.0
+    pixels = image_pixels((SIZE, SIZE)).numpy()
+    stage = RadianceStage(1.0, 0.0, 1.0, 0.15)
+    costs = []
+    for colour in (photo.colour, spoiled):
+        half = PhotoEvidence(colour, None, weight, photo.pinhole, WHITE)
+        term, solver = term_of(grid, half, stage, chosen_rays(half, pixels))
+        costs.append(looked_at(term, solver, moved(POSE, TURN)))
+    assert costs[0][0] == pytest.approx(costs[1][0], rel=1e-5)
+    np.testing.assert_allclose(costs[0][1], costs[1][1], rtol=1e-4)
+
+
+def test_two_objects_of_one_batch_do_not_mix():
+    grids = [as_grid(AnalyticField(density=4.0), degree=d) for d in (0, 1)]
+    poses = np.stack([moved(POSE, TURN), moved(POSE, -TURN)])
+    stage = RadianceStage(1.0, 1.5, 1.0, 0.15)
+    seen, alone = [], []
+    for grid, pose in zip(grids, poses, strict=True):
+        photo = photo_of(grid, POSE)
+        rays = lattice_rays(photo, 900, stage.sigma)
+        seen.append(ObjectRays([grid], [rays], WHITE, 0.0, 1))
+        term, solver = term_of(grid, photo, stage, rays)
+        alone.append(looked_at(term, solver, pose))
+    term, solver = RadianceTerm([stage], 2, SIZE * SIZE), Solver(2)
+    term.load(seen)
+    solver.load(poses, np.ones(2))
+    solver._begin.launch()
+    term.set_level(0)
+    term.accumulate(solver.state)
+    for i in range(2):
+        assert solver.state.trial_cost.numpy()[i] == pytest.approx(alone[i][0], rel=1e-5)
+        np.testing.assert_allclose(solver.state.trial_gradient.numpy()[i], alone[i][1], rtol=1e-3)
+
+
+def test_the_cost_is_counted_in_pixels(grid):
+    """A difference of COLOUR_OF_PIXEL costs what a pixel's does in a silhouette, half of one."""
+    photo = photo_of(grid, POSE)
+    small = 0.01
+    off = PhotoEvidence(photo.colour + np.float32(small), None, None, photo.pinhole, WHITE)
+    rays = chosen_rays(off, image_pixels((SIZE, SIZE)).numpy())
+    term, solver = term_of(grid, off, RadianceStage(1.0, 0.0, 1.0, 100.0), rays)
+    value, _, _ = looked_at(term, solver, POSE)
+    expected = 0.5 * 3 * (small / COLOUR_OF_PIXEL) ** 2 * SIZE * SIZE
+    assert value == pytest.approx(expected, rel=0.02)
