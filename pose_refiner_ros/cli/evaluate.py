@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,8 +60,6 @@ def palazzi(
     """Tables and figures of Palazzi et al. 2018, on vehicles never trained on."""
     with user_errors():
         where = start_warp(device)
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
         from pose_refiner_ros import shipped
         from pose_refiner_ros.encoder.inference import PoseEncoder
         from pose_refiner_ros.encoder.weights import load_encoder
@@ -74,21 +74,84 @@ def palazzi(
         counts = evaluation.QUICK if quick else evaluation.FULL
         if objects is not None:
             counts = counts.at_most(objects)
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
-            tasks: dict[str, int] = {}
-
-            def show(block: str, done: int, total: int) -> None:
-                if block not in tasks:
-                    tasks[block] = bar.add_task(block, total=total)
-                    if not errors.is_terminal:
-                        errors.print(block, soft_wrap=True)
-                bar.update(tasks[block], completed=done, total=total)
-
+        with _blocks_bar() as show:
             report = evaluation.run_palazzi(
                 out, collection, loaded, euler, foreign, counts, seed, where, show, euler_record
             )
     console.print(rich_table(summary_lines(report), total=False))
+    _tell_missed(report)
+    console.print(f"palazzi.json, palazzi.md and plots in {out}", highlight=False)
+
+
+@app.command()
+def inerf(
+    out: Annotated[Path, typer.Option(help="Folder for inerf.json, inerf.md and plots.")],
+    field: Annotated[Path, typer.Option(metavar="FILE", help="A grid: `field train`.")],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="Photos that the field was trained from.")
+    ],
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Every block at a tiny size, to see that it runs.")
+    ] = False,
+    mlp_field: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A network: `field train --kind mlp`; else one trained briefly."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BLOCK", help="Run this block again; others are those of OUT's inerf.json."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of starts and rays.")] = 0,
+    device: DeviceOption = Device.auto,
+) -> None:
+    """Tables and figures of iNeRF (Yen-Chen et al. 2021), on the test photos of a field."""
+    with user_errors():
+        where = start_warp(device)
+        from pose_refiner_ros.evaluation import inerf as evaluation
+        from pose_refiner_ros.evaluation.inerf_tables import summary_lines
+        from pose_refiner_ros.fields.field_file import load_field
+
+        grid = load_field(field, where)
+        network = None if mlp_field is None else load_field(mlp_field, where)
+        counts = evaluation.QUICK if quick else evaluation.FULL
+        with _blocks_bar() as show:
+            report = evaluation.run_inerf(
+                out, data, grid, network, counts, seed, where, show, only or ()
+            )
+    console.print(rich_table(summary_lines(report), total=False))
+    _tell_missed(report)
+    failed = {name: block["failed"] for name, block in report["blocks"].items() if block["failed"]}
+    for name, why in failed.items():
+        tell(f"block {name} failed: {why}", "red")
+    console.print(f"inerf.json, inerf.md and plots in {out}", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _blocks_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each block; yields what is to be told (block, done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        tasks: dict[str, int] = {}
+
+        def show(block: str, done: int, total: int) -> None:
+            if block not in tasks:
+                tasks[block] = bar.add_task(block, total=total)
+                if not errors.is_terminal:
+                    errors.print(block, soft_wrap=True)
+            bar.update(tasks[block], completed=done, total=total)
+
+        yield show
+
+
+def _tell_missed(report: dict[str, Any]) -> None:
     for target in report["targets"]:
         if not target["met"]:
             sign = "at least" if target["at_least"] else "at most"
@@ -97,4 +160,3 @@ def palazzi(
                 f"{target['target']:g}",
                 "yellow",
             )
-    console.print(f"palazzi.json, palazzi.md and plots in {out}", highlight=False)

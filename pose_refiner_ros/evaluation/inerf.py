@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pose-refiner evaluate inerf`: the tables and figures of iNeRF (Yen-Chen et al. 2021), measured.
+
+The paper's refinement by Adam and the fast one by Levenberg-Marquardt, on the same test photos of
+the same field. What each block does is in inerf_blocks.py. Blocks are apart: inerf.json is written
+after each, and one that fails is named there and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import pose_refiner_ros
+from pose_refiner_ros.datasets.bop import write_atomically
+from pose_refiner_ros.datasets.posed_images import load_posed_images
+from pose_refiner_ros.evaluation import inerf_blocks as blocks
+from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tick, Tools
+from pose_refiner_ros.fields.field import RadianceField
+from pose_refiner_ros.fields.mlp import PAPER, SMALL
+from pose_refiner_ros.fields.mlp_training import MlpOptions, train_mlp
+from pose_refiner_ros.fields.pictures import view_of
+
+Progress = Callable[[str, int, int], None]  # block, done, total
+_NUMBERS = re.compile(r"\[[-\d.,e\s]+\]")  # lists of nothing else: on one line
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of everything. Photos and starts of each, and steps of Adam.
+
+    adam_views, adam_starts: of the runs that both methods do, and of each cell of Fig. 6a.
+    mlp_training: steps, where no network is given.
+    """
+
+    views: int = 8
+    starts: int = 10
+    adam_views: int = 5
+    adam_starts: int = 5
+    steps: int = 300
+    mlp_runs: int = 10
+    mlp_steps: int = 300
+    mlp_training: int = 1000
+    half_turn_starts: int = 5
+    hypotheses: int = 12
+    light_starts: int = 3
+    light_adam_runs: int = 8
+    batch_repeats: int = 5
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InerfError(f"{name} is {value}; at least 1 is needed")
+
+
+FULL = Counts()
+QUICK = Counts(
+    views=4, starts=2, adam_views=2, adam_starts=1, steps=20, mlp_runs=2, mlp_steps=4,
+    mlp_training=20, half_turn_starts=1, light_starts=1, light_adam_runs=1, batch_repeats=1,
+)  # fmt: skip
+MLP_RAYS = {"small": 512, "paper": 1024}
+BATCH_SIZES = (1, 4, 12, 40)
+BATCH_SIZES_CUDA = (1, 4, 12, 40, 100)
+
+# Name, where the figure is, target, whether more is better, what the paper reports.
+TARGETS = (
+    ("fast: under 5°", "methods.fast.share_5deg", 0.95, True, 0.71),
+    ("fast: under 5 cm", "methods.fast.share_5cm", 0.95, True, 0.73),
+    ("fast: under both", "methods.fast.share_both", 0.95, True, None),
+    ("fast: median rotation error, degrees", "methods.fast.median_rotation_error_deg", 0.5, False,
+     None),
+    ("fast: seconds per pose, CPU", "methods.fast.seconds_per_pose", 1.0, False, None),
+    ("fast: seconds per pose, GPU", "methods.fast.seconds_per_pose", 0.03, False, None),
+    ("fast: seconds per pose, 100 at once, GPU", "batch.rows.-1.photos_seconds_each", 0.03, False,
+     None),
+    ("faster than Adam on the same field to 5° and 5 cm, times", "speed.levels.5deg_5cm.times",
+     50.0, True, None),
+    ("faster than Adam to the accuracy that fast ends at, times", "speed.levels.own.times", 50.0,
+     True, None),
+    ("interest region better than random, Adam, share under both",
+     "figure_6a.region_minus_random", 0.0, True, None),
+    ("±180° about the up axis, 12 hypotheses: right", "half_turn.share_both", 0.9, True, None),
+    ("grid: test PSNR, dB", "field.record.test.mean_psnr", 30.0, True, None),
+    ("grid: training, seconds", "field.record.seconds", 300.0, False, None),
+)  # fmt: skip
+
+
+def run_inerf(
+    out: Path,
+    data: Path,
+    field: RadianceField,
+    mlp: RadianceField | None = None,
+    counts: Counts = FULL,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = lambda block, done, total: None,
+    only: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure everything; write inerf.json, inerf.md and the plots into a folder.
+
+    field: a grid; mlp: a network, trained here for a moment if not given. only: names of blocks to
+    run; the others are those of the inerf.json that is there. Raises InerfError.
+    """
+    out = Path(out)
+    if mlp is not None and mlp.kind != "mlp":
+        raise InerfError(f"--mlp-field is a field of kind {mlp.kind!r}; give one of kind mlp")
+    scale = float(field.record.get("scale", 1.0))
+    posed = load_posed_images(data, "test", scale)
+    tools = Tools(
+        Protocol.of(posed, field, max(counts.starts, counts.adam_starts), seed), field, device, seed
+    )
+    tools.refiner()  # which says so if the field is of the wrong kind
+    report = _read(out) if only else {}
+    report |= {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "version": pose_refiner_ros.__version__,
+        "machine": _machine(device),
+        "seed": seed,
+        "counts": asdict(counts),
+        "data": {"name": Path(data).name, "photos": len(posed), "size": list(posed.size)},
+        "field": _described(field),
+        "targets": [],
+    }
+    # what was read may be of an earlier version
+    report.setdefault("methods", {})
+    report.setdefault("blocks", {})
+    todo = _blocks(tools, data, scale, mlp, counts, report, progress)
+    unknown = [name for name in only if name not in todo]
+    if unknown:
+        raise InerfError(f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}")
+    progress("Kernels", 0, 1)
+    tools.warm_up()
+    progress("Kernels", 1, 1)
+    for name, run in todo.items():
+        if only and name not in only:
+            continue
+        begun = time.monotonic()
+        failure = None
+        try:
+            run()
+        except Exception as error:  # whatever it is, the other blocks took minutes
+            failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        report["blocks"][name] = {
+            "minutes": (time.monotonic() - begun) / 60.0, "failed": failure
+        }  # fmt: skip
+        report["minutes"] = sum(block["minutes"] for block in report["blocks"].values())
+        report["targets"] = targets(report)
+        _write_json(out, report)
+    _write_pages(out, report)
+    return report
+
+
+def _blocks(
+    tools: Tools,
+    data: Path,
+    scale: float,
+    mlp: RadianceField | None,
+    counts: Counts,
+    report: dict[str, Any],
+    progress: Progress,
+) -> dict[str, Callable[[], None]]:
+    """Name -> what puts a block's figures into the report."""
+    views, photos = min(counts.views, len(tools.protocol.images)), len(tools.protocol.images)
+    adam = min(counts.adam_views, photos) * counts.adam_starts
+    methods = report["methods"]
+
+    def tick(name: str, total: int) -> Tick:
+        return _counted(progress, name, total)
+
+    def fast() -> None:
+        total = views * counts.starts
+        methods["fast"] = blocks.fast(tools, views, counts.starts, tick("Fast", total))
+
+    def speed() -> None:
+        report["speed"], methods["adam_grid"] = blocks.speed(
+            tools, counts.adam_views, counts.adam_starts, counts.steps,
+            tick("Fast and Adam in turn", adam),
+        )  # fmt: skip
+
+    def figure_6a() -> None:
+        known = methods.get("adam_grid")
+        cells = len(blocks.SAMPLINGS) * len(blocks.BATCHES) - (known is not None)
+        report["figure_6a"] = blocks.figure_6a(
+            tools, counts.adam_views, counts.adam_starts, counts.steps, known,
+            tick("Figure 6a", cells * adam),
+        )  # fmt: skip
+
+    def adam_mlp() -> None:
+        network = mlp
+        if network is None:
+            network = _network(data, scale, counts.mlp_training, tools, progress)
+        size = "paper" if network.settings == PAPER else "small"
+        total = min(counts.mlp_runs, photos * tools.protocol.starts.shape[1])
+        methods["adam_mlp"] = blocks.adam_mlp(
+            tools, network, counts.mlp_runs, counts.mlp_steps, MLP_RAYS[size],
+            tick("Adam in a network", total),
+        )  # fmt: skip
+        methods["adam_mlp"]["field"] = _described(network)
+
+    def half_turn() -> None:
+        up = view_of(tools.field)["up"]
+        total = views * counts.half_turn_starts
+        report["half_turn"] = blocks.half_turn(
+            tools, views, counts.half_turn_starts, counts.hypotheses, up, tick("±180°", total)
+        )
+
+    def light() -> None:
+        total = 3 * (views * min(counts.light_starts, tools.protocol.starts.shape[1]))
+        total += 3 * min(counts.light_adam_runs, tools.protocol.starts[..., 0, 0].size)
+        report["light"] = blocks.light(
+            tools, views, counts.light_starts, counts.light_adam_runs, counts.steps,
+            tick("Light", total),
+        )  # fmt: skip
+
+    def batch() -> None:
+        sizes = BATCH_SIZES if tools.device == "cpu" else BATCH_SIZES_CUDA
+        total = len(sizes) * counts.batch_repeats
+        report["batch"] = blocks.batch(tools, sizes, counts.batch_repeats, tick("Batches", total))
+
+    return {
+        "fast": fast,
+        "speed": speed,
+        "half_turn": half_turn,
+        "light": light,
+        "batch": batch,
+        "figure_6a": figure_6a,
+        "adam_mlp": adam_mlp,
+    }
+
+
+def _network(data: Path, scale: float, steps: int, tools: Tools, progress: Progress):
+    """A small network, trained for a moment."""
+    name = "Network"
+    return train_mlp(
+        load_posed_images(data, "train", scale), SMALL,
+        MlpOptions(steps=steps, learning_rate=2e-3, seed=tools.seed, log_every=10),
+        tools.device, lambda step, total, figures: progress(name, step, total),
+    )  # fmt: skip
+
+
+def _counted(progress: Progress, name: str, total: int) -> Tick:
+    """What a block calls after each of its `total` parts."""
+    done = 0
+    progress(name, 0, total)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(name, done, total)
+
+    return tick
+
+
+def _described(field: RadianceField) -> dict[str, Any]:
+    settings = field.settings if isinstance(field.settings, dict) else asdict(field.settings)
+    return {
+        "kind": field.kind,
+        "settings": json.loads(json.dumps(settings)),
+        "bounds": np.asarray(field.bounds).tolist(),
+        "record": {k: v for k, v in field.record.items() if k not in ("source", "view")},
+    }
+
+
+def _machine(device: str) -> dict[str, Any]:
+    found = {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "device": device,
+    }
+    if device != "cpu":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    if hasattr(os, "getloadavg"):
+        found["load_at_start"] = round(os.getloadavg()[0], 2)
+    return found
+
+
+def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at, what the paper reports, what was measured, and whether that is enough;
+    without those whose block has not run."""
+    on_cpu = report["machine"]["device"] == "cpu"
+    lines = []
+    for name, place, target, more, paper in TARGETS:
+        if (name.endswith("CPU") and not on_cpu) or (name.endswith("GPU") and on_cpu):
+            continue
+        ours = _figure(report, place)
+        if ours is None:
+            continue
+        enough = ours >= target if more else ours <= target
+        if place.endswith("region_minus_random"):
+            enough = ours > target  # as good is not better
+        lines.append(
+            {
+                "name": name,
+                "from": place,
+                "ours": ours,
+                "target": target,
+                "at_least": more,
+                "paper": paper,
+                "met": bool(enough),
+            }
+        )
+    return lines
+
+
+def _figure(report: dict[str, Any], place: str) -> float | None:
+    found: Any = report
+    for key in place.split("."):
+        if isinstance(found, list):
+            found = found[int(key)] if found else None
+        else:
+            found = None if found is None else found.get(key)
+    return found
+
+
+def _read(out: Path) -> dict[str, Any]:
+    path = out / "inerf.json"
+    if not path.is_file():
+        raise InerfError(f"{path} does not exist: without it all blocks must run, none alone")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InerfError(f"{path} is no whole JSON file ({error}): run all blocks") from error
+
+
+def _write_json(out: Path, report: dict[str, Any]) -> None:
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    write_atomically(out / "inerf.json", (text + "\n").encode())
+
+
+def _write_pages(out: Path, report: dict[str, Any]) -> None:
+    from pose_refiner_ros.evaluation.inerf_plots import plots
+    from pose_refiner_ros.evaluation.inerf_tables import markdown
+
+    for name, content in plots(report).items():
+        write_atomically(out / name, content)
+    write_atomically(out / "inerf.md", markdown(report).encode())

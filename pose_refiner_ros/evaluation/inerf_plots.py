@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures 6a and 9 of iNeRF, and share of right poses by time, of what was measured here."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLORS = {
+    "random": "#777777",
+    "interest_point": "#c2571a",
+    "interest_region": "#1f6fb2",
+    "adam_grid": "#c2571a",
+    "adam_mlp": "#7a4ea3",
+    "fast": "#1f6fb2",
+}
+STYLES = {512: ":", 1024: "-", 2048: "--"}
+DPI = 130
+SMALLEST = {"rotation_deg": 1e-2, "translation_m": 1e-3}
+LARGEST = {"rotation_deg": 100.0, "translation_m": 10.0}
+
+
+def plots(report: dict[str, Any]) -> dict[str, bytes]:
+    """File name -> PNG, of the blocks that have run."""
+    found = {}
+    methods = report["methods"]
+    if "figure_6a" in report:
+        found["inerf_6a_steps.png"] = _steps(report["figure_6a"]["cells"])
+    if "speed" in report and "adam_grid" in methods:
+        found["inerf_time.png"] = _time(report)
+    if "fast" in methods:
+        found["inerf_9_errors.png"] = _errors(methods)
+    return found
+
+
+def _steps(cells: dict[str, Any]) -> bytes:
+    figure = _figure(11.5, 4.4)
+    left, middle, right = figure.subplots(1, 3, sharey=True)
+    for axes, key, what in (
+        (left, "share_5deg", "rotation under 5°"),
+        (middle, "share_5cm", "translation under 5 cm"),
+        (right, "share_both", "both"),
+    ):
+        for cell in cells.values():
+            axes.plot(
+                cell["at_step"], cell["curves"][key], STYLES[cell["rays"]],
+                color=COLORS[cell["sampling"]], linewidth=1.3,
+                label=f"{cell['sampling'].replace('_', ' ')}, {cell['rays']}",
+            )  # fmt: skip
+        axes.set_title(what)
+        axes.set_xlabel("steps of Adam")
+        axes.set_ylim(0.0, 1.0)
+        axes.grid(alpha=0.3)
+    left.set_ylabel("share of poses")
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="sampling, rays")
+    figure.suptitle("Fig. 6a: share of poses by steps, sampling and batch of rays, on the grid")
+    return _png(figure)
+
+
+def _time(report: dict[str, Any]) -> bytes:
+    """Share under both by seconds, of each method."""
+    figure = _figure(6.8, 4.2)
+    axes = figure.subplots()
+    methods, speed = report["methods"], report["speed"]
+    axes.plot(
+        [speed["fast_seconds_per_pose"]], [speed["fast_share_both"]], "o", color=COLORS["fast"],
+        label="fast, on the grid",
+    )  # fmt: skip
+    for name, shown in (("adam_grid", "Adam, on the grid"), ("adam_mlp", "Adam, in a network")):
+        if name in methods:
+            row = methods[name]
+            share = np.array(row["at_step"]) / max(row["steps"], 1)
+            seconds = share * row["seconds_per_pose"]
+            axes.plot(seconds[1:], row["curves"]["share_both"][1:], color=COLORS[name], label=shown)
+    axes.set_xscale("log")
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel("seconds per pose")
+    axes.set_ylabel("share under 5° and 5 cm")
+    axes.grid(alpha=0.3)
+    axes.set_title("Share of right poses by time")
+    axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def _errors(methods: dict[str, Any]) -> bytes:
+    """Fig. 9: histograms of errors before and after, on a logarithmic axis."""
+    figure = _figure(10.0, 4.2)
+    for axes, key, what, limit in zip(
+        figure.subplots(1, 2),
+        ("rotation_deg", "translation_m"),
+        ("rotation error, degrees", "translation error, metres"),
+        (5.0, 0.05),
+        strict=True,
+    ):
+        low, high = SMALLEST[key], LARGEST[key]
+        bins = np.geomspace(low, high, 41)
+        drawn = {"before": (methods["fast"]["before"], "#bbbbbb")}
+        drawn["fast, after"] = (methods["fast"]["after"], COLORS["fast"])
+        if "adam_grid" in methods:
+            drawn["Adam on the grid, after"] = (methods["adam_grid"]["after"], COLORS["adam_grid"])
+        for name, (errors, color) in drawn.items():
+            values = np.clip(errors[key], low, high * 0.999)
+            weights = np.full(len(values), 1.0 / len(values))
+            axes.hist(values, bins, weights=weights, color=color, alpha=0.65, label=name)
+        axes.axvline(limit, color="black", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlabel(what)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("share of poses")
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle("Fig. 9: errors before and after")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
