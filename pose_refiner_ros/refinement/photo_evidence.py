@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ class PhotoEvidence:
         """(height, width)."""
         return self.colour.shape[:2]
 
-    @property
+    @cached_property
     def box(self) -> tuple[int, int, int, int]:
         """x0, y0, x1, y1 (ends not included) of pixels worth comparing: around the mask, or around
         what differs from the background, with a margin; all where nothing does."""
