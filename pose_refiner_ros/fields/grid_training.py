@@ -3,7 +3,8 @@
 
 Like Plenoxels (Fridovich-Keil et al. 2022): nodes are fitted directly, on a coarse grid first, and
 nodes that stop no light are left out of the next, finer one. With masks the fit starts inside the
-visual hull, and opacity is fitted to the mask, so that no background is learned. Differences: Adam,
+visual hull, and opacity is fitted to the mask, so that no background is learned. Without
+masks, what lies beyond the box is fitted as a coarse sky, which is not kept. Differences: Adam,
 colours without a rectifier, polynomials up to degree 2, no smoothing.
 """
 
@@ -13,7 +14,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .field import FieldError
 from .grid import MAX_NODES, GridField
 from .grid_kernels import COEFFICIENTS, cpu_threads, grid_functions, launch_over
 from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
-from .grid_training_kernels import SAMPLES, Fit, Photos, training_kernels
+from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
 from .training_rays import RayOrder
 
 if TYPE_CHECKING:
@@ -37,10 +38,14 @@ _LEVELS = 3  # each with half the voxel of the one before; more where the first 
 _EACH = 0.38  # share of the steps of a level and all before that are over when it begins
 _FIRST_NODES = 500_000
 _MOST_NODES = 3_000_000  # what a grid of the finest voxel may have
-_FIRST_DENSITY = 0.1  # light stopped along a voxel where nothing is known yet, about
+_FIRST_FOG = 3.0  # optical depth of the box where nothing is known yet
+_WARM = 0.05  # share of the density's rate in the first step; all of it from the second level on
 _KEEP = 0.02  # of a ray's light: nodes that never stop so much are left out
 _WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
 _CUDA_LANES = 16384
+_SKY = (16, 32)  # texels from pole to pole and around
+_SKY_RATE = 0.05
+_PLAIN = 0.05  # the sky is one colour if most of its texels are no farther from the median
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,10 @@ class GridOptions:
 
     steps: of `rays` rays each; voxel: metres, None: what a pixel sees at the object's distance;
     degree: of the colours' polynomials in the viewing direction, 0 to 2; background: (r, g, b)
-    behind the scene, for photos without masks; density_rate, colour_rate: Adam's first, per voxel's
-    length and for colours in [0, 1]; last_rate: the share of them that is left at the end;
-    opacity_weight: of the squared error of opacity beside that of colour; seed: of the rays.
+    behind the field, which photos without masks show; density_rate, colour_rate: Adam's first, of
+    density times a voxel's length and of colours in [0, 1]; last_rate: the share of them that is
+    left at the end; opacity_weight: of the squared error of opacity beside that of colour; seed: of
+    the rays.
     """
 
     steps: int = 450
@@ -63,6 +69,7 @@ class GridOptions:
     colour_rate: float = 0.012
     last_rate: float = 0.2
     opacity_weight: float = 3.0
+    sparsity: float = 2e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -100,11 +107,15 @@ class GridTraining:
         start_warp_quietly()
         self.options, self.done, self.seconds = options, 0, 0.0
         self._device = str(device)
+        self._sky_is_learned = _background_is_unknown(posed, options)
+        if self._sky_is_learned:
+            posed = replace(posed, bounds=_before_cameras(posed))
         self._kernels = training_kernels(options.degree)
         self._Row = grid_functions(options.degree).Row
         self._lanes = cpu_threads() if wp.get_device(self._device).is_cpu else _CUDA_LANES
         self._photo_count, self._footprint = len(posed), pixel_footprint(posed)
         self._photos = _photos(posed, options, self._device)
+        self._sky = [wp.zeros_like(self._photos.sky) for _ in range(3)]  # gradient, mean, square
         self._finest = _finest_voxel(posed.bounds, options.voxel, self._footprint)
         self._ends: list[float] = []  # of each level, as shares of the steps
         self._level = 0
@@ -126,20 +137,25 @@ class GridTraining:
         pixels = wp.array(self._order.batch(self.done), dtype=wp.int32, device=self._device)
         fit = self._fit
         fit.errors.zero_()
+        decay = options.last_rate**share
         follow = [
             self.field.arrays, self._photos, fit, pixels, _STEP, options.seed + self.done,
             int(share >= last - _WATCHED * (last - first)), self._lanes, self._gradient,
         ]  # fmt: skip
         launch_over(self._kernels["follow"], self._lanes, follow, self._device, least=1)
         rates = np.full(self._gradient_columns, options.colour_rate)
-        rates[0] = options.density_rate / self.field.voxel
-        rates *= options.last_rate**share
+        # At first the fog is thinner than a step at full rate, and what is gone does not come back.
+        rates[0] = options.density_rate / self.field.voxel * min(share / self._ends[0] + _WARM, 1.0)
+        rates *= decay
         adam = [
             self.field.arrays.values, self._gradient, self._mean, self._square, fit.touched,
             self._Row(*rates),
         ]  # fmt: skip
         launch_over(self._kernels["adam"], len(self.field.values), adam, self._device)
-        shown, _, rays = fit.errors.numpy().sum(axis=0, dtype=np.float64)
+        if self._sky_is_learned:
+            sky = [self._photos.sky, *self._sky, _SKY_RATE * decay]
+            wp.launch(sky_adam, _SKY, sky, device=self._device)
+        shown, rays = fit.errors.numpy().sum(axis=0, dtype=np.float64)
         self.done += 1
         self.seconds += time.monotonic() - begun
         return float(shown / rays * self._order.share)
@@ -153,6 +169,9 @@ class GridTraining:
             "square": self._square.numpy(),
             "largest": self._fit.largest.numpy(),
             "origin": self.field.origin,
+            "sky": self._photos.sky.numpy(),
+            "sky_mean": self._sky[1].numpy(),
+            "sky_square": self._sky[2].numpy(),
         }
         return {
             "options": dataclasses.asdict(self.options),
@@ -188,7 +207,7 @@ class GridTraining:
             values,
             self.field.origin + self.field.voxel * np.array([s.start for s in part]),
             self.field.voxel,
-            background=self.options.background,
+            background=self._background(),
             record=record,
             device=self._device,
         )
@@ -200,6 +219,15 @@ class GridTraining:
     def _voxel_of(self, level: int) -> float:
         return self._finest * 2.0 ** (len(self._ends) - 1 - level)
 
+    def _background(self) -> np.ndarray | None:
+        """(3,) RGB behind all photos: the given, or what was learned if that is one colour."""
+        if not self._sky_is_learned:
+            return self.options.background
+        seen = self._photos.sky.numpy()[self._sky[2].numpy().any(axis=-1)]
+        colour = np.median(seen, axis=0) if len(seen) else np.zeros(3)
+        plain = np.mean(abs(seen - colour).max(axis=-1) < _PLAIN) > 0.75 if len(seen) else False
+        return colour.clip(0.0, 1.0) if plain else None
+
     def _start(self, posed: PosedImages) -> None:
         levels = _LEVELS
         while True:
@@ -210,7 +238,7 @@ class GridTraining:
             levels += 1
         self._ends = [_EACH ** (levels - 1 - level) for level in range(levels)]
         values = np.zeros((np.count_nonzero(occupied), self._gradient_columns), np.float32)
-        values[:, 0] = _FIRST_DENSITY / voxel
+        values[:, 0] = _FIRST_FOG / float((posed.bounds[1] - posed.bounds[0]).max())
         values[:, 1:4] = 0.5
         self._set(GridField.from_nodes(occupied, values, origin, voxel, device=self._device))
 
@@ -260,7 +288,8 @@ class GridTraining:
         self._fit.largest = wp.zeros(rows, dtype=float, device=device)
         self._fit.samples = wp.zeros((self._lanes, SAMPLES), dtype=wp.vec4, device=device)
         self._fit.places = wp.zeros((self._lanes, SAMPLES), dtype=float, device=device)
-        self._fit.errors = wp.zeros(self._lanes, dtype=wp.vec3, device=device)
+        self._fit.errors = wp.zeros(self._lanes, dtype=wp.vec2, device=device)
+        self._fit.sky = self._sky[0]
 
     def _resume(self, state: dict[str, Any]) -> None:
         try:
@@ -280,6 +309,9 @@ class GridTraining:
             for name in ("mean", "square"):
                 getattr(self, f"_{name}").assign(arrays[name])
             self._fit.largest.assign(arrays["largest"])
+            self._photos.sky.assign(arrays["sky"])
+            self._sky[1].assign(arrays["sky_mean"])
+            self._sky[2].assign(arrays["sky_square"])
             self._finest, self._ends = state["finest"], list(state["ends"])
             self._level, self.done = int(state["level"]), int(state["step"])
             self.seconds = float(state["seconds"])
@@ -327,11 +359,32 @@ def _photos(posed: PosedImages, options: GridOptions, device: str) -> Photos:
     photos.positions = wp.array(positions, dtype=wp.vec3, device=device)
     photos.height, photos.width = height, width
     photos.opacity_weight = options.opacity_weight
-    photos.background = wp.vec3()
-    if posed.alpha is None and options.background is not None:
+    photos.sparsity = 0.0 if posed.alpha is not None else options.sparsity
+    sky = np.full((1, 1, 3), 0.5, np.float32)
+    if _background_is_unknown(posed, options):
         photos.opacity_weight = 0.0
-        photos.background = wp.vec3(*options.background)
+        sky = np.tile(sky, (*_SKY, 1))
+    elif posed.alpha is None and options.background is not None:
+        photos.opacity_weight = 0.0
+        sky[:] = options.background
+    photos.sky = wp.array(sky, dtype=wp.vec3, device=device)
     return photos
+
+
+def _background_is_unknown(posed: PosedImages, options: GridOptions) -> bool:
+    """Whether photos show what lies beyond the box: not where near and far enclose all."""
+    return posed.alpha is None and options.background is None and posed.near_far is None
+
+
+def _before_cameras(posed: PosedImages) -> np.ndarray:
+    """(2, 3): the part of the photos' bounds that lies between the cameras."""
+    from pose_refiner_ros.datasets.posed_images.hull import box_before_cameras
+
+    box = box_before_cameras(posed)
+    if box is None:
+        return posed.bounds
+    low, high = np.maximum(box[0], posed.bounds[0]), np.minimum(box[1], posed.bounds[1])
+    return np.stack((low, high)) if (low < high).all() else posed.bounds
 
 
 def _finest_voxel(bounds: np.ndarray, wanted: float | None, footprint: float) -> float:

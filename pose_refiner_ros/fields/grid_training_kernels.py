@@ -23,8 +23,9 @@ class Photos:
     positions: wp.array(dtype=wp.vec3)  # of cameras, object frame, metres
     height: int
     width: int
-    background: wp.vec3  # behind the grid; only where opacity_weight is 0
-    opacity_weight: float  # of the squared error of opacity, beside that of colour
+    opacity_weight: float  # of the squared error of opacity beside that of colour; 0: see the sky
+    sparsity: float  # price of each sample, as a squared error, of the light it would stop alone
+    sky: wp.array2d(dtype=wp.vec3)  # colour behind the grid by latitude and longitude
 
 
 @wp.struct
@@ -35,7 +36,73 @@ class Fit:
     largest: wp.array(dtype=float)  # share of a ray's light that a row ever stopped
     samples: wp.array2d(dtype=wp.vec4)  # lane, sample: colour and the share of light stopped
     places: wp.array2d(dtype=float)  # lane, sample: distance along the ray, in voxels
-    errors: wp.array(dtype=wp.vec3)  # lane: squared error over white, of opacity; rays
+    errors: wp.array(dtype=wp.vec2)  # lane: squared error; rays
+    sky: wp.array2d(dtype=wp.vec3)  # gradient of the sky's colours
+
+
+@wp.struct
+class SkyPlace:
+    """Four texels and their shares."""
+
+    low: int
+    high: int
+    left: int
+    right: int
+    down: float
+    across: float
+
+
+@wp.func
+def sky_place(sky: wp.array2d(dtype=wp.vec3), d: wp.vec3):
+    rows = sky.shape[0]
+    columns = sky.shape[1]
+    v = wp.acos(wp.clamp(d[2], -1.0, 1.0)) / wp.PI * float(rows) - 0.5
+    u = (wp.atan2(d[1], d[0]) / (2.0 * wp.PI) + 1.0) * float(columns) - 0.5
+    row = int(wp.floor(v))
+    column = int(wp.floor(u))
+    place = SkyPlace()
+    place.down = v - float(row)
+    place.across = u - float(column)
+    place.low = wp.clamp(row, 0, rows - 1)
+    place.high = wp.clamp(row + 1, 0, rows - 1)
+    place.left = column % columns
+    place.right = (column + 1) % columns
+    return place
+
+
+@wp.func
+def sky_colour(sky: wp.array2d(dtype=wp.vec3), p: SkyPlace):
+    low = (1.0 - p.across) * sky[p.low, p.left] + p.across * sky[p.low, p.right]
+    high = (1.0 - p.across) * sky[p.high, p.left] + p.across * sky[p.high, p.right]
+    return (1.0 - p.down) * low + p.down * high
+
+
+@wp.func
+def add_to_sky(gradient: wp.array2d(dtype=wp.vec3), p: SkyPlace, g: wp.vec3):
+    wp.atomic_add(gradient, p.low, p.left, (1.0 - p.down) * (1.0 - p.across) * g)
+    wp.atomic_add(gradient, p.low, p.right, (1.0 - p.down) * p.across * g)
+    wp.atomic_add(gradient, p.high, p.left, p.down * (1.0 - p.across) * g)
+    wp.atomic_add(gradient, p.high, p.right, p.down * p.across * g)
+
+
+@wp.kernel
+def sky_adam(
+    sky: wp.array2d(dtype=wp.vec3),
+    gradient: wp.array2d(dtype=wp.vec3),
+    mean: wp.array2d(dtype=wp.vec3),
+    square: wp.array2d(dtype=wp.vec3),
+    rate: float,
+):
+    i, j = wp.tid()
+    g = gradient[i, j]
+    gradient[i, j] = wp.vec3()
+    if wp.length_sq(g) > 0.0:
+        mean[i, j] = 0.9 * mean[i, j] + 0.1 * g
+        square[i, j] = 0.99 * square[i, j] + 0.01 * wp.cw_mul(g, g)
+        colour = sky[i, j]
+        for k in range(3):
+            colour[k] = colour[k] - rate * mean[i, j][k] / (wp.sqrt(square[i, j][k]) + 1.0e-8)
+        sky[i, j] = colour
 
 
 @lru_cache
@@ -63,7 +130,7 @@ def training_kernels(degree: int) -> dict[str, Any]:
         # lanes are threads that add to the same gradients without locks: the few additions that
         # get lost where two threads meet at a node are less than the noise of drawing rays.
         lane = first + wp.tid()
-        errors = wp.vec3()
+        errors = wp.vec2()
         length = step * grid.voxel
         for r in range(lane, pixels.shape[0], lanes):
             pixel = pixels[r]
@@ -111,10 +178,13 @@ def training_kernels(degree: int) -> dict[str, Any]:
             shown = e - wp.vec3(e_opacity, e_opacity, e_opacity)  # in front of white
             behind = photos.opacity_weight * e_opacity
             if photos.opacity_weight == 0.0:
-                e += left * photos.background
-                behind = -wp.dot(e, photos.background)
+                place = sky_place(photos.sky, d)
+                sky = sky_colour(photos.sky, place)
+                e += left * sky
+                add_to_sky(fit.sky, place, left * e)
                 shown = e
-            errors += wp.vec3(wp.dot(shown, shown) / 3.0, e_opacity * e_opacity, 1.0)
+                behind = -wp.dot(e, sky)
+            errors += wp.vec2(wp.dot(shown, shown) / 3.0, 1.0)
 
             remaining = float(1.0)
             passed = wp.vec3()
@@ -126,7 +196,8 @@ def training_kernels(degree: int) -> dict[str, Any]:
                 remaining *= 1.0 - q[3]
                 g = Row()
                 # by density times the voxel's size, which has the same scale on all levels
-                g[0] = step * (wp.dot(e, remaining * c - (sum - passed)) + behind * left)
+                g[0] = wp.dot(e, remaining * c - (sum - passed)) + behind * left
+                g[0] = step * (g[0] + photos.sparsity * (1.0 - q[3]))
                 for k in range(wp.static(count)):
                     for channel in range(3):
                         g[1 + 3 * k + channel] = w * e[channel] * b[k]
