@@ -28,6 +28,7 @@ from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
 from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tick, Tools
 from pose_refiner_ros.fields.field import RadianceField
+from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
 from pose_refiner_ros.fields.mlp_training import MlpOptions, train_mlp
 from pose_refiner_ros.fields.pictures import view_of
@@ -41,7 +42,8 @@ class Counts:
     """How much of everything. Photos and starts of each, and steps of Adam.
 
     adam_views, adam_starts: of the runs that both methods do, and of each cell of Fig. 6a.
-    mlp_training: steps, where no network is given.
+    mlp_training: steps, where no network is given. table1: photos of Table I, by what they are
+    made smaller, and the training of its fields.
     """
 
     views: int = 8
@@ -57,6 +59,10 @@ class Counts:
     light_starts: int = 3
     light_adam_runs: int = 8
     batch_repeats: int = 5
+    table1_photos: int = 100
+    table1_factor: int = 2
+    table1_steps: int = 300
+    table1_rays: int = 16384
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -68,6 +74,7 @@ FULL = Counts()
 QUICK = Counts(
     views=4, starts=2, adam_views=2, adam_starts=1, steps=20, mlp_runs=2, mlp_steps=4,
     mlp_training=20, half_turn_starts=1, light_starts=1, light_adam_runs=1, batch_repeats=1,
+    table1_photos=16, table1_factor=8, table1_steps=30, table1_rays=2048,
 )  # fmt: skip
 MLP_RAYS = {"small": 512, "paper": 1024}
 BATCH_SIZES = (1, 4, 12, 40)
@@ -228,6 +235,22 @@ def _blocks(
         total = len(sizes) * counts.batch_repeats
         report["batch"] = blocks.batch(tools, sizes, counts.batch_repeats, tick("Batches", total))
 
+    def self_supervision() -> None:
+        from pose_refiner_ros.evaluation.label_shares import label_shares
+
+        factor = counts.table1_factor
+        photos = load_posed_images(data, "train", scale, factor)
+        photos = photos.subset(range(min(len(photos), counts.table1_photos)))
+        options = GridOptions(steps=counts.table1_steps, rays=counts.table1_rays, seed=tools.seed)
+        table = label_shares(
+            photos, load_posed_images(data, "test", scale, factor),
+            train=lambda posed: train_grid(posed, options, tools.device), seed=tools.seed,
+            device=tools.device, progress=progress,
+        )  # fmt: skip
+        report["self_supervision"] = {
+            "photos": len(photos), "steps": options.steps, "rays": options.rays, **table
+        }  # fmt: skip
+
     return {
         "fast": fast,
         "speed": speed,
@@ -236,6 +259,7 @@ def _blocks(
         "batch": batch,
         "figure_6a": figure_6a,
         "adam_mlp": adam_mlp,
+        "self_supervision": self_supervision,
     }
 
 

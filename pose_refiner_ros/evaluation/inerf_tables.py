@@ -231,8 +231,8 @@ def self_supervision_table(report: dict[str, Any]) -> str:
     data = report.get("self_supervision")
     if data is None:
         return MISSING
-    heads = ["photos with poses", "PSNR without, dB", "PSNR with, dB", "poses estimated", "kept",
-             "kept and right"]  # fmt: skip
+    heads = ["photos with poses", "PSNR without, dB", "PSNR with, dB", "poses estimated", "right",
+             "kept", "kept and right"]  # fmt: skip
     lines = [heads]
     for row in data["rows"]:
         lines.append(
@@ -241,11 +241,17 @@ def self_supervision_table(report: dict[str, Any]) -> str:
                 _number(row["psnr_without"], "{:.2f}"),
                 _number(row["psnr_with"], "{:.2f}"),
                 _number(row.get("estimated"), "{:.0f}"),
+                _number(row.get("right"), "{:.0f}"),
                 _number(row.get("kept"), "{:.0f}"),
                 _number(row.get("kept_right"), "{:.0f}"),
             ]
         )
-    return f"{table(lines)}\n\n{data['rule']}"
+    size = "×".join(str(n) for n in data["size"])
+    return (
+        f"{table(lines)}\n\n{data['photos']} photos with masks, made smaller to {size} pixels; "
+        f"fields of {data['steps']} steps of {data['rays']} rays; mean PSNR of the test photos. "
+        f"{data['rule']}"
+    )
 
 
 def summary_lines(report: dict[str, Any]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pose_refiner_ros import torch_threads
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.posed_images import load_posed_images
-from pose_refiner_ros.evaluation import inerf, inerf_blocks
+from pose_refiner_ros.evaluation import inerf, inerf_blocks, label_shares
 from pose_refiner_ros.evaluation.inerf import Counts, InerfError, run_inerf
 from pose_refiner_ros.evaluation.inerf_blocks import Protocol, errors, perturbed, relit
 from pose_refiner_ros.evaluation.inerf_tables import markdown
@@ -24,13 +24,22 @@ SIZE = 48
 TINY = Counts(
     views=2, starts=2, adam_views=1, adam_starts=2, steps=4, mlp_runs=1, mlp_steps=1,
     mlp_training=1, half_turn_starts=1, hypotheses=3, light_starts=1, light_adam_runs=1,
-    batch_repeats=1,
+    batch_repeats=1, table1_photos=4, table1_factor=1, table1_steps=9, table1_rays=1024,
 )  # fmt: skip
 FIGURES = {
     "n", "share_5deg", "share_5cm", "share_both", "median_rotation_error_deg",
     "median_translation_error_m", "seconds_per_pose",
 }  # fmt: skip
-BLOCKS = {"fast", "speed", "half_turn", "light", "batch", "figure_6a", "adam_mlp"}
+BLOCKS = {
+    "fast",
+    "speed",
+    "half_turn",
+    "light",
+    "batch",
+    "figure_6a",
+    "adam_mlp",
+    "self_supervision",
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +59,7 @@ def photos(field, tmp_path_factory):
     folder = tmp_path_factory.mktemp("blobs")
     rng = np.random.default_rng(0)
     K = pinhole(SIZE)
-    for split, count in (("train", 3), ("test", 2)):
+    for split, count in (("train", 5), ("test", 2)):
         frames = []
         for i in range(count):
             pose = view_from(rng.normal(size=3) + np.array([1.5, 0, 1]), 2.0)
@@ -67,12 +76,21 @@ def photos(field, tmp_path_factory):
     return folder
 
 
+def shares_of_nothing(data, test, train, **_):
+    """What `label_shares` returns; it has tests of its own."""
+    field = train(data)
+    assert field.kind == "grid" and len(data) == 4 and len(test) == 2
+    row = {"share": 0.5, "labelled": 2, "psnr_without": 20.0, "psnr_with": None, "kept": None}
+    return {"rows": [row], "size": list(data.size), "rule": "Kept are all."}
+
+
 @pytest.fixture(scope="module")
 def results(field, photos, tmp_path_factory):
     """Everything, run once."""
     folder, told = tmp_path_factory.mktemp("inerf"), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inerf, "BATCH_SIZES", (1, 3))
+        patch.setattr(label_shares, "label_shares", shares_of_nothing)
         report = run_inerf(folder, photos, field, counts=TINY, progress=lambda *s: told.append(s))
     return folder, report, told
 
@@ -94,6 +112,8 @@ def test_every_block_is_measured_and_written(results):
         "fast", "fast_exposure", "adam_rgb", "adam_uv"
     }  # fmt: skip
     assert [row["size"] for row in written["batch"]["rows"]] == [1, 3]
+    table1 = written["self_supervision"]
+    assert (table1["photos"], table1["steps"], table1["rows"][0]["labelled"]) == (4, 9, 2)
     assert {t["met"] for t in written["targets"]} <= {True, False}
     last = {block: (done, total) for block, done, total in told}
     assert all(done == total for done, total in last.values())
@@ -117,7 +137,7 @@ def test_plots_and_tables_can_be_read(results):
     for name in ("inerf_6a_steps.png", "inerf_time.png", "inerf_9_errors.png"):
         assert f"({name})" in text
         assert cv2.imread(str(folder / name)).std() > 1
-    assert "**missed**" in text and "0.71" in text
+    assert "**missed**" in text and "0.71" in text and "Kept are all." in text
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
