@@ -15,6 +15,9 @@ FARTHEST = 1e5  # metres; start poses beyond are mistakes
 POOR_IOU = 0.7  # below: poor
 AMBIGUOUS_BELIEF = 0.7  # of pose and class together; below: ambiguous
 PARTIAL_VISIBLE = 0.75
+# Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
+# (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
+WRONG_COLOURS = 0.1
 
 Report = Callable[[int | None, str], None]
 log = logging.getLogger(__name__)
@@ -49,9 +52,10 @@ class Frame:
 
     masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name, or
     None where the encoder is to say; initial_poses: label -> camera_from_object guesses (4, 4),
-    the likeliest first; image: (H, W, 3) uint8 RGB, not used by silhouettes; tracked: labels whose
-    initial poses come from the frame before, so that no others are tried as long as one of them
-    fits; search: labels for which all views are tried beside the initial poses in any case.
+    the likeliest first; image: (H, W, 3) uint8 RGB, for objects that have a field (silhouettes do
+    not use it); tracked: labels whose initial poses come from the frame before, so that no others
+    are tried as long as one of them fits; search: labels for which all views are tried beside the
+    initial poses in any case.
     """
 
     masks: np.ndarray
@@ -72,12 +76,14 @@ class ObjectPose:
     means that it fits to the pixel and nothing else does, 0.5 that two poses fit equally well.
     belief: this pose's share among the different poses found; class_probability: the encoder's, 1
     where the class was given. iou: overlap of silhouette and mask over the known pixels.
+    photo_rms: robust RMS difference of its field's colours and the photo's, in [0, 1]; None for
+    what has no field, or where no photo came.
     quality: good; ambiguous (another pose fits nearly as well: see alternatives; or the encoder is
-    not sure of the class); partial (over a quarter of the outline is hidden); poor (the silhouette
-    does not fit the mask). contour_rms_px:
-    robust RMS distance between outline and mask border in photo pixels. cost: robust area between
-    silhouette and mask, crop pixels squared. visible_fraction: share of the model's outline that
-    could be compared with the mask. reason: why the refinement stopped.
+    not sure of the class; or the colours do not fit); partial (over a quarter of the outline is
+    hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS distance of
+    outline and mask border, photo pixels. cost: robust area between silhouette and mask, crop
+    pixels squared. visible_fraction: share of the model's outline that could be compared with the
+    mask. reason: why the refinement stopped.
     """
 
     label: int
@@ -94,6 +100,7 @@ class ObjectPose:
     reason: str
     belief: float = 1.0
     class_probability: float = 1.0
+    photo_rms: float | None = None
     alternatives: list[ObjectPose] = field(default_factory=list)
 
 
@@ -118,9 +125,14 @@ def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) 
 def _quality(pose: ObjectPose, belief: float) -> str:
     if pose.iou < POOR_IOU:
         return "poor"
-    if belief * pose.class_probability < AMBIGUOUS_BELIEF:
+    if belief * pose.class_probability < AMBIGUOUS_BELIEF or colours_differ(pose):
         return "ambiguous"
     return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
+
+
+def colours_differ(pose: ObjectPose) -> bool:
+    """Whether the photo contradicts a pose, as far as it was asked."""
+    return pose.photo_rms is not None and not pose.photo_rms <= WRONG_COLOURS
 
 
 def checked_masks(frame: Frame) -> np.ndarray:

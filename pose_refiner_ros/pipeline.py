@@ -24,13 +24,15 @@ from pose_refiner_ros.frame import (
 )
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.photometric import PHOTOMETRIC, PhotoStage
 from pose_refiner_ros.refinement.category import category_prior, known_as_category
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
 from pose_refiner_ros.refinement.prior_term import PosePrior
 from pose_refiner_ros.refinement.refiner import Refined, Refiner
 
-if TYPE_CHECKING:  # torch is imported where an encoder is used
+if TYPE_CHECKING:  # torch is imported where an encoder or a field is used
     from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
 
 REFINEMENTS = ("solver", "gradient_pose", "gradient_encoder", "none")
@@ -46,7 +48,9 @@ class Settings:
     result of a given pose is taken without a search; confirm_iou: the same for one that hardly
     moved; batch: most poses refined at once. refinement: solver (the package's own), or the
     procedures of Palazzi et al. for comparison: gradient_pose, gradient_encoder (seconds an
-    object), or none: the likeliest pose stays as it is guessed. What stands for a category is not
+    object), or none: the likeliest pose stays as it is guessed. photometric: auto (objects that
+    have a radiance field are refined by the photo as well, with the solver, where one comes) or
+    never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
     searched for by views, whatever `search` says: the encoder knows more.
     """
 
@@ -57,8 +61,18 @@ class Settings:
     confirm_iou: float = 0.8
     batch: int = 64
     refinement: str = "solver"
+    photometric: str = "auto"
+    photo_rays: int = 1024
+    sampling: str = "interest_region"
+    exposure: bool = False
 
     def __post_init__(self) -> None:
+        for name, choices in PHOTOMETRIC.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; choose {', '.join(choices[:-1])} or "
+                    f"{choices[-1]}"
+                )
         if self.refinement not in REFINEMENTS:
             raise ValueError(
                 f"refinement is {self.refinement!r}; choose {', '.join(REFINEMENTS[:-1])} or "
@@ -66,7 +80,7 @@ class Settings:
             )
         if self.search not in ("auto", "always", "never"):
             raise ValueError(f"search is {self.search!r}; choose auto, always or never")
-        for name in ("hypotheses", "keep", "batch"):
+        for name in ("hypotheses", "keep", "batch", "photo_rays"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -88,6 +102,7 @@ class SeenObject:
     is_category: bool = False
     starts: list[np.ndarray] = field(default_factory=list)
     priors: list[PosePrior | None] = field(default_factory=list)
+    photo: PhotoEvidence | None = None  # of one that has a field
     found: list[Refined] = field(default_factory=list)
 
     @property
@@ -96,8 +111,13 @@ class SeenObject:
 
 
 TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
+# With a field the photo tells views apart that silhouettes do not: more are followed, for it to
+# choose from. A cube has 24.
+PHOTO_VIEWS = 48
+PHOTO_KEEP = 24
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
+LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
 
@@ -124,6 +144,7 @@ class Pipeline:
         self.device = choose_device(device)
         self.encoder = encoder
         self._refiner = Refiner(list(library.values()), self.device, self.settings.batch)
+        self._photos = PhotoStage(library, self._refiner, self.settings, self.device)
         self._codebooks: dict[str, ViewCodebook] = {}
         self._gradient_refiner = None  # made at the first use: torch is not needed otherwise
         # What classify has seen, for process.
@@ -134,7 +155,8 @@ class Pipeline:
         """Compile the kernels (seconds, once per machine) and build the codebooks."""
         for model in self.library.values():
             self._codebook(model.name)
-        model = next(iter(self.library.values()))
+        with_field = [model for model in self.library.values() if model.field is not None]
+        model = [*with_field, *self.library.values()][0]
         camera = Camera(np.array([[120.0, 0, 47.5], [0, 120.0, 47.5], [0, 0, 1]]), (96, 96))
         masks = np.zeros((96, 96), np.uint8)
         masks[32:64, 32:64] = 1
@@ -161,6 +183,7 @@ class Pipeline:
         for one in seen:
             one.given = self._initial(frame, one.label, report)
             one.tracked = one.label in frame.tracked
+        self._photos.look(seen, frame, self.settings, report)
         self._refine(seen, frame.search, report)
         poses = []
         for one in seen:
@@ -274,15 +297,30 @@ class Pipeline:
             for one in seen
             if (one.label in search and not one.is_category) or self._needs_search(one)
         ]
-        if again:
-            more = self._refiner.refine(
-                [one.evidence for one in again],
-                [one.name for one in again],
-                [self._guess(one.evidence, one.name) for one in again],
-                self.settings.keep,
+        self._search(again)
+        # what was given fits its mask, and yet the colours say that it is another view
+        doubted = [one for one in self._photos.refine(seen) if not one.tracked]
+        doubted = [one for one in doubted if one not in again and not one.is_category]
+        if doubted and self.settings.search != "never":
+            self._search(doubted)
+            self._photos.refine(doubted)
+        self._photos.tell(seen, report)
+
+    def _search(self, seen: Sequence[SeenObject]) -> None:
+        """Refine the views of the codebook, too."""
+        for by_photo in (False, True):
+            group = [one for one in seen if (one.photo is not None) == by_photo]
+            keep = max(self.settings.keep, PHOTO_KEEP if by_photo else 0)
+            if not group:
+                continue
+            found = self._refiner.refine(
+                [one.evidence for one in group],
+                [one.name for one in group],
+                [self._guess(one.evidence, one.name) for one in group],
+                keep,
             )
-            for one, found in zip(again, more, strict=True):
-                one.found = self._refiner.merge(one.name, one.found + found)
+            for one, more in zip(group, found, strict=True):
+                one.found = self._refiner.merge(one.name, one.found + more)
 
     def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
         """The paper's procedures, or none at all, from the best few starts."""
@@ -387,7 +425,10 @@ class Pipeline:
     def _guess(self, evidence: ObjectEvidence, name: str) -> list[np.ndarray]:
         camera_from_crop = np.eye(4)
         camera_from_crop[:3, :3] = evidence.crop.crop_from_camera.T
-        hypotheses = self._codebook(name).match(evidence, self.settings.hypotheses)
+        count = self.settings.hypotheses
+        if evidence.photo is not None and name in self._photos.fields:
+            count = max(count, PHOTO_VIEWS)
+        hypotheses = self._codebook(name).match(evidence, count)
         return [camera_from_crop @ one.camera_from_object for one in hypotheses]
 
     def _judge(self, one: SeenObject, found: list[Refined]) -> ObjectPose:
@@ -405,6 +446,7 @@ class Pipeline:
         belief = np.exp(-(missing - missing.min()) / sharpness)
         if one.estimate is not None:
             belief *= [one.estimate.share_of(r.camera_from_object) for r in found]
+        belief *= _belief_by_colour(found)
         belief /= belief.sum()
         chosen = int(belief.argmax())
         if one.given:
@@ -427,6 +469,7 @@ class Pipeline:
                 iterations=r.iterations,
                 reason=r.reason.name.lower(),
                 class_probability=one.class_probability,
+                photo_rms=getattr(r, "photo_rms", None),
             )
             for r in found
         ]
@@ -436,6 +479,14 @@ class Pipeline:
         if name not in self._codebooks:
             self._codebooks[name] = ViewCodebook(self.library[name])
         return self._codebooks[name]
+
+
+def _belief_by_colour(found: Sequence[Refined]) -> np.ndarray:
+    """(N,) factors of belief in poses, by how much worse their colours fit than the best one's."""
+    rms = np.array([getattr(refined, "photo_rms", None) or np.nan for refined in found])
+    if np.isnan(rms).any():
+        return np.ones(len(found))
+    return np.exp(-(rms - rms.min()) / max(SHARPNESS * rms.min(), LEAST_COLOUR))
 
 
 def choose_device(device: str) -> str:

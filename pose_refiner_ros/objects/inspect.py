@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pose_refiner_ros.objects.library import ObjectLibrary
+from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 
 
@@ -27,6 +28,9 @@ def describe(library: ObjectLibrary) -> Table:
     table.add_column("size x y z\nm", justify="right", no_wrap=True)
     table.add_column("faces for\noutlines", justify="right", no_wrap=True)
     table.add_column("outline off\nmean, max px", justify="right", no_wrap=True)
+    has_fields = any(model.field is not None for model in library.values())
+    if has_fields:
+        table.add_column("field\nnodes mm", justify="right", no_wrap=True)
     table.add_column("symmetries")
     table.add_column("also called")
     for name, model in library.items():
@@ -38,10 +42,15 @@ def describe(library: ObjectLibrary) -> Table:
             " ".join(f"{length:.3f}" for length in model.box_size),
             f"{len(model.mesh.faces):,} → {simple:,}",
             f"{model.outline_error.mean_px:.3f}, {model.outline_error.max_px:.2f}",
+            *([_describe_field(model)] * has_fields),
             describe_symmetries(model.symmetries),
             escape(", ".join([*model.aliases, *called])),
         )
     return table
+
+
+def _describe_field(model: ObjectModel) -> str:
+    return "" if model.field is None else f"{1000.0 * model.field.voxel:.1f}"
 
 
 def _remarks(library: ObjectLibrary) -> str | None:

@@ -13,12 +13,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import numpy as np
 import yaml
 
+from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.mesh import METRES_PER_UNIT, Mesh, MeshError, load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import (
@@ -28,11 +29,15 @@ from pose_refiner_ros.objects.simplify import (
 )
 from pose_refiner_ros.objects.symmetry import Symmetries, SymmetryError
 
+if TYPE_CHECKING:
+    from pose_refiner_ros.fields.grid import GridField
+
 log = logging.getLogger(__name__)
 
 TOP_KEYS = ("objects", "defaults")
 OBJECT_KEYS = (
     "mesh",
+    "field",
     "unit",
     "scale",
     "frame",
@@ -48,6 +53,7 @@ OBJECT_KEYS = (
     "exact_shape",
 )
 DEFAULT_KEYS = ("unit", "scale", "frame", "symmetries", "color", "max_faces", "tolerance_px")
+MESH_KEYS = ("unit", "scale", "frame", "mesh_resource")  # mean nothing without a mesh file
 FRAME_KEYS = ("forward", "up", "origin", "matrix")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")  # becomes part of a TF frame
 
@@ -66,6 +72,9 @@ NAMED_COLORS = {
     "cyan": (0.1, 0.75, 0.8),
     "magenta": (0.85, 0.2, 0.65),
 }
+FIELD_TOLERANCE_PX = 1.0  # of a field's mesh: its outline is no sharper than its nodes are near
+ALIKE = 0.2  # by how much the boxes of an object's mesh and field may differ, of the longest side
+
 # Colours of objects that state none, in turn.
 PALETTE = ("orange", "blue", "green", "magenta", "yellow", "cyan", "red", "purple")
 
@@ -240,37 +249,61 @@ def _model_from_entry(
     if not isinstance(entry, dict):
         raise _ObjectError(f"must map keys to values ('mesh: ...'), not {entry!r}")
     _check_keys(entry, OBJECT_KEYS, "", _ObjectError)
-    entry = {**defaults, **entry}
-    mesh_uri = entry.get("mesh")
-    if not isinstance(mesh_uri, str) or not mesh_uri:
-        raise _ObjectError("'mesh' is missing: the path of its mesh file, relative to the library")
+    stated, entry = entry, {**defaults, **entry}
+    mesh_uri, field_uri = _path_of(entry, "mesh"), _path_of(entry, "field")
+    if mesh_uri is None and field_uri is None:
+        raise _ObjectError(
+            "'mesh' is missing: the path of its mesh file, relative to the library; or 'field', "
+            "that of its radiance field"
+        )
     unit = entry.get("unit")
-    if unit not in METRES_PER_UNIT:
+    if mesh_uri is None:
+        for key in MESH_KEYS:
+            if key in stated:
+                raise _ObjectError(
+                    f"'{key}' belongs to a mesh, and there is none: a field is in metres, in the "
+                    "frame of the poses that it was trained from"
+                )
+    elif unit not in METRES_PER_UNIT:
         said = f"not {unit!r}" if unit is not None else "but it is missing"
         raise _ObjectError(
             f"'unit' must be that of the mesh file ({', '.join(METRES_PER_UNIT)}), {said}"
         )
-    scale = _number(entry.get("scale", 1.0), "scale")
-    path = _resolve_path(mesh_uri, folder)
-    mesh = load_mesh(path, unit, scale, warn)
-    object_from_mesh = _frame(entry.get("frame"), mesh)
-    mesh = mesh.transformed(object_from_mesh) if entry.get("frame") is not None else mesh
     max_faces = _whole(entry.get("max_faces", DEFAULT_MAX_FACES), "max_faces", 12)
-    tolerance_px = _number(entry.get("tolerance_px", DEFAULT_TOLERANCE_PX), "tolerance_px")
+    tolerance_px = _number(
+        entry.get("tolerance_px", DEFAULT_TOLERANCE_PX if mesh_uri else FIELD_TOLERANCE_PX),
+        "tolerance_px",
+    )
     if not 0.05 <= tolerance_px <= 10:
         raise _ObjectError(f"'tolerance_px' must be from 0.05 to 10 pixels, not {tolerance_px:g}")
     resource = entry.get("mesh_resource")
     if resource is not None and not (isinstance(resource, str) and "://" in resource):
         raise _ObjectError(f"'mesh_resource' must be a file:// or package:// URI, not {resource!r}")
-    if resource is None:
-        resource = mesh_uri if mesh_uri.startswith("package://") else path.as_uri()
     symmetries = Symmetries.from_config(entry.get("symmetries"))
     color = parse_color(entry.get("color", PALETTE[index % len(PALETTE)]))
     aliases = _aliases(entry.get("aliases"), name)
     bop_id, label = _optional_whole(entry, "bop_id", 0), _optional_whole(entry, "label", 1)
     category, exact_shape = _category(entry)
-    # Everything cheap is checked by now: simplification may take seconds.
-    silhouette_mesh, outline_error = simplify_and_measure(mesh, max_faces, tolerance_px, warn=warn)
+    path, object_from_mesh, scale = None, np.eye(4), 1.0
+    if mesh_uri is not None:
+        path = _resolve_path(mesh_uri, folder)
+        scale = _number(entry.get("scale", 1.0), "scale")
+        mesh = load_mesh(path, unit, scale, warn)
+        object_from_mesh = _frame(entry.get("frame"), mesh)
+        mesh = mesh.transformed(object_from_mesh) if entry.get("frame") is not None else mesh
+        scale *= METRES_PER_UNIT[unit]
+        if resource is None:
+            resource = mesh_uri if mesh_uri.startswith("package://") else path.as_uri()
+    # Everything cheap is checked by now: what follows may take seconds.
+    field_path = _resolve_path(field_uri, folder) if field_uri is not None else None
+    field = _load_field(field_path) if field_path is not None else None
+    if mesh_uri is None:
+        mesh = field_mesh(field, warn)
+    elif field is not None:
+        _compare_boxes(mesh.bounds, field.occupied_bounds, warn)
+    # what would be said of many faces is about a mesh file
+    hear = warn if mesh_uri is not None else lambda text: None
+    silhouette_mesh, outline_error = simplify_and_measure(mesh, max_faces, tolerance_px, warn=hear)
     return ObjectModel(
         name=name,
         mesh=mesh,
@@ -285,9 +318,50 @@ def _model_from_entry(
         category=category,
         exact_shape=exact_shape,
         mesh_resource=resource,
-        mesh_resource_scale=METRES_PER_UNIT[unit] * scale,
+        mesh_resource_scale=scale,
         object_from_mesh=object_from_mesh,
+        field=field,
+        field_path=field_path,
     )
+
+
+def _path_of(entry: dict, key: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and not (isinstance(value, str) and value):
+        raise _ObjectError(f"'{key}' must be the path of a file, not {value!r}")
+    return value
+
+
+def _load_field(path: Path) -> GridField:
+    from pose_refiner_ros.fields.field_file import FieldFileError, load_field
+
+    try:
+        field = load_field(path)
+    except FieldFileError as error:
+        raise _ObjectError(str(error)) from error
+    if field.kind != "grid":
+        raise _ObjectError(
+            f"field {path} is of kind {field.kind!r}, too slow for a robot: train it with "
+            "`pose-refiner field train --kind grid`"
+        )
+    return field
+
+
+def _compare_boxes(mesh: np.ndarray, field: np.ndarray, warn: Callable[[str], None]) -> None:
+    """The field's frame must be the object's: boxes (2, 3) that differ say that it is not."""
+    longest = (mesh[1] - mesh[0]).max()
+    size = np.abs((mesh[1] - mesh[0]) - (field[1] - field[0])).max()
+    apart = np.linalg.norm(mesh.mean(axis=0) - field.mean(axis=0))
+    if max(size, apart) > ALIKE * longest:
+        warn(
+            f"mesh and field do not lie alike: the mesh's box is {_box(mesh)}, the field's "
+            f"{_box(field)} (metres, object frame); train the field from poses in the mesh's "
+            "frame and unit (--scale), or leave one of the two out"
+        )
+
+
+def _box(bounds: np.ndarray) -> str:
+    return " to ".join("[" + ", ".join(f"{x:.3f}" for x in corner) + "]" for corner in bounds)
 
 
 def _category(entry: dict) -> tuple[str | None, bool]:
@@ -296,11 +370,16 @@ def _category(entry: dict) -> tuple[str | None, bool]:
     category = entry.get("category")
     if category is not None and not (isinstance(category, str) and category.strip()):
         raise _ObjectError(f"'category' must be a class of the encoder, not {category!r}")
-    exact = entry.get("exact_shape", category is None)
+    exact = entry.get("exact_shape", category is None or "field" in entry)
     if not isinstance(exact, bool):
         raise _ObjectError(f"'exact_shape' must be true or false, not {exact!r}")
     if category is None and not exact:
         raise _ObjectError("'exact_shape: false' needs a 'category' that the mesh stands for")
+    if not exact and entry.get("field") is not None:
+        raise _ObjectError(
+            "a 'field' shows one object and does not stand for a category: 'exact_shape' must be "
+            "true, or leave the field out"
+        )
     return category, exact
 
 

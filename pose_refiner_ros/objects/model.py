@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.outline import EXACT, OutlineError
 from pose_refiner_ros.objects.symmetry import Symmetries
+
+if TYPE_CHECKING:  # fields need torch, and most objects have none
+    from pose_refiner_ros.fields.grid import GridField
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +29,7 @@ class ObjectModel:
     name: str
     mesh: Mesh  # full mesh, metres, object frame
     silhouette_mesh: Mesh | None = None  # simplified for outlines; the full mesh if not given
-    symmetries: Symmetries = field(default_factory=Symmetries)
+    symmetries: Symmetries = dataclasses.field(default_factory=Symmetries)
     color: tuple[float, float, float] = (0.6, 0.6, 0.6)  # red, green, blue in [0, 1]
     mesh_path: Path | None = None
     bop_id: int | None = None
@@ -37,11 +42,15 @@ class ObjectModel:
     category: str | None = None
     exact_shape: bool = True
 
+    # Its colours from all sides, in the object frame; mesh may be made of it (`field_mesh`).
+    field: GridField | None = None
+    field_path: Path | None = None
+
     # For RViz, which reads the file itself: a URI, the factor to metres, and where the file's
     # axes lie in the object frame.
     mesh_resource: str | None = None
     mesh_resource_scale: float = 1.0
-    object_from_mesh: np.ndarray = field(default_factory=lambda: np.eye(4))  # (4, 4)
+    object_from_mesh: np.ndarray = dataclasses.field(default_factory=lambda: np.eye(4))  # (4, 4)
 
     def __post_init__(self):
         if self.silhouette_mesh is None:

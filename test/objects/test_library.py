@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
 from conftest import mesh_of
+from painted import painted_block
 from rich.console import Console
 
+from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.objects.inspect import describe
 from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
 from pose_refiner_ros.objects.model import ObjectModel
@@ -379,6 +382,7 @@ def example_library(tmp_path, monkeypatch):
     trimesh.creation.cylinder(40, 100).export(meshes / "mug.stl")
     trimesh.creation.box((40, 40, 30)).export(package / "crate.obj")
     trimesh.creation.box((3, 4, 8)).export(meshes / "bottle.ply")
+    save_field(painted_block(), tmp_path / "config" / "fields" / "chair.safetensors")
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "install"))
     (tmp_path / "config" / "objects.yaml").write_text(EXAMPLE.read_text())
     return tmp_path / "config" / "objects.yaml"
@@ -388,7 +392,7 @@ def test_example_loads(example_library):
     library = ObjectLibrary.load(example_library)
     assert library.problems == {}
     assert library.warnings == {}
-    assert list(library) == ["sedan", "mug", "crate", "bottle"]
+    assert list(library) == ["sedan", "mug", "crate", "bottle", "chair"]
     assert len(library["crate"].symmetries.discrete) == 8
     assert len(library["bottle"].symmetries.discrete) == 4
     np.testing.assert_allclose(library["mug"].box_size, (0.105, 0.084, 0.084), atol=1e-3)
@@ -405,3 +409,75 @@ def test_describe(example_library):
     assert "8 poses" in text
     assert "BOP 5" in text
     assert "gone[1].obj does not exist" in " ".join(text.replace("│", " ").split())
+
+
+# --- radiance fields ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def block(tmp_path):
+    """A field of a block of the size of box.obj, beside it."""
+    field = painted_block((0.05, 0.1, 0.15))
+    save_field(field, tmp_path / "box.safetensors")
+    return field
+
+
+def test_field_alone(write, block):
+    library = ObjectLibrary.load(write("objects:\n  box: {field: box.safetensors}\n"))
+    model = library["box"]
+    assert library.warnings == {}
+    np.testing.assert_allclose(model.box_size, (0.11, 0.21, 0.31), atol=0.004)
+    assert model.mesh.watertight and model.exact_shape
+    assert len(model.silhouette_mesh.faces) < len(model.mesh.faces) / 4
+    assert model.field.occupied_bounds == pytest.approx(block.occupied_bounds)
+    assert (model.mesh_path, model.mesh_resource) == (None, None)
+    assert model.field_path.name == "box.safetensors"
+    out = io.StringIO()
+    Console(file=out, width=100).print(describe(library))
+    assert "nodes mm" in out.getvalue() and "10.0" in out.getvalue()
+
+
+def test_mesh_and_field(write, block):
+    library = ObjectLibrary.load(write(entry("field: box.safetensors")))
+    assert library.warnings == {}
+    assert len(library["box"].mesh.faces) == 12
+    assert library["box"].field is not None
+
+
+def test_mesh_and_field_that_do_not_lie_alike(write, block):
+    for lines in ("scale: 2", "frame: {origin: bottom}", "frame: {forward: z, up: x}"):
+        library = ObjectLibrary.load(write(entry(f"field: box.safetensors\n{lines}")))
+        (text,) = library.warnings["box"]
+        assert "mesh and field do not lie alike" in text and "the field's [-0.045" in text
+
+
+def test_field_takes_no_defaults_of_meshes(write, block):
+    text = "defaults: {unit: mm, scale: 3, frame: {origin: bottom}}\n"
+    text += "objects:\n  box: {field: box.safetensors}\n"
+    np.testing.assert_allclose(ObjectLibrary.load(write(text))["box"].box_center, 0, atol=0.003)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("field: gone.safetensors", "weights of the field .*gone.safetensors do not exist"),
+        ("field: box.obj", "box.obj"),
+        ("field: cut.safetensors", "cut.safetensors"),
+        ("field: 3", "'field' must be the path of a file, not 3"),
+        ("field: box.safetensors\n    unit: m", "'unit' belongs to a mesh, and there is none"),
+        ("field: box.safetensors\n    category: sedan\n    exact_shape: false", "shows one object"),
+        ("label: 3", "'mesh' is missing: .*; or 'field'"),
+    ],
+)
+def test_bad_fields(write, block, tmp_path, lines, reason):
+    whole = (tmp_path / "box.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    library = ObjectLibrary.load(write(entry() + f"  other:\n    {lines}\n"))
+    assert list(library) == ["box"]
+    assert re.search(reason, library.problems["other"]), library.problems["other"]
+    assert "\n" not in library.problems["other"]
+
+
+def test_field_with_a_category_is_of_that_object(write, block):
+    text = "objects:\n  box: {field: box.safetensors, category: sedan}\n"
+    assert ObjectLibrary.load(write(text))["box"].exact_shape

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline's last step for objects that have a radiance field: poses that fit the photo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pose_refiner_ros.frame import WRONG_COLOURS, Frame, Report
+from pose_refiner_ros.geometry.camera import CameraError
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.covariance import symmetry_covariance
+from pose_refiner_ros.refinement.photo_evidence import masked_photo
+from pose_refiner_ros.refinement.refiner import Refined, Refiner
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.fields.grid import GridField
+    from pose_refiner_ros.pipeline import SeenObject, Settings
+    from pose_refiner_ros.refinement.field_refiner import FieldRefiner, PhotoRefined
+    from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
+
+# What may be chosen, by the name of the setting.
+PHOTOMETRIC = {
+    "photometric": ("auto", "never"),
+    "sampling": ("random", "interest_point", "interest_region"),
+}
+KEEP = 2  # poses of each object that are followed to the end
+COMPARED = 400  # pixels of a mask whose colours judge a pose
+LEAST_COMPARED = 20
+HIGHLIGHT = 0.15  # differences of colour far beyond count by their size, not its square
+LOST_OVERLAP = 0.1  # a pose that fits the photo may fit the mask worse by so much
+
+
+@dataclass(eq=False)
+class PhotoFitted(Refined):
+    """Refined, and compared with the photo: see ObjectPose.photo_rms."""
+
+    photo_rms: float | None = None
+
+
+class PhotoStage:
+    """Refines what silhouettes have found by the photo, where an object has a field.
+
+    Does nothing, and costs nothing, where no object of the library has one.
+    """
+
+    def __init__(
+        self,
+        library: Mapping[str, ObjectModel],
+        outlines: Refiner,
+        settings: Settings,
+        device: str,
+    ) -> None:
+        self.library = library
+        self.outlines = outlines
+        self.settings = settings
+        self.device = device
+        self.fields = {n: m.field for n, m in library.items() if m.field is not None}
+        self._refiner: FieldRefiner | None = None
+
+    @property
+    def refiner(self) -> FieldRefiner:
+        """Made at the first use, which takes seconds."""
+        if self._refiner is None:
+            from pose_refiner_ros.refinement.field_refiner import FieldRefiner, FieldSettings
+
+            settings = FieldSettings(
+                self.settings.sampling, self.settings.photo_rays, self.settings.exposure
+            )
+            self._refiner = FieldRefiner(
+                self.fields, settings, self.device, self.settings.batch, self.outlines
+            )
+        return self._refiner
+
+    def look(
+        self, seen: Sequence[SeenObject], frame: Frame, settings: Settings, report: Report
+    ) -> None:
+        """Cut the photos of objects that have a field; tell why there are none."""
+        if settings.photometric == "never" or settings.refinement != "solver":
+            return
+        for one in seen:
+            if one.name not in self.fields:
+                continue
+            try:
+                if frame.image is None:
+                    raise CameraError("no photo came with the masks")
+                frame.camera.check_image(frame.image)
+                photo = one.evidence.crop.cut_photo(np.ascontiguousarray(frame.image))
+                one.evidence = replace(one.evidence, photo=photo)
+                one.photo = masked_photo(one.evidence)
+            except ValueError as error:
+                report(
+                    one.label,
+                    f"{one.name} has a radiance field, but is placed by its silhouette alone: "
+                    f"{error}",
+                )
+
+    def refine(self, seen: Sequence[SeenObject]) -> list[SeenObject]:
+        """Refine what was found of objects with a photo; those are returned whose colours fit in no
+        pose, and what was found of them stays."""
+        doubtful = []
+        for tracked in (False, True):
+            group = [
+                one
+                for one in seen
+                if one.photo is not None and one.found and one.tracked == tracked
+            ]
+            if not group:
+                continue
+            results = self.refiner.refine(
+                [one.photo for one in group],
+                [one.name for one in group],
+                [[r.camera_from_object for r in one.found] for one in group],
+                KEEP,
+                tracked,
+                masks=[one.evidence for one in group],
+            )
+            for one, photos in zip(group, results, strict=True):
+                if not self._take(one, photos):
+                    doubtful.append(one)
+        return doubtful
+
+    def _take(self, one: SeenObject, photos: Sequence[PhotoRefined]) -> bool:
+        """Whether the colours fit in a pose; if so, these are what was found."""
+        found = [self._fitted(one, photo) for photo in photos if np.isfinite(photo.cost)]
+        least = max(refined.iou for refined in one.found) - LOST_OVERLAP
+        fits = [r for r in found if r.iou >= least and r.photo_rms <= WRONG_COLOURS]
+        if fits:
+            one.found = [r for r in found if r.iou >= least]
+            return True
+        rms = min((r.photo_rms for r in found), default=np.inf)
+        one.found = [replace(_with_rms(r), photo_rms=float(rms)) for r in one.found]
+        return False
+
+    def _fitted(self, one: SeenObject, photo: PhotoRefined) -> PhotoFitted:
+        """A pose that the photo gave, with what its silhouette says of it."""
+        refined = _with_rms(
+            self.outlines.evaluate(one.evidence, one.name, photo.camera_from_object)
+        )
+        symmetries = self.library[one.name].symmetries
+        # the mask is in the photo's covariance already, as opacity
+        return replace(
+            refined,
+            camera_from_object=photo.camera_from_object,
+            covariance=photo.covariance + symmetry_covariance(symmetries, photo.camera_from_object),
+            iterations=photo.iterations,
+            reason=photo.reason,
+            photo_rms=colour_difference(self.fields[one.name], one.photo, photo),
+        )
+
+    def tell(self, seen: Sequence[SeenObject], report: Report) -> None:
+        """Report objects whose colours fit in no pose."""
+        for one in seen:
+            rms = getattr(one.found[0], "photo_rms", None) if one.found else None
+            if rms is not None and not rms <= WRONG_COLOURS:
+                report(
+                    one.label,
+                    f"the colours of {one.name} are not those of its field in any pose (off by "
+                    f"{rms:.2f}, at most {WRONG_COLOURS:g} in a right one): its silhouette alone "
+                    "placed it. Is it that object? Other light: solve for exposure",
+                )
+
+
+def colour_difference(field: GridField, photo: PhotoEvidence, found: PhotoRefined) -> float:
+    """Robust RMS difference in [0, 1] of a field's colours and a photo's, over pixels that both the
+    mask and the field cover; infinite where those are none. It is a mean over the object, so that
+    unlike `PhotoRefined.rms` it does not depend on how much of the surroundings rays see as well.
+    """
+    from pose_refiner_ros.fields.rays import camera_rays
+
+    y, x = np.nonzero(photo.opacity > 0.5)
+    chosen = np.unique(np.linspace(0, len(x) - 1, min(COMPARED, len(x))).round().astype(int))
+    pixels = np.stack([x, y], axis=-1)[chosen]
+    # a pixel's colour is a mean over its area
+    parts = np.array([(-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)])
+    fx, fy, cx, cy = photo.pinhole
+    K = np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
+    crop_from_object = np.array(found.camera_from_object, np.float64)
+    crop_from_object[:3] = photo.crop_from_camera @ crop_from_object[:3]
+    rays = camera_rays(K, crop_from_object, (pixels[:, None] + parts).reshape(-1, 2))
+    drawn = field.render(*(part.float().to(field.device) for part in rays))
+    opacity = drawn.opacity.cpu().numpy().reshape(-1, len(parts)).mean(axis=1)
+    colour = drawn.colour.cpu().numpy().reshape(-1, len(parts), 3).mean(axis=1)
+    both = opacity > 0.5
+    if np.count_nonzero(both) < LEAST_COMPARED:
+        return float("inf")
+    difference = found.gain * colour + found.bias - photo.colour[pixels[:, 1], pixels[:, 0]]
+    square = np.square(difference[both]).mean(axis=1)
+    weight = 1.0 / (1.0 + np.sqrt(square) / HIGHLIGHT)
+    return float(np.sqrt((weight * square).sum() / weight.sum()))
+
+
+def _with_rms(refined: Refined) -> PhotoFitted:
+    return PhotoFitted(**{"photo_rms": None, **vars(refined)})

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Painted blocks as radiance fields that nobody had to train, and photos of them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pose_refiner_ros.fields.grid import GridField
+from pose_refiner_ros.fields.picture import render_picture
+from pose_refiner_ros.geometry.camera import Camera
+
+SIX_COLOURS = np.array([
+    (0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.1, 0.2, 0.9),
+    (0.9, 0.8, 0.1), (0.8, 0.2, 0.8), (0.9, 0.9, 0.9),
+])  # fmt: skip
+DENSITY = 300.0  # 1/m
+
+
+def painted_block(half=(0.1, 0.1, 0.1), voxel=0.01, centre=(0.0, 0.0, 0.0), **more) -> GridField:
+    """A box of another colour on each side, with a dark spot off the middle of each."""
+    half = np.asarray(half)
+    reach = half + 2.5 * voxel
+    axes = [np.arange(-r, r + 1e-9, voxel) for r in reach]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    inside = (half - abs(points)).min(axis=-1)  # distance to the surface
+    occupied = np.ones(points.shape[:3], bool)
+    share = points[occupied] / half
+    axis = abs(share).argmax(axis=-1)
+    along = np.take_along_axis(share, axis[:, None], 1)[:, 0]
+    colour = SIX_COLOURS[2 * axis + (along > 0)]
+    across = np.stack([np.take_along_axis(share, (axis[:, None] + k) % 3, 1)[:, 0] for k in (1, 2)])
+    spot = np.hypot(across[0] - 0.35, across[1] - 0.2) < 0.35
+    colour = np.where(spot[:, None], 0.25 * colour, colour)
+    density = DENSITY * np.clip(0.5 + inside[occupied] / voxel, 0.0, 1.0)
+    values = np.column_stack([density, colour]).astype(np.float32)
+    origin = np.array([a[0] for a in axes]) + np.asarray(centre)
+    return GridField.from_nodes(occupied, values, origin, voxel, **more)
+
+
+def photo(field: GridField, pose: np.ndarray, camera: Camera, background=(0.4, 0.5, 0.4)):
+    """(H, W, 3) uint8 and the mask (H, W) uint8 0/1 of a field seen by a pinhole camera."""
+    seen = render_picture(field, camera.intrinsics, pose, camera.size)
+    colour = seen.over(background).clamp(0.0, 1.0).reshape(*camera.size, 3).numpy()
+    mask = seen.opacity.reshape(camera.size).numpy() > 0.5
+    return np.rint(255.0 * colour).astype(np.uint8), mask.view(np.uint8)

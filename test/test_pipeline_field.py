@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objects with a radiance field: the photo decides where silhouettes cannot."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from painted import painted_block, photo
+from shapes import angle_deg, box, ell, model, pinhole_camera, pose, shift_between, turned
+
+from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.objects.field_mesh import field_mesh
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
+from pose_refiner_ros.pipeline import Pipeline, Settings
+
+CAMERA = pinhole_camera(256, 300.0)
+TRUTH = pose((0.6, -0.7, 0.4), (0.03, -0.02, 0.6))
+CUBE = painted_block(voxel=0.005)
+OTHER_CUBE = pose((0.0, np.pi / 2, 0.0), (0, 0, 0))  # the cube turned, another side to the front
+SETTINGS = Settings(photo_rays=512)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSE_REFINER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pipeline(own_cache):
+    mesh = field_mesh(CUBE)
+    cube = model("cube", mesh, silhouette_mesh=simplify_for_silhouette(mesh), field=CUBE)
+    return Pipeline({"cube": cube, "ell": model("ell", ell())}, SETTINGS, "cpu")
+
+
+@pytest.fixture
+def settings(pipeline):
+    yield
+    pipeline.settings = SETTINGS
+
+
+class Reports(list):
+    def __call__(self, label, text):
+        self.append((label, text))
+
+
+def frame_of(truth=TRUTH, camera=CAMERA, **more) -> Frame:
+    image, mask = photo(CUBE, truth, camera)
+    return Frame(mask, camera, {1: "cube"}, **{"image": image, **more})
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_photo_finds_the_one_of_24_poses_that_a_cube_has(pipeline, seed):
+    rng = np.random.default_rng(seed)
+    truth = turned(TRUTH, rng.normal(size=3), rng.normal(size=3) * 0.02)
+    reports = Reports()
+    (found,) = pipeline.process(frame_of(truth), reports)
+    assert reports == []
+    # sides of one colour each tell a turn about the middle only roughly; the others are 90 deg off
+    assert angle_deg(found.camera_from_object, truth) < 2.0
+    assert shift_between(found.camera_from_object, truth) < 0.006
+    assert found.quality == "good" and found.belief > 0.9
+    assert found.photo_rms < 0.05
+    assert (np.linalg.eigvalsh(found.covariance) > 0).all()
+
+
+def test_silhouette_alone_does_not(pipeline, settings):
+    pipeline.settings = replace(SETTINGS, photometric="never")
+    (found,) = pipeline.process(frame_of())
+    assert found.photo_rms is None
+    assert found.quality == "ambiguous" and found.alternatives
+
+
+def test_given_pose_on_the_wrong_side_is_searched_for(pipeline):
+    wrong = TRUTH @ OTHER_CUBE
+    (found,) = pipeline.process(frame_of(initial_poses={1: [wrong]}))
+    assert angle_deg(found.camera_from_object, TRUTH) < 0.5
+    assert found.quality == "good"
+
+
+def test_wrong_side_that_is_tracked_is_not_good(pipeline):
+    reports = Reports()
+    frame = frame_of(initial_poses={1: [TRUTH @ OTHER_CUBE]}, tracked={1})
+    (found,) = pipeline.process(frame, reports)
+    assert angle_deg(found.camera_from_object, TRUTH) > 80.0
+    assert found.iou > 0.95
+    assert found.quality == "ambiguous" and found.photo_rms > 0.1
+    assert "the colours of cube are not those of its field" in reports[0][1]
+    frame.search = {1}  # as the tracker asks for once in a while
+    (found,) = pipeline.process(frame)
+    assert angle_deg(found.camera_from_object, TRUTH) < 0.5
+    assert found.quality == "good"
+
+
+def test_tracked_pose_is_followed(pipeline):
+    start = turned(TRUTH, (0.02, -0.03, 0.01), (0.004, -0.003, 0.01))
+    (found,) = pipeline.process(frame_of(initial_poses={1: [start]}, tracked={1}))
+    assert angle_deg(found.camera_from_object, TRUTH) < 0.5
+    assert shift_between(found.camera_from_object, TRUTH) < 0.003
+    assert found.quality == "good"
+
+
+def test_photo_of_a_fisheye(pipeline):
+    from cv2 import remap
+
+    intrinsics = np.array([[220.0, 0, 199.5], [0, 220.0, 149.5], [0, 0, 1]])
+    lens = Camera(intrinsics, (300, 400), "equidistant", np.array([0.03, -0.01, 0.0, 0.0]))
+    truth = pose((0.6, -0.7, 0.4), (0.3, 0.1, 0.6))
+    # what a pinhole camera sees that looks at it, bent
+    towards = truth[:3, 3] / np.linalg.norm(truth[:3, 3])
+    x = np.cross((0.0, 1.0, 0.0), towards)
+    straight_from_lens = np.stack([x / np.linalg.norm(x), np.cross(towards, x), towards])
+    straight_from_lens[1] /= np.linalg.norm(straight_from_lens[1])
+    turn = np.eye(4)
+    turn[:3, :3] = straight_from_lens
+    straight = pinhole_camera(400, 600.0)
+    image, mask = photo(CUBE, turn @ truth, straight)
+    pixels = np.stack(np.meshgrid(np.arange(400), np.arange(300)), -1).astype(float)
+    seen = straight.project(lens.rays(pixels) @ straight_from_lens.T).astype(np.float32)
+    seen = np.nan_to_num(seen, nan=-1e4)
+    maps = seen[..., 0], seen[..., 1]
+    frame = Frame(remap(mask, *maps, 0), lens, {1: "cube"}, image=remap(image, *maps, 1))
+    (found,) = pipeline.process(frame)
+    assert angle_deg(found.camera_from_object, truth) < 1.0
+    assert shift_between(found.camera_from_object, truth) < 0.01
+
+
+def test_other_light_needs_exposure(pipeline):
+    frame = frame_of()
+    frame.image = np.rint(0.55 * frame.image).astype(np.uint8)
+    (found,) = pipeline.process(frame, Reports())
+    assert found.quality == "ambiguous" and found.photo_rms > 0.1
+    solving = Pipeline(pipeline.library, replace(SETTINGS, exposure=True), "cpu")
+    (found,) = solving.process(frame, Reports())
+    assert angle_deg(found.camera_from_object, TRUTH) < 0.5
+    assert found.quality == "good"
+
+
+def test_no_photo_or_one_of_another_size(pipeline):
+    for image, why in (
+        (None, "no photo came with the masks"),
+        (np.zeros((10, 20, 3), np.uint8), "20x10"),
+    ):
+        reports = Reports()
+        (found,) = pipeline.process(frame_of(image=image), reports)
+        ((label, text),) = reports
+        assert label == 1 and "its silhouette alone" in text and why in text
+        assert found.photo_rms is None and found.iou > 0.97
+
+
+def test_objects_without_a_field_are_what_they_were(pipeline, caplog):
+    """Beside one that has a field, and where all that the photo shows is noise."""
+    rng = np.random.default_rng(0)
+    camera = pinhole_camera(256, 300.0)
+    image, mask = photo(CUBE, pose((0.6, -0.7, 0.4), (-0.12, 0.0, 0.8)), camera)
+    from shapes import silhouette
+
+    mask[silhouette(ell(), pose((0.3, 0.2, 0.9), (0.15, 0.0, 0.7)), camera) > 0] = 2
+    image[mask == 2] = rng.integers(0, 255, (np.count_nonzero(mask == 2), 3))
+    starts = {2: [pose((0.35, 0.2, 0.9), (0.14, 0.0, 0.7))]}
+    both = Frame(mask, camera, {1: "cube", 2: "ell"}, starts, image)
+    plain = Pipeline({"ell": pipeline.library["ell"], "box": model("box", box())}, device="cpu")
+    with caplog.at_level(logging.WARNING):
+        cube, beside = pipeline.process(both)
+        (alone,) = plain.process(Frame(mask, camera, {2: "ell"}, starts))
+    assert caplog.text == ""
+    assert cube.photo_rms < 0.1 and beside.photo_rms is None
+    np.testing.assert_allclose(beside.camera_from_object, alone.camera_from_object, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("photometric", "yes"), ("sampling", "grid"), ("photo_rays", 0)]
+)
+def test_bad_settings(name, value):
+    with pytest.raises(ValueError, match=name):
+        Settings(**{name: value})
