@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from pose_refiner_ros.datasets.posed_images import (
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining
-from pose_refiner_ros.fields.picture import field_psnr
+from pose_refiner_ros.fields.picture import field_psnr, render_picture
 from pose_refiner_ros.fields.pictures import beside_photo, usual_view, write_png
 
 if TYPE_CHECKING:
@@ -109,13 +109,7 @@ def train_field(
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
     field.record["scale"] = source.scale
     if test is not None:
-        found = field_psnr(field, test)
-        field.record["test"] = {
-            "photos": test.names,
-            "size": list(test.size),
-            "psnr": [round(float(p), 3) for p in found],
-            "mean_psnr": round(float(found.mean()), 3),
-        }
+        field.record["test"] = _measured(field, test)
     if previews is not None:
         for i, view in enumerate(watched if test is not None else watched.subset([0])):
             write_png(previews / f"test_{i:03d}.png", beside_photo(field, view))
@@ -145,6 +139,31 @@ def _test_photos(source: Source, options, device: str, warn) -> PosedImages | No
     if not isinstance(options, GridOptions) and device == "cpu" and side > _SLOW_SIDE:
         return test.resized(math.ceil(side / _SLOW_SIDE))
     return test
+
+
+def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any] | None:
+    """PSNR of test photos; where what lies beyond the box is not part of the field, only over the
+    pixels that the field fills."""
+    part = field.record.get("sky_left_out", False) and field.background is None
+    if part:
+        opaque = [
+            render_picture(field, v.intrinsics, v.camera_from_object, test.size).opacity > 0.5
+            for v in test
+        ]
+        weight = torch.stack(opaque).cpu().numpy().reshape(test.images.shape[:3])
+        weight &= True if test.weight is None else test.weight
+        filled = np.flatnonzero(weight.any(axis=(1, 2)))
+        test = replace(test, weight=weight).subset(filled)
+        if not len(filled):
+            return None
+    found = field_psnr(field, test)
+    return {
+        "photos": test.names,
+        "size": list(test.size),
+        "pixels": "filled by the field" if part else "all",
+        "psnr": [round(float(p), 3) for p in found],
+        "mean_psnr": round(float(found.mean()), 3),
+    }
 
 
 def _psnr(errors: list[float], training, checkpoint: Path) -> float:

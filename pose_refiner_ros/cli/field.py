@@ -254,9 +254,11 @@ def _options(kind: Kind, network: Network, where: str, chosen: dict):
 def _quality(field: RadianceField) -> str:
     test = field.record.get("test")
     if test is None:
-        return "no test photos, "
+        return "not measured on test photos, "
     count, (height, width) = len(test["psnr"]), test["size"]
-    return f"test PSNR {test['mean_psnr']:.2f} dB over {count} photos of {width}x{height}, "
+    where = "" if test["pixels"] == "all" else " where it fills them"
+    psnr = f"test PSNR {test['mean_psnr']:.2f} dB over {count} photos of {width}x{height}"
+    return f"{psnr}{where}, "
 
 
 def _colour(text: str | None) -> tuple[float, float, float] | None:
@@ -277,6 +279,8 @@ def _colour(text: str | None) -> tuple[float, float, float] | None:
 
 def _intrinsics(view: dict, size: str | None, fov: float | None, camera: Path | None):
     """(3, 3) and (height, width)."""
+    import numpy as np
+
     from pose_refiner_ros.fields.pictures import pinhole
     from pose_refiner_ros.single_image import InputError
 
@@ -286,7 +290,7 @@ def _intrinsics(view: dict, size: str | None, fov: float | None, camera: Path | 
         if size is not None or fov is not None:
             raise InputError("--camera says size and angle already: leave out --size and --fov")
         loaded = load_camera(camera)
-        return loaded.intrinsics, loaded.size
+        return np.array(loaded.intrinsics), loaded.size
     pixels = tuple(view["size"])
     if size is not None:
         parts = size.lower().split("x")

@@ -38,8 +38,9 @@ _LEVELS = 3  # each with half the voxel of the one before; more where the first 
 _EACH = 0.38  # share of the steps of a level and all before that are over when it begins
 _FIRST_NODES = 500_000
 _MOST_NODES = 3_000_000  # what a grid of the finest voxel may have
-_FIRST_FOG = 3.0  # optical depth of the box where nothing is known yet
-_WARM = 0.05  # share of the density's rate in the first step; all of it from the second level on
+_FIRST_DENSITY = 0.1  # optical depth of a voxel at first, inside a visual hull
+_FIRST_FOG = 3.0  # that of the whole box where there are no masks
+_WARM = 0.05  # share of the density's rate in the first step in a fog
 _KEEP = 0.02  # of a ray's light: nodes that never stop so much are left out
 _WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
 _CUDA_LANES = 16384
@@ -56,8 +57,9 @@ class GridOptions:
     degree: of the colours' polynomials in the viewing direction, 0 to 2; background: (r, g, b)
     behind the field, which photos without masks show; density_rate, colour_rate: Adam's first, of
     density times a voxel's length and of colours in [0, 1]; last_rate: the share of them that is
-    left at the end; opacity_weight: of the squared error of opacity beside that of colour; seed: of
-    the rays.
+    left at the end; opacity_weight: of the squared error of opacity beside that of colour;
+    sparsity: price of the light that a sample would stop alone, for photos without masks, against
+    fog; seed: of the rays.
     """
 
     steps: int = 450
@@ -107,6 +109,7 @@ class GridTraining:
         start_warp_quietly()
         self.options, self.done, self.seconds = options, 0, 0.0
         self._device = str(device)
+        self._masked = posed.alpha is not None
         self._sky_is_learned = _background_is_unknown(posed, options)
         if self._sky_is_learned:
             posed = replace(posed, bounds=_before_cameras(posed))
@@ -144,8 +147,10 @@ class GridTraining:
         ]  # fmt: skip
         launch_over(self._kernels["follow"], self._lanes, follow, self._device, least=1)
         rates = np.full(self._gradient_columns, options.colour_rate)
-        # At first the fog is thinner than a step at full rate, and what is gone does not come back.
-        rates[0] = options.density_rate / self.field.voxel * min(share / self._ends[0] + _WARM, 1.0)
+        rates[0] = options.density_rate / self.field.voxel
+        if not self._masked and self._level == 0:
+            # The fog is thinner than a step at full rate, and what is gone does not come back.
+            rates[0] *= min(_WARM + share / last, 1.0)
         rates *= decay
         adam = [
             self.field.arrays.values, self._gradient, self._mean, self._square, fit.touched,
@@ -199,6 +204,7 @@ class GridTraining:
             "threads": cpu_threads() if self._device == "cpu" else None,
             "voxel": self.field.voxel,
             "nodes": len(values),
+            "sky_left_out": self._sky_is_learned,  # photos show more than the field
             "options": dataclasses.asdict(self.options),
             **(figures or {}),
         }
@@ -238,7 +244,8 @@ class GridTraining:
             levels += 1
         self._ends = [_EACH ** (levels - 1 - level) for level in range(levels)]
         values = np.zeros((np.count_nonzero(occupied), self._gradient_columns), np.float32)
-        values[:, 0] = _FIRST_FOG / float((posed.bounds[1] - posed.bounds[0]).max())
+        size = float((posed.bounds[1] - posed.bounds[0]).max())
+        values[:, 0] = _FIRST_DENSITY / voxel if self._masked else _FIRST_FOG / size
         values[:, 1:4] = 0.5
         self._set(GridField.from_nodes(occupied, values, origin, voxel, device=self._device))
 
