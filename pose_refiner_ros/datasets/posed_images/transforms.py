@@ -62,8 +62,10 @@ class Frame:
     values: Mapping[str, Any]
 
 
-def read_transforms(path: Path) -> tuple[dict[str, Any], list[Frame]]:
+def read_transforms(path: Path, unposed: bool = False) -> tuple[dict[str, Any], list[Frame]]:
     """The file's own values, and its frames in the order of the file.
+
+    unposed: frames may be missing, and the pose of any: it is NaN then.
 
     Raises:
         PosedImagesError: no JSON with frames, or a frame without usable pose.
@@ -74,10 +76,11 @@ def read_transforms(path: Path) -> tuple[dict[str, Any], list[Frame]]:
         raise PosedImagesError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
         raise PosedImagesError(f"{path} is not readable JSON: {error}") from error
-    frames = content.pop("frames", None) if isinstance(content, dict) else None
-    if not isinstance(frames, list) or not frames:
+    default = [] if unposed else None
+    frames = content.pop("frames", default) if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not (frames or unposed):
         raise PosedImagesError(f"{path} has no 'frames', a list with one entry per picture")
-    return content, [_frame(path, content, i, entry) for i, entry in enumerate(frames)]
+    return content, [_frame(path, content, i, entry, unposed) for i, entry in enumerate(frames)]
 
 
 def load_frames(frames: Sequence[Frame], factor: int = 1) -> PosedImages:
@@ -129,11 +132,13 @@ def camera_of(values: Mapping[str, Any], size: tuple[int, int], name: str) -> Ca
         raise PosedImagesError(f"{name}: {error}") from error
 
 
-def _frame(path: Path, content: Mapping[str, Any], index: int, entry: Any) -> Frame:
+def _frame(path: Path, content: Mapping[str, Any], index: int, entry: Any, unposed: bool) -> Frame:
     name = entry.get("file_path") if isinstance(entry, Mapping) else None
     if not isinstance(name, str):
         raise PosedImagesError(f"{path}, frame {index}: lacks 'file_path', the name of a picture")
-    pose = rigid(entry.get("transform_matrix"), f"{path}, {name}")
+    pose = np.full((4, 4), np.nan)
+    if not unposed or "transform_matrix" in entry:
+        pose = rigid(entry.get("transform_matrix"), f"{path}, {name}")
     mask = entry.get("mask_path")
     return Frame(
         name,

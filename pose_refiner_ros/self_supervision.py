@@ -1,0 +1,432 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fields from photos of which only some have poses: iNeRF (2021), section IV-C.
+
+A field is trained on the photos with poses, the poses of the others are found in it, and a field is
+trained on both. Unlike the paper's, the search starts from the cameras of the posed photos, and
+only poses are kept that
+
+- leave no other: the next best pose that differs costs at least twice as much (RIVAL);
+- explain their photo as well as right poses do: the RMS difference of colour is at most 1.5 times
+  (SLACK) the median of what is believed, which is the RMS of held-out posed photos at their true
+  poses, and that of all poses that passed the first test;
+- are certain: the standard deviation of the direction of view is below 2 degrees (SIGMA).
+
+Some posed photos are held out of the fields that poses are found in. Poses are found for them in
+the same way, which tells how right those are that are kept; if kept ones are wrong, none is.
+The last field is trained on them as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
+from pose_refiner_ros.fields.field import FieldError
+from pose_refiner_ros.fields.grid import GridField
+from pose_refiner_ros.refinement.field_refiner import FieldRefiner, FieldSettings, PhotoRefined
+from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
+
+RIVAL = 0.5
+SLACK = 1.5
+SIGMA = np.radians(2.0)
+HYPOTHESES = 32
+# A pose is another one, and not the same found twice, if it differs by more than this: turned, or
+# moved by that share of the field's diameter.
+OTHER_ANGLE = np.radians(15.0)
+OTHER_SHIFT = 0.25
+# Found, of photos whose poses are known.
+FOUND_ANGLE = np.radians(5.0)
+FOUND_SHIFT = 0.1  # of the field's diameter
+MOST_WRONG = 0.25  # of the poses of held-out photos that seem good
+LEAST_POSED = 4
+_HELD_SHARE, _MOST_HELD = 8, 8
+_KEEP = 3  # results of a photo, so that there is a rival
+_NAME = "field"
+
+Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
+
+
+@dataclass(eq=False)
+class Estimate:
+    """The pose found for a photo.
+
+    camera_from_object: (4, 4); rms: of colours in [0, 1]; rival: its cost, divided by that of the
+    next best pose that differs, 0 if there was none; sigma: radians, standard deviation of the
+    direction to the object; reason: why it is not accepted, or "".
+    """
+
+    name: str
+    camera_from_object: np.ndarray
+    rms: float
+    rival: float
+    sigma: float
+    reason: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        return not self.reason
+
+
+@dataclass(eq=False)
+class SelfSupervision:
+    """What was found out about the photos without poses.
+
+    estimates: one for each of them; held_out: for the posed photos that were held out; errors: of
+    those of them that are accepted, (K, 2): radians, metres; limit: the largest RMS accepted.
+    """
+
+    estimates: list[Estimate]
+    held_out: list[Estimate]
+    errors: np.ndarray
+    limit: float
+    posed: int
+    rounds: int
+
+    @property
+    def accepted(self) -> list[int]:
+        """Which of the photos without poses were used."""
+        return [i for i, estimate in enumerate(self.estimates) if estimate.accepted]
+
+    def record(self) -> dict[str, Any]:
+        """JSON-able, for `field.record["self_supervision"]`."""
+        errors = np.median(self.errors, axis=0) if len(self.errors) else (np.nan, np.nan)
+        return {
+            "posed": self.posed,
+            "unposed": len(self.estimates),
+            "accepted": len(self.accepted),
+            "rounds": self.rounds,
+            "limits": {
+                "rms": _figure(self.limit),
+                "rival": RIVAL,
+                "sigma_deg": _figure(np.degrees(SIGMA)),
+            },
+            "held_out": {
+                "photos": len(self.held_out),
+                "accepted": len(self.errors),
+                "median_rotation_error_deg": _figure(np.degrees(errors[0])),
+                "median_translation_error_m": _figure(errors[1]),
+            },
+            "pictures": [
+                {
+                    "name": e.name,
+                    "accepted": e.accepted,
+                    "reason": e.reason or "good",
+                    "rms": _figure(e.rms),
+                    "rival": _figure(e.rival),
+                    "sigma_deg": _figure(np.degrees(e.sigma)),
+                    "camera_from_object": e.camera_from_object.tolist(),
+                }
+                for e in self.estimates
+            ],
+        }
+
+
+def self_supervise(
+    posed: PosedImages,
+    unposed: PosedImages,
+    train: Callable[[PosedImages], GridField],
+    *,
+    rounds: int = 1,
+    hypotheses: int = HYPOTHESES,
+    background: Sequence[float] | None = None,
+    settings: FieldSettings | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> tuple[GridField, SelfSupervision]:
+    """A field from photos with poses and photos without.
+
+    Args:
+        posed: at least 4 photos.
+        unposed: photos of the same size; `camera_from_object` is a rough start, or NaN.
+        train: makes a field of photos; called `rounds` + 1 times.
+        rounds: how often poses are looked for, each time in a field of all that is known by then.
+        hypotheses: at most so many posed cameras, well spread, are tried as starts; 0: only the
+            rough start of a photo, which then must have one.
+        background: behind the photos, where they have no alpha; `train` has to use it, too.
+        settings: of the refiner.
+        progress: gets the name of a stage, how much of it is done, and of how much.
+
+    Returns:
+        The field, with `record["self_supervision"]`, and how it went. Where no pose was accepted
+        the field is that of the posed photos.
+
+    Raises:
+        FieldError: photos do not go together, are too few, or have no start.
+    """
+    if rounds < 1:
+        raise FieldError(f"rounds is {rounds}; it must be at least 1")
+    posed, unposed = _alike(posed, unposed, background)
+    held = held_out(len(posed))
+    others = posed.subset(np.setdiff1d(np.arange(len(posed)), held))
+    report = SelfSupervision([], [], np.zeros((0, 2)), 0.0, len(posed), rounds)
+
+    def trained(number: int, photos: PosedImages) -> GridField:
+        what = f"Field {number} of {rounds + 1}, {len(photos)} photos"
+        progress(what, 0, 1)
+        field = train(photos)
+        progress(what, 1, 1)
+        return field
+
+    for number in range(1, rounds + 1):
+        field = trained(number, _joined(others, unposed, report.estimates))
+        search = PoseSearch(field, background, settings, device)
+        cameras = others.camera_from_object
+        cameras = [cameras[i] for i in spread(cameras, HYPOTHESES, search.middle)]
+        what, total = f"Poses, round {number}", len(held) + len(unposed)
+        checks, known_rms = [], []
+        for view in posed.subset(held):
+            progress(what, len(checks), total)
+            checks.append(search.find(view, cameras))
+            known_rms.append(search.follow(view, view.camera_from_object).rms)
+        estimates = []
+        for i, view in enumerate(unposed):
+            progress(what, len(held) + i, total)
+            if report.estimates and report.estimates[i].accepted:
+                before = report.estimates[i]
+                again = search.follow(view, before.camera_from_object)
+                estimates.append(replace(again, rival=before.rival))
+                continue
+            starts = cameras[:hypotheses]
+            if np.isfinite(view.camera_from_object).all():
+                starts = [view.camera_from_object, *starts]
+            estimates.append(search.find(view, starts))
+        progress(what, total, total)
+        if number == 1:  # later on, fields know some of the photos
+            report.limit = rms_limit([*checks, *estimates], known_rms)
+        report.estimates, report.held_out = estimates, checks
+        _judge(report, posed.subset(held).camera_from_object, search)
+    field = trained(rounds + 1, _joined(posed, unposed, report.estimates))
+    field.record["self_supervision"] = report.record()
+    return field, report
+
+
+def held_out(count: int) -> np.ndarray:
+    """Which of so many posed photos are held out: an eighth, well spread, at least one.
+
+    Raises FieldError for too few photos.
+    """
+    if count < LEAST_POSED:
+        raise FieldError(
+            f"{count} photos with poses are too few to find those of others: give at least "
+            f"{LEAST_POSED}"
+        )
+    each = max(count // max(min(count // _HELD_SHARE, _MOST_HELD), 1), 1)
+    return np.arange(each // 2, count, each)[:_MOST_HELD]
+
+
+class PoseSearch:
+    """Finds the poses of photos in a field.
+
+    middle: (3,) of what the field holds; diameter: metres. Raises FieldError for a field that is no
+    grid.
+    """
+
+    def __init__(
+        self,
+        field: GridField,
+        background: Sequence[float] | None = None,
+        settings: FieldSettings | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if field.kind != GridField.kind:
+            raise FieldError(f"poses are found in grids, and this field is of kind {field.kind!r}")
+        self._refiner = FieldRefiner({_NAME: field}, settings, device)
+        self._background = background
+        self.diameter = field.diameter
+        self.middle = field.occupied_bounds.mean(axis=0)
+
+    def find(self, view: View, starts: Sequence[np.ndarray]) -> Estimate:
+        """The pose of a photo from poses (4, 4) anywhere."""
+        if not len(starts):
+            raise FieldError(f"{view.name} has no pose to start from")
+        photo = photo_of(view, self._background)
+        found = self._refiner.refine([photo], [_NAME], [starts], keep=_KEEP)[0]
+        return self._estimate(view, found)
+
+    def follow(self, view: View, near: np.ndarray) -> Estimate:
+        """The pose of a photo from one (4, 4) that is nearly right."""
+        photo = photo_of(view, self._background)
+        return self._estimate(
+            view, self._refiner.refine([photo], [_NAME], [[near]], tracked=True)[0]
+        )
+
+    def is_right(self, estimate: np.ndarray, truth: np.ndarray) -> bool:
+        turn, shift = pose_error(estimate, truth, self.middle)
+        return bool(turn <= FOUND_ANGLE and shift <= FOUND_SHIFT * self.diameter)
+
+    def _estimate(self, view: View, found: Sequence[PhotoRefined]) -> Estimate:
+        best = found[0]
+        rivals = [f.cost for f in found[1:] if self._differs(f, best)]
+        return Estimate(
+            view.name,
+            best.camera_from_object,
+            best.rms,
+            best.cost / max(min(rivals), 1e-9) if rivals else 0.0,
+            self._sigma(best),
+        )
+
+    def _differs(self, a: PhotoRefined, b: PhotoRefined) -> bool:
+        turn, shift = pose_error(a.camera_from_object, b.camera_from_object, self.middle)
+        return bool(turn > OTHER_ANGLE or shift > OTHER_SHIFT * self.diameter)
+
+    def _sigma(self, found: PhotoRefined) -> float:
+        variance = np.diag(found.covariance)
+        if not np.isfinite(variance).all():
+            return np.pi
+        T = found.camera_from_object
+        distance = np.linalg.norm(T[:3, :3] @ self.middle + T[:3, 3])
+        return float(np.sqrt(max(variance[3:].sum(), variance[:3].sum() / distance**2)))
+
+
+def photo_of(view: View, background: Sequence[float] | None = None) -> PhotoEvidence:
+    """A photo with what is known of its mask.
+
+    With alpha: colours inside it and the mask. Without: the object in front of `background`, or,
+    where that is None, a scene that fills the photo.
+    """
+    K = view.intrinsics
+    pinhole = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
+    colour = view.image.astype(np.float32) / 255.0
+    weight = None if view.weight is None else view.weight.astype(np.float32)
+    if view.alpha is not None:
+        opacity = view.alpha.astype(np.float32) / 255.0
+        return PhotoEvidence(colour * opacity[..., None], opacity, weight, pinhole, np.zeros(3))
+    if background is not None:
+        return PhotoEvidence(colour, None, weight, pinhole, np.asarray(background, np.float32))
+    opacity = np.ones(colour.shape[:2], np.float32)
+    return PhotoEvidence(colour, opacity, weight, pinhole, colour.mean(axis=(0, 1)))
+
+
+def spread(poses: np.ndarray, count: int, middle: np.ndarray) -> np.ndarray:
+    """Which of the poses (N, 4, 4) differ most from each other: at most `count` indices.
+
+    The farthest from those chosen is chosen next, by turn and by how far it moves `middle`, (3,),
+    compared with its distance.
+    """
+    if len(poses) <= count:
+        return np.arange(len(poses))
+    distance = np.median(np.linalg.norm(poses[:, :3, :3] @ middle + poses[:, :3, 3], axis=1))
+    least, chosen = np.full(len(poses), np.inf), []
+    for _ in range(count):
+        chosen.append(int(np.argmax(least)))
+        turn, shift = pose_error(poses, poses[chosen[-1]], middle)
+        least = np.minimum(least, turn + shift / max(distance, 1e-9))
+        least[chosen] = -1.0
+    return np.array(chosen, np.intp)
+
+
+def pose_error(a: np.ndarray, b: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Radians and metres between poses (..., 4, 4): turn, and how far `point`, (3,), is moved."""
+    cosine = (np.einsum("...ij,...ij->...", a[..., :3, :3], b[..., :3, :3]) - 1.0) / 2.0
+    moved = (a[..., :3, :3] - b[..., :3, :3]) @ point + a[..., :3, 3] - b[..., :3, 3]
+    return np.arccos(np.clip(cosine, -1.0, 1.0)), np.linalg.norm(moved, axis=-1)
+
+
+def rms_limit(estimates: Sequence[Estimate], known_rms: Sequence[float]) -> float:
+    """Of what is accepted. known_rms: of photos at their true poses."""
+    clear = [e.rms for e in estimates if e.rival <= RIVAL and e.sigma <= SIGMA]
+    return SLACK * float(np.median([*known_rms, *clear]))
+
+
+def _judge(report: SelfSupervision, truths: np.ndarray, search: PoseSearch) -> None:
+    """Say which estimates are good; truths: (K, 4, 4) of the held-out photos."""
+    for e in (*report.estimates, *report.held_out):
+        e.reason = _reason(e, report.limit)
+    kept = [
+        (e.camera_from_object, truth)
+        for e, truth in zip(report.held_out, truths, strict=True)
+        if e.accepted
+    ]
+    report.errors = np.array([pose_error(a, b, search.middle) for a, b in kept]).reshape(-1, 2)
+    wrong = sum(not search.is_right(a, b) for a, b in kept)
+    if wrong > MOST_WRONG * len(kept):
+        for e in report.estimates:
+            e.reason = e.reason or (
+                f"held-out photos are not found: of {len(kept)} poses that seem good {wrong} are "
+                "wrong"
+            )
+
+
+def _reason(estimate: Estimate, limit: float) -> str:
+    """Why it is not good, or ""."""
+    if estimate.rms > limit:
+        return f"colours differ by {estimate.rms:.3f} RMS, more than {limit:.3f}"
+    if estimate.rival > RIVAL:
+        return f"another pose costs only {1.0 / estimate.rival:.2f} times as much"
+    if estimate.sigma > SIGMA:
+        return f"uncertain by {np.degrees(estimate.sigma):.1f} degrees"
+    return ""
+
+
+def _alike(
+    posed: PosedImages, unposed: PosedImages, background: Sequence[float] | None
+) -> tuple[PosedImages, PosedImages]:
+    """Both with alpha or both without. Raises FieldError where they do not go together."""
+    if posed.size != unposed.size:
+        (h, w), (rows, columns) = posed.size, unposed.size
+        raise FieldError(
+            f"the photos without poses are {columns}x{rows} pixels, those with poses {w}x{h} "
+            "(width x height): give photos of one size"
+        )
+    if (posed.alpha is None) == (unposed.alpha is None):
+        return posed, unposed
+    if background is None:
+        bare, masked = ("with", "without") if posed.alpha is None else ("without", "with")
+        raise FieldError(
+            f"the photos {masked} poses have masks, those {bare} have none: give masks to all, or "
+            "say which colour is behind them (--background)"
+        )
+    return _in_front(posed, background), _in_front(unposed, background)
+
+
+def _in_front(photos: PosedImages, background: Sequence[float]) -> PosedImages:
+    """Without alpha, in front of a colour."""
+    if photos.alpha is None:
+        return photos
+    images = np.empty_like(photos.images)
+    behind = 255.0 * np.asarray(background, np.float32)
+    for i in range(len(photos)):
+        alpha = photos.alpha[i, ..., None].astype(np.float32) / 255.0
+        images[i] = np.rint(alpha * photos.images[i] + (1.0 - alpha) * behind)
+    return replace(photos, images=images, alpha=None)
+
+
+def _joined(posed: PosedImages, unposed: PosedImages, estimates: Sequence[Estimate]) -> PosedImages:
+    """The posed photos, and those whose estimates are accepted."""
+    chosen = [i for i, e in enumerate(estimates) if e.accepted]
+    if not chosen:
+        return posed
+    more = unposed.subset(chosen)
+    more.camera_from_object = np.stack([estimates[i].camera_from_object for i in chosen])
+
+    weight = None
+    if posed.weight is not None or more.weight is not None:
+        weight = np.concatenate(
+            [
+                np.ones(photos.images.shape[:3], bool) if photos.weight is None else photos.weight
+                for photos in (posed, more)
+            ]
+        )
+    alpha = None if posed.alpha is None else np.concatenate([posed.alpha, more.alpha])
+    near_far = posed.near_far
+    if near_far is not None:
+        widest = (near_far[:, 0].min(), near_far[:, 1].max())
+        near_far = np.concatenate([near_far, np.tile(widest, (len(more), 1))])
+    return replace(
+        posed,
+        names=[*posed.names, *more.names],
+        images=np.concatenate([posed.images, more.images]),
+        alpha=alpha,
+        intrinsics=np.concatenate([posed.intrinsics, more.intrinsics]),
+        camera_from_object=np.concatenate([posed.camera_from_object, more.camera_from_object]),
+        near_far=near_far,
+        weight=weight,
+    )
+
+
+def _figure(value: float) -> float | None:
+    return round(float(value), 5) if np.isfinite(value) else None
