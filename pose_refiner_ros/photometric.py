@@ -131,7 +131,7 @@ class PhotoStage:
         if fits:
             one.found = [r for r in found if r.iou >= least]
             return True
-        rms = min((r.photo_rms for r in found), default=np.inf)
+        rms = min((r.photo_rms for r in found), default=1.0)
         one.found = [replace(_with_rms(r), photo_rms=float(rms)) for r in one.found]
         return False
 
@@ -160,13 +160,13 @@ class PhotoStage:
                     one.label,
                     f"the colours of {one.name} are not those of its field in any pose (off by "
                     f"{rms:.2f}, at most {WRONG_COLOURS:g} in a right one): its silhouette alone "
-                    "placed it. Is it that object? Other light: solve for exposure",
+                    "placed it; is it that object? In other light than the field's: exposure",
                 )
 
 
 def colour_difference(field: GridField, photo: PhotoEvidence, found: PhotoRefined) -> float:
     """Robust RMS difference in [0, 1] of a field's colours and a photo's, over pixels that both the
-    mask and the field cover; infinite where those are none. It is a mean over the object, so that
+    mask and the field cover; 1 where those are too few. It is a mean over the object, so that
     unlike `PhotoRefined.rms` it does not depend on how much of the surroundings rays see as well.
     """
     from pose_refiner_ros.fields.rays import camera_rays
@@ -186,7 +186,7 @@ def colour_difference(field: GridField, photo: PhotoEvidence, found: PhotoRefine
     colour = drawn.colour.cpu().numpy().reshape(-1, len(parts), 3).mean(axis=1)
     both = opacity > 0.5
     if np.count_nonzero(both) < LEAST_COMPARED:
-        return float("inf")
+        return 1.0
     difference = found.gain * colour + found.bias - photo.colour[pixels[:, 1], pixels[:, 0]]
     square = np.square(difference[both]).mean(axis=1)
     weight = 1.0 / (1.0 + np.sqrt(square) / HIGHLIGHT)

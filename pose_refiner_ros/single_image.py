@@ -130,6 +130,7 @@ def to_json(
                 "iou": float(pose.iou),
                 "contour_rms_px": float(pose.contour_rms_px),
                 "visible_fraction": float(pose.visible_fraction),
+                "photo_rms": None if pose.photo_rms is None else float(pose.photo_rms),
                 "iterations": int(pose.iterations),
                 "reason": pose.reason,
                 "alternatives": [

@@ -39,7 +39,7 @@ def painted_block(half=(0.1, 0.1, 0.1), voxel=0.01, centre=(0.0, 0.0, 0.0), **mo
 
 def photo(field: GridField, pose: np.ndarray, camera: Camera, background=(0.4, 0.5, 0.4)):
     """(H, W, 3) uint8 and the mask (H, W) uint8 0/1 of a field seen by a pinhole camera."""
-    seen = render_picture(field, camera.intrinsics, pose, camera.size)
+    seen = render_picture(field, camera.intrinsics.copy(), pose, camera.size)
     colour = seen.over(background).clamp(0.0, 1.0).reshape(*camera.size, 3).numpy()
     mask = seen.opacity.reshape(camera.size).numpy() > 0.5
     return np.rint(255.0 * colour).astype(np.uint8), mask.view(np.uint8)

@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 import pytest
 from blocks import bop_truth
+from painted import painted_block, photo
+from shapes import angle_deg, pinhole_camera, pose
 from typer.testing import CliRunner
 
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.cli.refine import doubts
 from pose_refiner_ros.evaluation import metrics
+from pose_refiner_ros.fields.field_file import save_field
 
 
 @pytest.fixture
@@ -70,6 +73,32 @@ def test_refine_writes_poses_and_overlay(inputs, tmp_path):
     picture = cv2.imread(str(tmp_path / "overlay.png"))
     assert picture.shape == (240, 320, 3)
     assert (picture != cv2.imread(str(inputs["--image"]))).any()
+
+
+def test_refine_by_the_field_of_an_object(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSE_REFINER_CACHE", str(tmp_path / "cache"))
+    field, camera, truth = painted_block(), pinhole_camera(160, 200.0), pose((0.6, -0.7, 0.4))
+    truth[:3, 3] = (0.02, 0.01, 0.6)
+    image, mask = photo(field, truth, camera)
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    save_field(field, tmp_path / "cube.safetensors")
+    (tmp_path / "objects.yaml").write_text("objects:\n  cube: {field: cube.safetensors}\n")
+    options = {
+        "--image": tmp_path / "photo.png",
+        "--masks": tmp_path / "mask.png",
+        "--camera": "200 200 79.5 79.5 160 160",
+        "--objects": tmp_path / "objects.yaml",
+        "--out": tmp_path / "poses.json",
+        "--overlay": tmp_path / "overlay.png",
+        "--device": "cpu",
+    }
+    result = run("refine", options)
+    assert result.exit_code == 0, result.output
+    assert "colour RMS" in result.stdout
+    (found,) = json.loads((tmp_path / "poses.json").read_text())["objects"]
+    assert found["photo_rms"] < 0.1 and found["quality"] == "good"
+    assert angle_deg(np.array(found["camera_from_object"]), truth) < 2.0
 
 
 def test_poses_of_one_run_start_the_next(inputs, tmp_path):

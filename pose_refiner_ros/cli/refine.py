@@ -119,8 +119,9 @@ def rival_of(pose: ObjectPose, model: ObjectModel) -> str:
 def pose_table(poses) -> Table:
     table = Table(box=None, header_style="bold")
     guessed = any(pose.class_probability < 1.0 for pose in poses)
-    columns = ["label", "object", "x, y, z in m", "score", "IoU", "quality"]
-    for column in columns + ["class"] * guessed:
+    coloured = any(pose.photo_rms is not None for pose in poses)
+    columns = ["label", "object", "x, y, z in m", "score", "IoU", *["colour RMS"] * coloured]
+    for column in [*columns, "quality", *["class"] * guessed]:
         justify = "left" if column in ("object", "quality") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
     for pose in poses:
@@ -131,6 +132,7 @@ def pose_table(poses) -> Table:
             position,
             f"{pose.score:.2f}",
             f"{pose.iou:.3f}",
+            *(["" if pose.photo_rms is None else f"{pose.photo_rms:.3f}"] * coloured),
             pose.quality,
             *([f"{pose.class_probability:.0%}" if pose.class_probability < 1.0 else ""] * guessed),
         )
