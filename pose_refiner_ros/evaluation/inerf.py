@@ -59,6 +59,7 @@ class Counts:
     light_starts: int = 3
     light_adam_runs: int = 8
     batch_repeats: int = 5
+    most_at_once: int = 100
     table1_photos: int = 100
     table1_factor: int = 2
     table1_steps: int = 300
@@ -74,11 +75,12 @@ FULL = Counts()
 QUICK = Counts(
     views=4, starts=2, adam_views=2, adam_starts=1, steps=20, mlp_runs=2, mlp_steps=4,
     mlp_training=20, half_turn_starts=1, light_starts=1, light_adam_runs=1, batch_repeats=1,
-    table1_photos=16, table1_factor=8, table1_steps=30, table1_rays=2048,
+    most_at_once=4, table1_photos=16, table1_factor=8, table1_steps=30, table1_rays=2048,
 )  # fmt: skip
 MLP_RAYS = {"small": 512, "paper": 1024}
-BATCH_SIZES = (1, 4, 12, 40)
-BATCH_SIZES_CUDA = (1, 4, 12, 40, 100)
+BATCH_SIZES = (1, 4, 12, 40, 100)
+MOST_ON_CPU = 40
+EXAMPLES = 3
 
 # Name, where the figure is, target, whether more is better, what the paper reports.
 TARGETS = (
@@ -95,8 +97,8 @@ TARGETS = (
      50.0, True, None),
     ("faster than Adam to the accuracy that fast ends at, times", "speed.levels.own.times", 50.0,
      True, None),
-    ("interest region better than random, Adam, share under both",
-     "figure_6a.region_minus_random", 0.0, True, None),
+    ("share under both of Adam: interest regions minus random", "figure_6a.region_minus_random",
+     0.01, True, None),
     ("±180° about the up axis, 12 hypotheses: right", "half_turn.share_both", 0.9, True, None),
     ("grid: test PSNR, dB", "field.record.test.mean_psnr", 30.0, True, None),
     ("grid: training, seconds", "field.record.seconds", 300.0, False, None),
@@ -142,7 +144,7 @@ def run_inerf(
     # what was read may be of an earlier version
     report.setdefault("methods", {})
     report.setdefault("blocks", {})
-    todo = _blocks(tools, data, scale, mlp, counts, report, progress)
+    todo = _blocks(out, tools, data, scale, mlp, counts, report, progress)
     unknown = [name for name in only if name not in todo]
     if unknown:
         raise InerfError(f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}")
@@ -169,6 +171,7 @@ def run_inerf(
 
 
 def _blocks(
+    out: Path,
     tools: Tools,
     data: Path,
     scale: float,
@@ -231,7 +234,10 @@ def _blocks(
         )  # fmt: skip
 
     def batch() -> None:
-        sizes = BATCH_SIZES if tools.device == "cpu" else BATCH_SIZES_CUDA
+        most = counts.most_at_once
+        if tools.device == "cpu":
+            most = min(most, MOST_ON_CPU)
+        sizes = [size for size in BATCH_SIZES if size <= most]
         total = len(sizes) * counts.batch_repeats
         report["batch"] = blocks.batch(tools, sizes, counts.batch_repeats, tick("Batches", total))
 
@@ -251,12 +257,19 @@ def _blocks(
             "photos": len(photos), "steps": options.steps, "rays": options.rays, **table
         }  # fmt: skip
 
+    def examples() -> None:
+        from pose_refiner_ros.evaluation.inerf_plots import pictures
+
+        found = blocks.examples(tools, EXAMPLES, tick("Pictures", EXAMPLES))
+        write_atomically(out / "inerf_examples.png", pictures(found))
+
     return {
         "fast": fast,
         "speed": speed,
         "half_turn": half_turn,
         "light": light,
         "batch": batch,
+        "examples": examples,
         "figure_6a": figure_6a,
         "adam_mlp": adam_mlp,
         "self_supervision": self_supervision,
@@ -323,8 +336,6 @@ def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
         if ours is None:
             continue
         enough = ours >= target if more else ours <= target
-        if place.endswith("region_minus_random"):
-            enough = ours > target  # as good is not better
         lines.append(
             {
                 "name": name,

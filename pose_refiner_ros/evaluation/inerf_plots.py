@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,19 @@ def plots(report: dict[str, Any]) -> dict[str, bytes]:
     if "fast" in methods:
         found["inerf_9_errors.png"] = _errors(methods)
     return found
+
+
+def pictures(examples: Sequence[tuple[list[np.ndarray], list[float]]]) -> bytes:
+    """Photos, starts and results, a column each."""
+    figure = _figure(2.6 * len(examples), 8.0)
+    for column, (shown, (before, after)) in enumerate(examples):
+        titles = ("photo", f"start, {before:.0f}° off", f"result, {after:.2f}° off")
+        for row, (picture, title) in enumerate(zip(shown, titles, strict=True)):
+            axes = figure.add_subplot(3, len(examples), row * len(examples) + column + 1)
+            axes.imshow(np.clip(picture, 0.0, 1.0))
+            axes.set_title(title, fontsize=9)
+            axes.set_axis_off()
+    return _png(figure)
 
 
 def _steps(cells: dict[str, Any]) -> bytes:

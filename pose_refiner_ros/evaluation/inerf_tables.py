@@ -67,6 +67,8 @@ def markdown(report: dict[str, Any]) -> str:
         "For scale, from the papers, on NeRF's synthetic scenes:",
         table([["method", "under 5°", "under 5 cm", "both", "s / pose"], *ELSEWHERE]),
         "![Errors before and after](inerf_9_errors.png)",
+        "Photo; the field at the start, half over the photo; at the fast method's result:",
+        "![Photos, starts and results](inerf_examples.png)",
         "## Time to the same accuracy",
         speed_table(report),
         "## Fig. 6a: samplings and batches of rays, Adam",

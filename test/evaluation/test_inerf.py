@@ -36,6 +36,7 @@ BLOCKS = {
     "half_turn",
     "light",
     "batch",
+    "examples",
     "figure_6a",
     "adam_mlp",
     "self_supervision",
@@ -134,7 +135,12 @@ def test_plots_and_tables_can_be_read(results):
     folder, report, _ = results
     text = (folder / "inerf.md").read_text()
     assert text == markdown(report)
-    for name in ("inerf_6a_steps.png", "inerf_time.png", "inerf_9_errors.png"):
+    for name in (
+        "inerf_6a_steps.png",
+        "inerf_time.png",
+        "inerf_9_errors.png",
+        "inerf_examples.png",
+    ):
         assert f"({name})" in text
         assert cv2.imread(str(folder / name)).std() > 1
     assert "**missed**" in text and "0.71" in text and "Kept are all." in text
