@@ -260,7 +260,8 @@ def _blocks(
     def examples() -> None:
         from pose_refiner_ros.evaluation.inerf_plots import pictures
 
-        found = blocks.examples(tools, EXAMPLES, tick("Pictures", EXAMPLES))
+        count = min(EXAMPLES, photos)
+        found = blocks.examples(tools, count, tick("Pictures", count))
         write_atomically(out / "inerf_examples.png", pictures(found))
 
     return {

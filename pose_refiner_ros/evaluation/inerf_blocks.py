@@ -303,7 +303,7 @@ def examples(tools: Tools, count: int, tick: Tick) -> list[tuple[list[np.ndarray
     """Of some photos the start that is turned most: pictures (H, W, 3) of the photo, of the start
     and of the fast method's result, the latter two half over the photo; and their errors."""
     protocol, found = tools.protocol, []
-    for view in range(min(count, len(protocol.images))):
+    for view in range(count):
         turned = errors(protocol.starts[view], protocol.truths[view])["rotation_deg"]
         start = protocol.starts[view, turned.argmax()]
         result = tools.refine(view, [start])[0][0].camera_from_object
