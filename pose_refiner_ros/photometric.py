@@ -148,7 +148,7 @@ class PhotoStage:
             covariance=photo.covariance + symmetry_covariance(symmetries, photo.camera_from_object),
             iterations=photo.iterations,
             reason=photo.reason,
-            photo_rms=colour_difference(self.fields[one.name], one.photo, photo),
+            photo_rms=colour_difference(self.fields[one.name], one.photo, photo)[0],
         )
 
     def tell(self, seen: Sequence[SeenObject], report: Report) -> None:
@@ -164,14 +164,19 @@ class PhotoStage:
                 )
 
 
-def colour_difference(field: GridField, photo: PhotoEvidence, found: PhotoRefined) -> float:
+def colour_difference(
+    field: GridField, photo: PhotoEvidence, found: PhotoRefined
+) -> tuple[float, float]:
     """Robust RMS difference in [0, 1] of a field's colours and a photo's, over pixels that both the
-    mask and the field cover; 1 where those are too few. It is a mean over the object, so that
-    unlike `PhotoRefined.rms` it does not depend on how much of the surroundings rays see as well.
+    mask and the field cover (1 where those are too few), and which share they are of the mask.
+
+    It is a mean over the object, so that unlike `PhotoRefined.rms` it does not depend on how much
+    of the surroundings rays see as well.
     """
     from pose_refiner_ros.fields.rays import camera_rays
 
-    y, x = np.nonzero(photo.opacity > 0.5)
+    mask = photo.opacity > 0.5
+    y, x = np.nonzero(mask if photo.weight is None else mask & (photo.weight > 0.0))
     chosen = np.unique(np.linspace(0, len(x) - 1, min(COMPARED, len(x))).round().astype(int))
     pixels = np.stack([x, y], axis=-1)[chosen]
     # a pixel's colour is a mean over its area
@@ -186,11 +191,11 @@ def colour_difference(field: GridField, photo: PhotoEvidence, found: PhotoRefine
     colour = drawn.colour.cpu().numpy().reshape(-1, len(parts), 3).mean(axis=1)
     both = opacity > 0.5
     if np.count_nonzero(both) < LEAST_COMPARED:
-        return 1.0
+        return 1.0, 0.0
     difference = found.gain * colour + found.bias - photo.colour[pixels[:, 1], pixels[:, 0]]
     square = np.square(difference[both]).mean(axis=1)
     weight = 1.0 / (1.0 + np.sqrt(square) / HIGHLIGHT)
-    return float(np.sqrt((weight * square).sum() / weight.sum()))
+    return float(np.sqrt((weight * square).sum() / weight.sum())), float(both.mean())
 
 
 def _with_rms(refined: Refined) -> PhotoFitted:

@@ -37,6 +37,25 @@ def painted_block(half=(0.1, 0.1, 0.1), voxel=0.01, centre=(0.0, 0.0, 0.0), **mo
     return GridField.from_nodes(occupied, values, origin, voxel, **more)
 
 
+def painted_room(half=(1.6, 1.2, 0.9), voxel=0.04, seed=0) -> GridField:
+    """Walls, floor and ceiling of a room, seen from inside, painted with soft patches."""
+    half = np.asarray(half)
+    axes = [np.arange(-h - 3.5 * voxel, h + 4.0 * voxel, voxel) for h in half]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    outside = (abs(points) - half).max(axis=-1)  # distance into the walls
+    occupied = outside > -1.5 * voxel
+    rng = np.random.default_rng(seed)
+    colour = np.full((np.count_nonzero(occupied), 3), 0.5)
+    for _ in range(24):
+        wave = rng.normal(size=3)
+        wave *= rng.uniform(3.0, 20.0) / np.linalg.norm(wave)
+        shade = np.sin(points[occupied] @ wave + rng.uniform(0.0, 6.3))
+        colour += 0.12 * shade[:, None] * rng.normal(size=3)
+    density = 100.0 * np.clip(0.5 + outside[occupied] / voxel, 0.0, 1.0)
+    values = np.column_stack([density, colour.clip(0.0, 1.0)]).astype(np.float32)
+    return GridField.from_nodes(occupied, values, np.array([a[0] for a in axes]), voxel)
+
+
 def photo(field: GridField, pose: np.ndarray, camera: Camera, background=(0.4, 0.5, 0.4)):
     """(H, W, 3) uint8 and the mask (H, W) uint8 0/1 of a field seen by a pinhole camera."""
     seen = render_picture(field, camera.intrinsics.copy(), pose, camera.size)
