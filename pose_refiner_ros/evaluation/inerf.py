@@ -130,20 +130,18 @@ def run_inerf(
         Protocol.of(posed, field, max(counts.starts, counts.adam_starts), seed), field, device, seed
     )
     tools.refiner()  # which says so if the field is of the wrong kind
-    report = _read(out) if only else {}
-    report |= {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "version": pose_refiner_ros.__version__,
-        "machine": _machine(device),
+    of = {
         "seed": seed,
         "counts": asdict(counts),
         "data": {"name": Path(data).name, "photos": len(posed), "size": list(posed.size)},
         "field": _described(field),
-        "targets": [],
     }
-    # what was read may be of an earlier version
-    report.setdefault("methods", {})
-    report.setdefault("blocks", {})
+    report = {
+        "date": _now(),
+        "version": pose_refiner_ros.__version__,
+        "machine": _machine(device),
+        **(_read(out, of) if only else {**of, "targets": [], "methods": {}, "blocks": {}}),
+    }
     todo = _blocks(out, tools, data, scale, mlp, counts, report, progress)
     unknown = [name for name in only if name not in todo]
     if unknown:
@@ -161,7 +159,7 @@ def run_inerf(
         except Exception as error:  # whatever it is, the other blocks took minutes
             failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
         report["blocks"][name] = {
-            "minutes": (time.monotonic() - begun) / 60.0, "failed": failure
+            "date": _now(), "minutes": (time.monotonic() - begun) / 60.0, "failed": failure
         }  # fmt: skip
         report["minutes"] = sum(block["minutes"] for block in report["blocks"].values())
         report["targets"] = targets(report)
@@ -300,11 +298,15 @@ def _counted(progress: Progress, name: str, total: int) -> Tick:
     return tick
 
 
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 def _described(field: RadianceField) -> dict[str, Any]:
     settings = field.settings if isinstance(field.settings, dict) else asdict(field.settings)
     return {
         "kind": field.kind,
-        "settings": json.loads(json.dumps(settings)),
+        "settings": _as_json(settings),
         "bounds": np.asarray(field.bounds).tolist(),
         "record": {k: v for k, v in field.record.items() if k not in ("source", "view")},
     }
@@ -361,14 +363,30 @@ def _figure(report: dict[str, Any], place: str) -> float | None:
     return found
 
 
-def _read(out: Path) -> dict[str, Any]:
+def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
+    """The report that is there. of: what it must agree with."""
     path = out / "inerf.json"
     if not path.is_file():
         raise InerfError(f"{path} does not exist: without it all blocks must run, none alone")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InerfError(f"{path} is no whole JSON file ({error}): run all blocks") from error
+        report = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name, value in of.items() if report[name] != _as_json(value)]
+        if other:
+            raise InerfError(
+                f"{path} is of another run, with another {', '.join(other)}: run all blocks"
+            )
+        if not all(isinstance(report[name], dict) for name in ("methods", "blocks")):
+            raise TypeError("methods and blocks must be JSON objects")
+    except InerfError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InerfError(f"{path} cannot be used ({error!r}): run all blocks") from error
+    return report
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples as lists."""
+    return json.loads(json.dumps(value))
 
 
 def _write_json(out: Path, report: dict[str, Any]) -> None:

@@ -178,7 +178,7 @@ def test_a_block_that_fails_leaves_the_others(results, field, photos, tmp_path, 
     assert third["speed"] == first["speed"] and not third["blocks"]["light"]["failed"]
 
 
-def test_wrong_input_is_one_sentence(field, photos, tmp_path):
+def test_wrong_input_is_one_sentence(results, field, photos, tmp_path):
     network = MlpField([[-1] * 3, [1] * 3], settings=SMALL)
     with pytest.raises(InerfError, match="the fast method needs a grid"):
         run_inerf(tmp_path, photos, network, counts=TINY)
@@ -186,10 +186,16 @@ def test_wrong_input_is_one_sentence(field, photos, tmp_path):
         run_inerf(tmp_path, photos, field, field, counts=TINY)
     with pytest.raises(InerfError, match="without it all blocks must run"):
         run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
-    (tmp_path / "inerf.json").write_text("{}")
+    (tmp_path / "inerf.json").write_text('{"seed": 0}')
+    with pytest.raises(InerfError, match=r"cannot be used \(KeyError\('counts'\)\)"):
+        run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
+    done = (results[0] / "inerf.json").read_text()
+    (tmp_path / "inerf.json").write_text(done)
     with pytest.raises(InerfError, match="no block is called slow; there are fast"):
         run_inerf(tmp_path, photos, field, counts=TINY, only=["slow"])
-    assert (tmp_path / "inerf.json").read_text() == "{}"
+    with pytest.raises(InerfError, match="is of another run, with another seed"):
+        run_inerf(tmp_path, photos, field, counts=TINY, seed=1, only=["fast"])
+    assert (tmp_path / "inerf.json").read_text() == done
     with pytest.raises(InerfError, match="steps is 0"):
         Counts(steps=0)
     posed = load_posed_images(photos, "test")
