@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import time
@@ -21,17 +22,20 @@ from pose_refiner_ros.datasets.posed_images import (
     PosedImagesError,
     load_posed_images,
 )
+from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
-from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining
+from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
 from pose_refiner_ros.fields.picture import field_psnr, render_picture
 from pose_refiner_ros.fields.pictures import beside_photo, usual_view, write_png
+from pose_refiner_ros.self_supervision import alike, find_poses, joined
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.mlp import MlpSettings
     from pose_refiner_ros.fields.mlp_training import MlpOptions
 
 CHECKPOINT = "checkpoint.pt"
+FOUND = "unposed.json"  # poses that were found, beside the checkpoint
 _SHOW_EVERY = 10  # steps
 _SAVE_EVERY = 30.0  # seconds
 _SLOW_SIDE = 100  # pixels of a picture's longer side for which an MLP on a CPU is asked
@@ -39,12 +43,16 @@ _SLOW_SIDE = 100  # pixels of a picture's longer side for which an MLP on a CPU 
 
 @dataclass(frozen=True)
 class Source:
-    """Photos: what `load_posed_images` takes beside the split."""
+    """Photos: what `load_posed_images` takes beside the split.
+
+    unposed: folder of more photos, whose poses are to be found.
+    """
 
     path: Path
     scale: float = 1.0
     factor: int = 1
     object_id: int | None = None
+    unposed: Path | None = None
 
     def load(self, split: str) -> PosedImages:
         return load_posed_images(self.path, split, self.scale, self.factor, self.object_id)
@@ -65,6 +73,7 @@ def train_field(
     previews: Path | None = None,
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
     warn: Callable[[str], None] = lambda text: None,
+    search: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> RadianceField:
     """Train a field, measure it on the source's test photos, write it to `out`.
 
@@ -73,11 +82,15 @@ def train_field(
     photo beside the field, at each checkpoint, and for all of them at the end. progress gets "psnr"
     of the training rays; warn gets what is missing but not needed.
 
+    Where the source has photos without poses, they are found first, in a grid of the others
+    (self_supervision.py); search then gets what is done, how much of it, and of how much.
+
     Raises PosedImagesError, FieldError: also where a checkpoint is there without `resume`, or is
     not there, is cut short or of another training with it.
     """
-    checkpoint = training_folder(out) / CHECKPOINT
-    state = _read(checkpoint, source) if resume else None
+    checkpoint, found = training_folder(out) / CHECKPOINT, training_folder(out) / FOUND
+    begun = resume and (checkpoint.exists() or not found.exists())
+    state = _read(checkpoint, source) if begun else None
     if not resume and checkpoint.exists():
         raise FieldError(
             f"{checkpoint} is of an earlier training: go on from it with --resume, remove it, or "
@@ -88,7 +101,13 @@ def train_field(
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
         raise FieldError(f"folder {out.parent} cannot be written to: choose another --out")
-    posed = source.load("train")
+    posed, poses = source.load("train"), None
+    if source.unposed is not None:
+        posed, poses = _with_unposed(
+            posed, source, options, device, found, resume, progress, search
+        )
+        if not poses["accepted"]:
+            warn(f"no pose of {source.unposed} is good: the field is of the posed photos alone")
     test = _test_photos(source, options, device, warn)
     watched = posed if test is None else test
     training = _training(posed, options, settings, device, state)
@@ -108,16 +127,64 @@ def train_field(
             saved = time.monotonic()
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
     field.record["scale"] = source.scale
+    if poses is not None:
+        field.record["self_supervision"] = poses
     if test is not None:
         field.record["test"] = _measured(field, test)
     if previews is not None:
         for i, view in enumerate(watched if test is not None else watched.subset([0])):
             write_png(previews / f"test_{i:03d}.png", beside_photo(field, view))
     save_field(field, out)
-    checkpoint.unlink(missing_ok=True)
+    for path in (checkpoint, found):
+        path.unlink(missing_ok=True)
     if checkpoint.parent.is_dir() and not any(checkpoint.parent.iterdir()):
         checkpoint.parent.rmdir()
     return field
+
+
+def _with_unposed(
+    posed: PosedImages, source: Source, options, device: str, path: Path, resume: bool, progress,
+    search,
+) -> tuple[PosedImages, dict[str, Any]]:  # fmt: skip
+    """All photos whose poses are known or found, and the record of what was found.
+
+    It is written to `path`, and read from there to resume.
+    """
+    unposed = load_unposed(source.unposed, posed, source.path, source.scale, source.factor)
+    if not isinstance(options, GridOptions):
+        options = GridOptions(background=options.background, seed=options.seed)
+    posed, unposed = alike(posed, unposed, options.background)
+    if resume and path.exists():
+        record = _read_found(path, source, unposed.names)
+    else:
+        found = find_poses(
+            posed, unposed, lambda photos: train_grid(photos, options, device, progress),
+            background=options.background, device=device, progress=search,
+        )  # fmt: skip
+        record = found.record()
+        stored = {"source": _named(source), "found": record}
+        write_atomically(path, json.dumps(stored, indent=1).encode())
+    poses = {
+        i: np.array(picture["camera_from_object"])
+        for i, picture in enumerate(record["pictures"])
+        if picture["accepted"]
+    }
+    return joined(posed, unposed, poses), record
+
+
+def _read_found(path: Path, source: Source, names: list[str]) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        record, there = stored["found"], [p["name"] for p in stored["found"]["pictures"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FieldError(
+            f"{path} cannot be used ({error!r}): train anew, without --resume"
+        ) from None
+    if stored.get("source") != _named(source) or there != names:
+        raise FieldError(
+            f"{path} is of other photos than {source.unposed} has now: train anew, without --resume"
+        )
+    return record
 
 
 def _training(posed, options, settings, device, state):
@@ -175,7 +242,8 @@ def _psnr(errors: list[float], training, checkpoint: Path) -> float:
 
 
 def _named(source: Source) -> dict[str, Any]:
-    return {**asdict(source), "path": str(source.path)}
+    unposed = None if source.unposed is None else str(source.unposed)
+    return {**asdict(source), "path": str(source.path), "unposed": unposed}
 
 
 def _write(checkpoint: Path, source: Source, training) -> None:

@@ -18,7 +18,7 @@ The last field is trained on them as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,7 +43,7 @@ FOUND_ANGLE = np.radians(5.0)
 FOUND_SHIFT = 0.1  # of the field's diameter
 MOST_WRONG = 0.25  # of the poses of held-out photos that seem good
 LEAST_POSED = 4
-_HELD_SHARE, _MOST_HELD = 8, 8
+_MOST_HELD = 8
 _KEEP = 3  # results of a photo, so that there is a rival
 _NAME = "field"
 
@@ -87,9 +87,9 @@ class SelfSupervision:
     rounds: int
 
     @property
-    def accepted(self) -> list[int]:
-        """Which of the photos without poses were used."""
-        return [i for i, estimate in enumerate(self.estimates) if estimate.accepted]
+    def poses(self) -> dict[int, np.ndarray]:
+        """Of the photos without poses those that are accepted: (4, 4) by their number."""
+        return {i: e.camera_from_object for i, e in enumerate(self.estimates) if e.accepted}
 
     def record(self) -> dict[str, Any]:
         """JSON-able, for `field.record["self_supervision"]`."""
@@ -97,7 +97,7 @@ class SelfSupervision:
         return {
             "posed": self.posed,
             "unposed": len(self.estimates),
-            "accepted": len(self.accepted),
+            "accepted": len(self.poses),
             "rounds": self.rounds,
             "limits": {
                 "rms": _figure(self.limit),
@@ -137,18 +137,9 @@ def self_supervise(
     device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
 ) -> tuple[GridField, SelfSupervision]:
-    """A field from photos with poses and photos without.
+    """A field from photos with poses and photos without: `find_poses`, and training on both.
 
-    Args:
-        posed: at least 4 photos.
-        unposed: photos of the same size; `camera_from_object` is a rough start, or NaN.
-        train: makes a field of photos; called `rounds` + 1 times.
-        rounds: how often poses are looked for, each time in a field of all that is known by then.
-        hypotheses: at most so many posed cameras, well spread, are tried as starts; 0: only the
-            rough start of a photo, which then must have one.
-        background: behind the photos, where they have no alpha; `train` has to use it, too.
-        settings: of the refiner.
-        progress: gets the name of a stage, how much of it is done, and of how much.
+    `train` is called `rounds` + 1 times; the other arguments are those of `find_poses`.
 
     Returns:
         The field, with `record["self_supervision"]`, and how it went. Where no pose was accepted
@@ -157,38 +148,75 @@ def self_supervise(
     Raises:
         FieldError: photos do not go together, are too few, or have no start.
     """
+    found = find_poses(
+        posed, unposed, train, rounds=rounds, hypotheses=hypotheses, background=background,
+        settings=settings, device=device, progress=progress,
+    )  # fmt: skip
+    photos = joined(*alike(posed, unposed, background), found.poses)
+    what = f"Field of {len(photos)} photos"
+    progress(what, 0, 1)
+    field = train(photos)
+    progress(what, 1, 1)
+    field.record["self_supervision"] = found.record()
+    return field, found
+
+
+def find_poses(
+    posed: PosedImages,
+    unposed: PosedImages,
+    train: Callable[[PosedImages], GridField],
+    *,
+    rounds: int = 1,
+    hypotheses: int = HYPOTHESES,
+    background: Sequence[float] | None = None,
+    settings: FieldSettings | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda what, done, total: None,
+) -> SelfSupervision:
+    """Poses of photos in a field of others, and which of them are good.
+
+    Args:
+        posed: at least 4 photos.
+        unposed: photos of the same size; `camera_from_object` is a rough start, or NaN.
+        train: makes a field of photos; called once a round.
+        rounds: how often poses are looked for, each time in a field of all that is known by then.
+        hypotheses: at most so many posed cameras, well spread, are tried as starts; 0: only the
+            rough start of a photo, which then must have one.
+        background: behind the photos, where they have no alpha; `train` has to use it, too.
+        settings: of the refiner.
+        progress: gets the name of a stage, how much of it is done, and of how much.
+
+    Raises:
+        FieldError: photos do not go together, are too few, or have no start.
+    """
     if rounds < 1:
         raise FieldError(f"rounds is {rounds}; it must be at least 1")
-    posed, unposed = _alike(posed, unposed, background)
+    posed, unposed = alike(posed, unposed, background)
     held = held_out(len(posed))
     others = posed.subset(np.setdiff1d(np.arange(len(posed)), held))
-    report = SelfSupervision([], [], np.zeros((0, 2)), 0.0, len(posed), rounds)
-
-    def trained(number: int, photos: PosedImages) -> GridField:
-        what = f"Field {number} of {rounds + 1}, {len(photos)} photos"
+    held = posed.subset(held)
+    found = SelfSupervision([], [], np.zeros((0, 2)), 0.0, len(posed), rounds)
+    for number in range(1, rounds + 1):
+        photos = joined(others, unposed, found.poses)
+        what = f"Field of {len(photos)} photos"
         progress(what, 0, 1)
         field = train(photos)
         progress(what, 1, 1)
-        return field
-
-    for number in range(1, rounds + 1):
-        field = trained(number, _joined(others, unposed, report.estimates))
         search = PoseSearch(field, background, settings, device)
         cameras = others.camera_from_object
         cameras = [cameras[i] for i in spread(cameras, HYPOTHESES, search.middle)]
-        what, total = f"Poses, round {number}", len(held) + len(unposed)
+        what, total = f"Poses of {len(unposed)} photos", len(held) + len(unposed)
         checks, known_rms = [], []
-        for view in posed.subset(held):
+        for view in held:
             progress(what, len(checks), total)
             checks.append(search.find(view, cameras))
             known_rms.append(search.follow(view, view.camera_from_object).rms)
         estimates = []
         for i, view in enumerate(unposed):
             progress(what, len(held) + i, total)
-            if report.estimates and report.estimates[i].accepted:
-                before = report.estimates[i]
-                again = search.follow(view, before.camera_from_object)
-                estimates.append(replace(again, rival=before.rival))
+            if i in found.poses:
+                again = search.follow(view, found.poses[i])
+                estimates.append(replace(again, rival=found.estimates[i].rival))
                 continue
             starts = cameras[:hypotheses]
             if np.isfinite(view.camera_from_object).all():
@@ -196,16 +224,15 @@ def self_supervise(
             estimates.append(search.find(view, starts))
         progress(what, total, total)
         if number == 1:  # later on, fields know some of the photos
-            report.limit = rms_limit([*checks, *estimates], known_rms)
-        report.estimates, report.held_out = estimates, checks
-        _judge(report, posed.subset(held).camera_from_object, search)
-    field = trained(rounds + 1, _joined(posed, unposed, report.estimates))
-    field.record["self_supervision"] = report.record()
-    return field, report
+            found.limit = rms_limit([*checks, *estimates], known_rms)
+        found.estimates, found.held_out = estimates, checks
+        _judge(found, held.camera_from_object, search)
+    return found
 
 
 def held_out(count: int) -> np.ndarray:
-    """Which of so many posed photos are held out: an eighth, well spread, at least one.
+    """Which of so many posed photos are held out: an eighth, evenly spread, at least two if they
+    are eight.
 
     Raises FieldError for too few photos.
     """
@@ -214,8 +241,8 @@ def held_out(count: int) -> np.ndarray:
             f"{count} photos with poses are too few to find those of others: give at least "
             f"{LEAST_POSED}"
         )
-    each = max(count // max(min(count // _HELD_SHARE, _MOST_HELD), 1), 1)
-    return np.arange(each // 2, count, each)[:_MOST_HELD]
+    held = min(max(count // 8, 2), _MOST_HELD) if count >= 8 else 1
+    return ((np.arange(held) + 0.5) * count / held).astype(int)
 
 
 class PoseSearch:
@@ -244,8 +271,13 @@ class PoseSearch:
         if not len(starts):
             raise FieldError(f"{view.name} has no pose to start from")
         photo = photo_of(view, self._background)
-        found = self._refiner.refine([photo], [_NAME], [starts], keep=_KEEP)[0]
-        return self._estimate(view, found)
+        for keep in (_KEEP, 2 * _KEEP):
+            found = self._refiner.refine([photo], [_NAME], [starts], keep=keep)[0]
+            estimate = self._estimate(view, found)
+            # all may end at one pose; then look farther for another
+            if estimate.rival > 0.0 or len(starts) <= keep:
+                break
+        return estimate
 
     def follow(self, view: View, near: np.ndarray) -> Estimate:
         """The pose of a photo from one (4, 4) that is nearly right."""
@@ -362,7 +394,7 @@ def _reason(estimate: Estimate, limit: float) -> str:
     return ""
 
 
-def _alike(
+def alike(
     posed: PosedImages, unposed: PosedImages, background: Sequence[float] | None
 ) -> tuple[PosedImages, PosedImages]:
     """Both with alpha or both without. Raises FieldError where they do not go together."""
@@ -395,14 +427,14 @@ def _in_front(photos: PosedImages, background: Sequence[float]) -> PosedImages:
     return replace(photos, images=images, alpha=None)
 
 
-def _joined(posed: PosedImages, unposed: PosedImages, estimates: Sequence[Estimate]) -> PosedImages:
-    """The posed photos, and those whose estimates are accepted."""
-    chosen = [i for i, e in enumerate(estimates) if e.accepted]
-    if not chosen:
+def joined(
+    posed: PosedImages, unposed: PosedImages, poses: Mapping[int, np.ndarray]
+) -> PosedImages:
+    """The posed photos, and those of the others that have poses (4, 4), given by their number."""
+    if not poses:
         return posed
-    more = unposed.subset(chosen)
-    more.camera_from_object = np.stack([estimates[i].camera_from_object for i in chosen])
-
+    more = unposed.subset(list(poses))
+    more.camera_from_object = np.stack(list(poses.values()))
     weight = None
     if posed.weight is not None or more.weight is not None:
         weight = np.concatenate(

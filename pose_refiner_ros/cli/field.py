@@ -57,6 +57,14 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Field to write, safetensors.")],
+    unposed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="More photos of the same camera, without poses: they are found in a field of the "
+            "others, and those that fit well are used.",
+        ),
+    ] = None,
     kind: Annotated[Kind, typer.Option(help="grid: minutes on a CPU. mlp: NeRF.")] = Kind.grid,
     scale: Annotated[float, typer.Option(help="Metres per unit of the source's positions.")] = 1.0,
     factor: Annotated[int, typer.Option(min=1, help="Make photos smaller by this.")] = 1,
@@ -115,14 +123,20 @@ def train(
 
             def show(done: int, total: int, figures: dict[str, float]) -> None:
                 text = f"PSNR of training rays {figures['psnr']:.1f} dB"
-                bar.update(task, completed=done, description=text)
+                bar.update(task, completed=done, total=total, description=text)
                 if not errors.is_terminal and (done % max(total // 10, 1) == 0 or done == total):
                     errors.print(f"step {done}/{total}  {text}", soft_wrap=True, highlight=False)
 
+            def search(what: str, done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total, description=what)
+                if not errors.is_terminal and done in (0, total):
+                    errors.print(f"{what}: {done}/{total}", soft_wrap=True, highlight=False)
+
             try:
                 field = train_field(
-                    Source(source, scale, factor, object_id), out, options, settings, where,
-                    resume, previews, show, lambda text: tell(f"warning: {text}", "yellow"),
+                    Source(source, scale, factor, object_id, unposed), out, options, settings,
+                    where, resume, previews, show,
+                    lambda text: tell(f"warning: {text}", "yellow"), search,
                 )  # fmt: skip
             except KeyboardInterrupt:
                 bar.stop()
@@ -130,6 +144,7 @@ def train(
                 advice = "go on with --resume" if there else "nothing was saved yet"
                 tell(f"pose-refiner: interrupted; {advice}", "red")
                 raise typer.Exit(_INTERRUPTED) from None
+    _tell_found(field)
     console.print(
         f"{out}: {_quality(field)}{out.stat().st_size / 1e6:.1f} MB, "
         f"{time.monotonic() - begun:.0f} s",
@@ -249,6 +264,21 @@ def _options(kind: Kind, network: Network, where: str, chosen: dict):
 
     small = network is Network.small or (network is Network.auto and where == "cpu")
     return MlpOptions(**chosen), SMALL if small else PAPER
+
+
+def _tell_found(field: RadianceField) -> None:
+    """What became of photos without poses."""
+    found = field.record.get("self_supervision")
+    if found is None:
+        return
+    for picture in found["pictures"]:
+        if not picture["accepted"]:
+            tell(f"not used: {picture['name']}: {picture['reason']}", "yellow")
+    console.print(
+        f"{found['accepted']} of {found['unposed']} photos without poses used",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _quality(field: RadianceField) -> str:

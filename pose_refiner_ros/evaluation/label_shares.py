@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Table I of iNeRF (2021): fields from photos of which a share has poses, without and with the rest.
+"""Table I of iNeRF (2021): fields from photos of which a share has poses; the rest is found.
 
 Differences: an object with masks instead of the scene Fern; poses of the rest are searched for
 from the posed cameras alone. `starts="perturbed"` begins, as the paper does, near the true ones.
@@ -130,7 +130,7 @@ def _with_the_rest(
     seconds = time.monotonic() - begun
     off = errors(np.stack([e.camera_from_object for e in found.estimates]), truths)
     right = (off["rotation_deg"] < RIGHT_DEG) & (off["translation_m"] < RIGHT_M)
-    kept = found.accepted
+    kept = list(found.poses)
     figures = {
         "psnr_with": float(field_psnr(field, test).mean()),
         "estimated": len(truths),

@@ -136,15 +136,16 @@ def _frame(path: Path, content: Mapping[str, Any], index: int, entry: Any, unpos
     name = entry.get("file_path") if isinstance(entry, Mapping) else None
     if not isinstance(name, str):
         raise PosedImagesError(f"{path}, frame {index}: lacks 'file_path', the name of a picture")
-    pose = np.full((4, 4), np.nan)
+    camera_from_world = np.full((4, 4), np.nan)
     if not unposed or "transform_matrix" in entry:
         pose = rigid(entry.get("transform_matrix"), f"{path}, {name}")
+        camera_from_world = inverse(pose @ _OPENCV_FROM_OPENGL)
     mask = entry.get("mask_path")
     return Frame(
         name,
         _file(path.parent, name),
         _file(path.parent, mask) if isinstance(mask, str) else None,
-        inverse(pose @ _OPENCV_FROM_OPENGL),
+        camera_from_world,
         {**content, **entry},
     )
 
