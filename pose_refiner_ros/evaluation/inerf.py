@@ -51,13 +51,13 @@ class Counts:
     adam_views: int = 5
     adam_starts: int = 5
     steps: int = 300
-    mlp_runs: int = 10
+    mlp_runs: int = 8
     mlp_steps: int = 300
     mlp_training: int = 1000
     half_turn_starts: int = 5
     hypotheses: int = 12
-    light_starts: int = 3
-    light_adam_runs: int = 8
+    light_starts: int = 2
+    light_adam_runs: int = 5
     batch_repeats: int = 5
     most_at_once: int = 100
     table1_photos: int = 100
