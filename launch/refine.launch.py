@@ -17,6 +17,7 @@ from pose_refiner_ros.config_files import config_file, fastdds_environment
 PARAMETERS = [
     ("objects_file", str, "Object library: a YAML file, or the models folder of a BOP dataset"),
     ("encoder_file", str, "Weights that name masks without a class; none: no encoder"),
+    ("scene_field", str, "Radiance field of the scene that the camera is to be localised in"),
     ("refinement", str, "solver, gradient_pose or gradient_encoder"),
     ("device", str, "Where to compute: auto, cpu, cuda or cuda:N"),
     ("image_transport", str, "raw: `image`; compressed: `image/compressed`"),
@@ -30,6 +31,10 @@ TOPICS = [
     ("masks", "Instance masks, a label image, sensor_msgs/Image"),
     ("detections", "Class of each label in the masks, vision_msgs/Detection2DArray"),
     ("initial_poses", "Poses to start from (optional), vision_msgs/Detection3DArray"),
+    (
+        "initialpose",
+        "Where the camera is in scene_field, geometry_msgs/PoseWithCovarianceStamped",
+    ),
     ("object_poses", "Output: the refined poses, vision_msgs/Detection3DArray"),
 ]
 

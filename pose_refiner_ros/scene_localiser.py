@@ -26,7 +26,7 @@ IN_VIEW = 0.5  # of a photo must be of the scene
 NAME = "scene"
 
 
-class SceneError(ValueError):
+class LocalisationError(ValueError):
     """A scene field, start pose or photo that cannot be used, with the reason."""
 
 
@@ -48,7 +48,7 @@ class CameraPose:
 class SceneLocaliser:
     """Finds cameras in one scene. settings: rays, their sampling, exposure.
 
-    Raises SceneError for a field that is no grid. Kernels compile at the first use.
+    Raises LocalisationError for a field that is no grid. Kernels compile at the first use.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SceneLocaliser:
         from pose_refiner_ros.refinement.field_refiner import FieldRefiner
 
         if field.kind != "grid":
-            raise SceneError(
+            raise LocalisationError(
                 f"a scene's field of kind {field.kind!r} is too slow for a robot: train it with "
                 "`pose-refiner field train --kind grid`"
             )
@@ -74,11 +74,11 @@ class SceneLocaliser:
         """The best pose that is reached from the starts, scene_from_camera (4, 4) each.
 
         image: (H, W, 3) uint8 RGB; tracked: the starts are those of the photo before, so that a few
-        iterations will do. Raises SceneError without a start or for one that is no pose,
+        iterations will do. Raises LocalisationError without a start or for one that is no pose,
         CameraError and EvidenceError for a photo that is of no use.
         """
         if not len(starts):
-            raise SceneError("there is no start pose to find the camera from")
+            raise LocalisationError("there is no start pose to find the camera from")
         photo = whole_photo(image, camera, None)
         hypotheses = [np.linalg.inv(checked_pose(pose)) for pose in starts]
         (found,) = self._refiner.refine([photo], [NAME], [hypotheses], 1, tracked)
@@ -110,7 +110,7 @@ class SceneTracker:
         self._last = self._told = None
 
     def begin_at(self, scene_from_camera: np.ndarray) -> None:
-        """Look for it here next. Raises SceneError for what is no pose."""
+        """Look for it here next. Raises LocalisationError for what is no pose."""
         self._told = checked_pose(scene_from_camera)
 
     def follow(self, image: np.ndarray, camera: Camera) -> CameraPose:
@@ -128,13 +128,13 @@ class SceneTracker:
 
 
 def checked_pose(pose: np.ndarray) -> np.ndarray:
-    """A rigid transform (4, 4) float64. Raises SceneError."""
+    """A rigid transform (4, 4) float64. Raises LocalisationError."""
     pose = np.asarray(pose, np.float64)
     if pose.shape != (4, 4) or not np.isfinite(pose).all():
-        raise SceneError(f"a start pose must be 4x4 finite numbers, not {pose.tolist()}")
+        raise LocalisationError(f"a start pose must be 4x4 finite numbers, not {pose.tolist()}")
     rotation = pose[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
-        raise SceneError("a start pose's upper left 3x3 is not a rotation")
+        raise LocalisationError("a start pose's upper left 3x3 is not a rotation")
     return pose
 
 

@@ -11,7 +11,7 @@ from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.refinement.evidence import EvidenceError
 from pose_refiner_ros.refinement.field_refiner import FieldSettings
 from pose_refiner_ros.scene_localiser import (
-    SceneError,
+    LocalisationError,
     SceneLocaliser,
     SceneTracker,
     _about_camera,
@@ -109,13 +109,13 @@ def test_covariance_is_that_of_the_camera_in_the_scene():
 
 def test_bad_input(localiser):
     image = seen_from(stand())
-    with pytest.raises(SceneError, match="no start pose"):
+    with pytest.raises(LocalisationError, match="no start pose"):
         localiser.locate(image, CAMERA, [])
-    with pytest.raises(SceneError, match="not a rotation"):
+    with pytest.raises(LocalisationError, match="not a rotation"):
         localiser.locate(image, CAMERA, [2.0 * np.eye(4)])
-    with pytest.raises(SceneError, match="finite"):
+    with pytest.raises(LocalisationError, match="finite"):
         SceneTracker(localiser, np.full((4, 4), np.nan))
-    with pytest.raises(SceneError, match="no start pose"):
+    with pytest.raises(LocalisationError, match="no start pose"):
         SceneTracker(localiser).follow(image, CAMERA)
     with pytest.raises(CameraError, match="10x10"):
         localiser.locate(image[:10, :10], CAMERA, [stand()])

@@ -9,6 +9,10 @@ A frame's way through the files:
     frame_processor.py  messages -> core types -> pipeline -> poses with ids
     outputs.py          publishes poses, TF (transforms.py), markers (markers.py) and the overlay
 
+Beside objects, where the scene has a radiance field:
+
+    scene_camera.py     images -> where the camera is in the scene, published and sent to TF
+
 Around it:
 
     node.py             the process: signals, executor

@@ -254,7 +254,7 @@ class _Estimator:
                 received,
                 bag_messages.serialize_transforms(header, new),
             )
-        if answer.frame.image is not None:
+        if self._overlay and answer.frame.image is not None:
             from pose_refiner_ros.rendering.overlay import draw_overlay
 
             picture = draw_overlay(

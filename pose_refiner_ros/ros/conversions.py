@@ -19,8 +19,8 @@ def nanoseconds(stamp):
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
-def camera_from_info(info, size, rectified=False):
-    """The camera of an image of `size` (height, width), from its CameraInfo."""
+def camera_from_info(info, size, rectified=False, what="masks"):
+    """The camera of an image of `size` (height, width), from its CameraInfo. what: for messages."""
     full_size = (info.height, info.width)
     if 0 in full_size:  # some drivers leave it to the image
         full_size = size
@@ -35,11 +35,11 @@ def camera_from_info(info, size, rectified=False):
     except CameraError as error:
         raise BadInput("camera_info", f"camera_info: {error}") from None
     if camera.size != tuple(size):
+        advice = "masks must have the size of the camera image (resize them with nearest neighbour)"
         raise BadInput(
-            "masks size",
-            f"masks are {size[1]}x{size[0]} pixels, but camera_info is for "
-            f"{camera.width}x{camera.height}; masks must have the size of the camera image (resize "
-            "them with nearest neighbour)",
+            f"{what} size",
+            f"{what} are {size[1]}x{size[0]} pixels, but camera_info is for "
+            f"{camera.width}x{camera.height}" + (f"; {advice}" if what == "masks" else ""),
         )
     return camera
 

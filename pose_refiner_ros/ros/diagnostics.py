@@ -70,6 +70,12 @@ def poses_status(node_name, state, statistics, counts, silence, recent_error, no
     return status(name, OK, "publishing poses" if statistics.frames else "waiting", values)
 
 
+def scene_status(node_name, camera):
+    """How the camera does in its scene. camera: a SceneCamera."""
+    level, message = (WARN, camera.state) if camera.state else (OK, "the camera is located")
+    return status(f"{node_name}: scene", level, message, dict(camera.values))
+
+
 def array(statuses, stamp):
     message = DiagnosticArray(status=statuses)
     message.header.stamp = stamp

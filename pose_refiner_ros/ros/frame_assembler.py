@@ -138,6 +138,7 @@ class FrameAssembler:
         self._detections = StampedBuffer()
         self._initial_poses = StampedBuffer()
         self._last_taken = None
+        self._last_image = None
 
     def clear(self):
         with self._lock:
@@ -147,7 +148,7 @@ class FrameAssembler:
         self._pending.clear()
         for buffer in (self._images, self._detections, self._initial_poses):
             buffer.clear()
-        self._last_taken = None
+        self._last_taken = self._last_image = None
 
     def add_image(self, stamp, message, size):
         with self._lock:
@@ -212,6 +213,17 @@ class FrameAssembler:
                     self._last_taken = pending.stamp
                     return frame
             return None
+
+    def take_image(self):
+        """The newest image, with its calibration and without masks; None if it was taken so before,
+        or is not complete."""
+        with self._lock:
+            stamp = self._images.newest_stamp
+            camera_info, _ = self._camera_infos.nearest(stamp or 0)
+            if stamp is None or stamp == self._last_image or camera_info is None:
+                return None
+            self._last_image = stamp
+            return FrameMessages(stamp, None, camera_info, self._images.nearest(stamp)[0])
 
     def wait_seconds(self, now):
         """When `take` could succeed without a new message; None if never."""

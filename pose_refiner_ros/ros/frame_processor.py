@@ -35,6 +35,8 @@ class FrameProcessor:
         self.library = library
         self.transforms = None  # a TransformLookup, for initial poses in other frames
         self.encoder = getattr(pipeline, "encoder", None)
+        self.scene = None  # a SceneTracker, where the scene has a field
+        self._has_fields = any(model.field is not None for model in library.values())
         self._tracker = IdentityTracker(library)
         self._classes = ClassMemory()
         self._numbers = {}  # (class, track id) -> published id
@@ -73,6 +75,7 @@ class FrameProcessor:
         if parameters.labels_are_ids:
             observations = [replace(one, caller_id=one.label) for one in observations]
         with_image |= getattr(self.encoder, "needs_photo", False)
+        with_image |= self._has_fields and parameters.photometric != "never"
         image = self._image(messages.image, masks.shape, report) if with_image else None
         frame = Frame(masks, camera, names, image=image)
         named = {}
@@ -115,6 +118,7 @@ class FrameProcessor:
             hypotheses=parameters.max_hypotheses,
             keep=parameters.keep_hypotheses,
             search=parameters.search,
+            photometric=parameters.photometric,
         )
         try:
             poses = self.pipeline.process(frame, report=report)
@@ -185,7 +189,7 @@ class FrameProcessor:
 
     @staticmethod
     def _image(message, size, report):
-        """The picture for the overlay, or None if it cannot be had."""
+        """The picture for fields and the overlay, or None if it cannot be had."""
         if message is None:
             return None
         try:
@@ -196,7 +200,7 @@ class FrameProcessor:
         if picture.shape[:2] != size:
             report(
                 f"the image is {picture.shape[1]}x{picture.shape[0]} pixels, masks and camera_info "
-                f"are {size[1]}x{size[0]}; there is no overlay"
+                f"are {size[1]}x{size[0]}; it is not used"
             )
             return None
         return picture

@@ -22,6 +22,7 @@ from pose_refiner_ros.ros.inputs import Inputs
 from pose_refiner_ros.ros.loading import LoadError, load
 from pose_refiner_ros.ros.outputs import Outputs
 from pose_refiner_ros.ros.reports import ReportLog
+from pose_refiner_ros.ros.scene_camera import SceneCamera, initial_pose
 from pose_refiner_ros.ros.statistics import Statistics
 from pose_refiner_ros.ros.transforms import TransformLookup
 from pose_refiner_ros.ros.worker import Worker
@@ -69,6 +70,8 @@ class PoseRefinerNode(LifecycleNode):
         self._transforms = TransformLookup(self)
         self._inputs = None
         self._outputs = None
+        self._scene = None  # a SceneCamera, where there is a scene_field
+        self._scene_next = False  # of masks and images that wait, which are looked at first
         self._active_since = None
         self._errors_reported = 0
         self._worker = Worker(
@@ -138,6 +141,10 @@ class PoseRefinerNode(LifecycleNode):
         library = self._processor.library
         self._processor.transforms = self._transforms
         self._outputs = Outputs(self, library, self._transforms)
+        if self._processor.scene is not None:
+            self._scene = SceneCamera(self, self._processor.scene, self._transforms)
+            field = self.get_parameter("scene_field").value
+            self.get_logger().info(f"the camera is localised in the scene of '{field}'")
         self.get_logger().info(f"{len(library)} objects loaded: {', '.join(library)}")
         if self._processor.encoder is not None:
             categories = {model.category for model in library.values()}
@@ -151,15 +158,24 @@ class PoseRefinerNode(LifecycleNode):
     @_logged
     def on_activate(self, state):
         values = parameters.read(self)
-        if values.target_frame:
+        for name in ("target_frame", "scene_tf_child"):
+            frame = getattr(values, name)
+            if not frame or (name == "scene_tf_child" and self._scene is None):
+                continue
             try:
                 self._transforms.start()
             except TransformError as error:
                 self.get_logger().error(
-                    f"target_frame is '{values.target_frame}', but {error}; install it, or leave "
-                    "target_frame empty"
+                    f"{name} is '{frame}', but {error}; install it, or leave {name} empty"
                 )
                 return FAILURE
+        if self._scene is not None:
+            try:
+                self._scene.first = initial_pose(values.scene_initial_pose)
+            except ValueError as error:
+                self.get_logger().error(f"scene_initial_pose is no pose: {error}")
+                return FAILURE
+            self._scene.reset()
         result = super().on_activate(state)  # enables the publishers
         self._assembler.clear()
         self._assembler.counts = InputCounts()
@@ -212,6 +228,9 @@ class PoseRefinerNode(LifecycleNode):
         if self._outputs is not None:
             self._outputs.destroy()
             self._outputs = None
+        if self._scene is not None:
+            self._scene.destroy()
+            self._scene = None
         self._processor = None
 
     def _state(self):
@@ -223,7 +242,7 @@ class PoseRefinerNode(LifecycleNode):
         self._assembler.clear()
         processor = self._processor
         if processor is not None:
-            self._worker.submit(processor.reset)
+            self._worker.submit(self._forget)
             self._outputs.clear_markers()
         response.success = True
         response.message = "waiting messages and followed objects forgotten"
@@ -284,11 +303,32 @@ class PoseRefinerNode(LifecycleNode):
             images_expected=inputs.images_expected,
             detections_expected=inputs.detections_expected,
         )
-        messages = self._assembler.take(time.monotonic())
-        return None if messages is None else (messages, values)
+        # in turns, so that neither keeps the worker from the other
+        self._scene_next = not self._scene_next
+        for of_scene in (self._scene_next, not self._scene_next):
+            if not of_scene:
+                messages = self._assembler.take(time.monotonic())
+            else:
+                messages = self._assembler.take_image() if self._scene is not None else None
+            if messages is not None:
+                return messages, values
+        return None
 
     def _process(self, frame):
         messages, values = frame
+        if messages.masks is None:
+            self._locate_camera(messages, values)
+        else:
+            self._find_objects(messages, values)
+
+    def _locate_camera(self, messages, values):
+        try:
+            self._scene.process(messages, values, self._reports.warn)
+        except (BadInput, TransformError) as error:
+            self._scene.state = str(error)
+            self._reports.warn(f"scene: {error}")
+
+    def _find_objects(self, messages, values):
         started = time.monotonic()
         outputs = self._outputs
         try:
@@ -332,7 +372,13 @@ class PoseRefinerNode(LifecycleNode):
         """Stamps went back: a bag that loops, or a simulation started anew."""
         self.get_logger().info("stamps jumped back: followed objects are forgotten")
         if self._processor is not None:
-            self._worker.submit(self._processor.reset)
+            self._worker.submit(self._forget)
+
+    def _forget(self):
+        """What was followed, in the worker thread."""
+        self._processor.reset()
+        if self._scene is not None:
+            self._scene.reset()
 
     # ---- monitoring ----
 
@@ -345,7 +391,7 @@ class PoseRefinerNode(LifecycleNode):
             if silence:
                 self._reports.warn(f"no pose for some seconds: {silence}")
         errors = self._statistics.errors
-        processor = self._processor
+        processor, scene = self._processor, self._scene
         name = self.get_fully_qualified_name().lstrip("/")
         self._diagnostics.publish(
             diagnostics.array(
@@ -368,6 +414,7 @@ class PoseRefinerNode(LifecycleNode):
                         errors > self._errors_reported,
                         now,
                     ),
+                    *([diagnostics.scene_status(name, scene)] if scene is not None else []),
                 ],
                 self.get_clock().now().to_msg(),
             )
@@ -381,6 +428,8 @@ class PoseRefinerNode(LifecycleNode):
         if not values.watchdog_seconds or now - since < values.watchdog_seconds:
             return ""
         views = self._inputs.views()
+        if self._scene is not None and not views["masks"].published_as:
+            return ""  # nobody wants objects: the scene has a status of its own
         busy_since = self._worker.busy_since
         return watchdog.explain(
             watchdog.Situation(

@@ -34,7 +34,37 @@ def load(parameters, pipeline_factory=None):
             f"the pipeline cannot start on device '{parameters.device}': "
             f"{type(error).__name__}: {error}"
         ) from error
-    return FrameProcessor(pipeline, library)
+    processor = FrameProcessor(pipeline, library)
+    if parameters.scene_field:
+        processor.scene = load_scene(parameters)
+    return processor
+
+
+def load_scene(parameters):
+    """A SceneTracker for the field that scene_field names, ready to run. Raises LoadError."""
+    import numpy as np
+
+    from pose_refiner_ros.fields.field import FieldError
+    from pose_refiner_ros.fields.field_file import load_field
+    from pose_refiner_ros.geometry.camera import Camera
+    from pose_refiner_ros.pipeline import choose_device
+    from pose_refiner_ros.refinement.field_refiner import FieldSettings
+    from pose_refiner_ros.scene_localiser import LocalisationError, SceneLocaliser, SceneTracker
+
+    settings = FieldSettings(
+        parameters.photo_sampling, parameters.photo_rays, parameters.photo_exposure
+    )
+    try:
+        device = choose_device(parameters.device)
+        localiser = SceneLocaliser(load_field(parameters.scene_field), settings, device)
+    except (FieldError, LocalisationError) as error:
+        raise LoadError(f"scene_field cannot be used: {error}") from None
+    camera = Camera(np.array([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]]), (64, 64))
+    middle = np.eye(4)
+    middle[:3, 3] = localiser.field.bounds.mean(axis=0)
+    # compiles the kernels, which no image should have to wait for
+    localiser.locate(np.zeros((64, 64, 3), np.uint8), camera, [middle])
+    return SceneTracker(localiser)
 
 
 def default_pipeline(library, parameters):
@@ -49,4 +79,11 @@ def default_pipeline(library, parameters):
 
         # The network is small: waiting for a core that others use would take longer than it saves.
         torch.set_num_threads(1)
-    return Pipeline(library, Settings(refinement=parameters.refinement), device, encoder)
+    settings = Settings(
+        refinement=parameters.refinement,
+        photometric=parameters.photometric,
+        photo_rays=parameters.photo_rays,
+        sampling=parameters.photo_sampling,
+        exposure=parameters.photo_exposure,
+    )
+    return Pipeline(library, settings, device, encoder)

@@ -11,6 +11,7 @@ from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.ros.conversions import pose_from_matrix
 
 RVIZ_READS = (".stl", ".dae", ".obj", ".ply", ".mesh", ".gltf", ".glb")
+ROUGH_PX = 4.0  # how far off the outline may be of a mesh that is sent in every message
 TRIANGLES = 500  # per marker that carries its own mesh: a message has to stay small
 
 
@@ -69,6 +70,8 @@ class ObjectMarkers:
             mesh = model.silhouette_mesh
             if len(mesh.faces) > TRIANGLES:
                 mesh = simplify_for_silhouette(model.mesh, max_faces=TRIANGLES)
+            if model.mesh_path is None and len(mesh.faces) > TRIANGLES:  # made of a field
+                mesh = simplify_for_silhouette(model.silhouette_mesh, tolerance_px=ROUGH_PX)
             corners = mesh.vertices[mesh.faces.ravel()].astype(float).tolist()
             self._triangles[model.name] = [Point(x=x, y=y, z=z) for x, y, z in corners]
         return self._triangles[model.name]

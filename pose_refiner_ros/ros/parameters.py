@@ -256,6 +256,67 @@ GROUPS = {
             choices=QUALITIES,
         ),
     ],
+    "Radiance fields": [
+        Declaration(
+            "photometric",
+            "auto",
+            "Whether objects that have a field in the library are refined by the image as well. "
+            "auto: where an image comes with the masks. never: by their silhouettes alone.",
+            choices=("auto", "never"),
+        ),
+        Declaration(
+            "photo_rays",
+            1024,
+            "Rays that are compared for each object, and for the scene. More are surer and slower.",
+            RELOAD,
+            minimum=64,
+            maximum=8192,
+        ),
+        Declaration(
+            "photo_sampling",
+            "interest_region",
+            "Which pixels they go through: anywhere, where corners are, or around corners.",
+            RELOAD,
+            choices=("random", "interest_point", "interest_region"),
+        ),
+        Declaration(
+            "photo_exposure",
+            False,
+            "Solve for brightness and white balance too, where the light is not that of the photos "
+            "that the field was trained from.",
+            RELOAD,
+        ),
+        Declaration(
+            "scene_field",
+            "",
+            "A radiance field of the scene, from `pose-refiner field train`: the camera itself is "
+            "localised in it, by `image` and `camera_info`, without masks. Empty: none.",
+            RELOAD,
+        ),
+        Declaration(
+            "scene_field_frame",
+            "scene",
+            "The TF frame of that field: frame of `~/camera_pose`, parent of the camera in TF.",
+            pattern=TF_NAME,
+        ),
+        Declaration(
+            "scene_tf_child",
+            "",
+            "The frame whose pose in the scene is sent to TF, and which initial poses are of. "
+            "Empty: the image's. A frame has one parent only: where the camera hangs on a robot, "
+            "give the root of its tree, such as odom or base_link (needs tf2_ros).",
+            ACTIVATE,
+            pattern=TF_NAME,
+        ),
+        Declaration(
+            "scene_initial_pose",
+            [0.0] * 7,
+            "Where the camera (or scene_tf_child) begins in the scene: x y z in metres and a "
+            "quaternion x y z w. All zeros: not known; it waits for `initialpose`.",
+            ACTIVATE,
+            length=7,
+        ),
+    ],
     "Outputs": [
         Declaration(
             "target_frame",

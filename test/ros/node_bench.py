@@ -39,7 +39,8 @@ class NodeProcess:
         arguments = ["--ros-args", "-r", f"__ns:={namespace}"]
         for name, value in parameters.items():
             if isinstance(value, (list, tuple)):
-                value = "[" + ", ".join(f'"{item}"' for item in value) + "]"
+                items = [f'"{item}"' if isinstance(item, str) else str(item) for item in value]
+                value = f"[{', '.join(items)}]"
             elif isinstance(value, bool):
                 value = str(value).lower()
             elif isinstance(value, (str, Path)):
