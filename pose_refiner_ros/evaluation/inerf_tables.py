@@ -148,10 +148,10 @@ def speed_table(report: dict[str, Any]) -> str:
         f"{table(lines)}\n\nBoth methods refined the same {data['n']} starts in turn, in one "
         f"process, on the same grid; Adam with {data['steps']} steps of "
         f"{data['adam_ms_per_step']:.1f} ms (the paper: {PAPER_STEP_MS:g} ms on a GPU). Medians "
-        "over the runs in which both get there. The fast method's time is always its whole time. Adam's "
-        "is that of the first recorded step from which on both errors stay below; in the last row, "
-        "until the first step at which both are as small as the fast method's in that run. In the "
-        "last column a run that Adam never ends rightly takes longer than any other."
+        "over the runs in which both get there. The fast method's time is always its whole time. "
+        "Adam's is that of the first recorded step from which on both errors stay below; in the "
+        "last row, until the first step at which both are as small as the fast method's in that "
+        "run. In the last column a run that Adam never ends rightly takes longer than any other."
     )
     if data["times_per_right_pose"] is not None:
         text += (
