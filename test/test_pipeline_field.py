@@ -177,3 +177,19 @@ def test_objects_without_a_field_are_what_they_were(pipeline, caplog):
 def test_bad_settings(name, value):
     with pytest.raises(ValueError, match=name):
         Settings(**{name: value})
+
+
+def test_origin_far_from_the_object(own_cache):
+    """Colours turn about the object's middle then, and outlines do not pull beside them."""
+    middle = np.array([0.5, 0.1, -0.3])
+    block = painted_block((0.1, 0.08, 0.06), voxel=0.005, centre=middle)
+    mesh = field_mesh(block)
+    one = model("block", mesh, silhouette_mesh=simplify_for_silhouette(mesh), field=block)
+    truth = TRUTH.copy()
+    truth[:3, 3] -= truth[:3, :3] @ middle
+    image, mask = photo(block, truth, CAMERA)
+    (found,) = Pipeline({"block": one}, SETTINGS, "cpu").process(
+        Frame(mask, CAMERA, {1: "block"}, image=image)
+    )
+    assert angle_deg(found.camera_from_object, truth) < 1.0
+    assert found.quality == "good"

@@ -121,6 +121,11 @@ class _Seen:
     name: str
     mask: ObjectEvidence | None
 
+    @property
+    def has_outline(self) -> bool:
+        """Meshes are drawn about the object's origin: it must be what poses turn about, too."""
+        return self.mask is not None and not self.field.pivot.any()
+
     def to_pivot(self, pose: np.ndarray) -> np.ndarray:
         """camera_from_object (4, 4) as crop_from_pivot."""
         moved = np.array(pose, np.float64)
@@ -266,7 +271,7 @@ class FieldRefiner:
         for batch in self._batches(candidates):
             self._load(batch, seen)
             terms = [self.term]
-            if outlines and all(seen[c.owner].mask is not None for c in batch):
+            if outlines and all(seen[c.owner].has_outline for c in batch):
                 terms.append(self._outline(batch, seen))
             self.solver.run(terms, levels)
             result = self.solver.result()
