@@ -41,7 +41,7 @@ _MOST_NODES = 3_000_000  # what a grid of the finest voxel may have
 _FIRST_DENSITY = 0.1  # optical depth of a voxel at first, inside a visual hull
 _FIRST_FOG = 3.0  # that of the whole box where there are no masks
 _WARM = 0.05  # share of the density's rate in the first step in a fog
-_KEEP = 0.02  # of a ray's light: nodes that never stop so much are left out
+_KEEP = 0.05  # of a ray's light: nodes that never stop so much are left out
 _WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
 _CUDA_LANES = 16384
 _SKY = (16, 32)  # texels from pole to pole and around
@@ -62,12 +62,12 @@ class GridOptions:
     fog; seed: of the rays.
     """
 
-    steps: int = 450
+    steps: int = 800
     rays: int = 16384
     voxel: float | None = None
     degree: int = 1
     background: tuple[float, float, float] | None = None
-    density_rate: float = 0.05
+    density_rate: float = 0.1
     colour_rate: float = 0.012
     last_rate: float = 0.2
     opacity_weight: float = 3.0

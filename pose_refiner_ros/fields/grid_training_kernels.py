@@ -7,11 +7,13 @@ from typing import Any
 
 import warp as wp
 
-from .grid_kernels import BLOCK, COEFFICIENTS, OPAQUE, grid_functions
+from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions
 
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
 SAMPLES = 1024  # of a ray that can be remembered for the way back
+# Light that is left where a ray ends: more than when rendering, so that surfaces get thin.
+ENOUGH = wp.constant(1.0e-2)
 
 
 @wp.struct
@@ -165,7 +167,7 @@ def training_kernels(degree: int) -> dict[str, Any]:
                         fit.samples[lane, used] = wp.vec4(c[0], c[1], c[2], stopped)
                         fit.places[lane, used] = t
                         used += 1
-                        if left < OPAQUE:
+                        if left < ENOUGH:
                             break
                     n += 1
                 t = (float(n) + offset) * step
