@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a radiance field does for an object's poses; the tables of docs/objects.md.
+
+    python tools/measure_field_objects.py chair.safetensors DATA
+
+DATA: posed photos with masks that the field was not trained on (as `pose-refiner field train` reads
+them; the split test). Prints how well the mesh that is made of the field fits the masks, how far
+colours are off in right and in wrong poses, and the errors of poses by silhouettes alone and with
+the photo, from exact masks and from masks as a segmentation network draws them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pose_refiner_ros.datasets.posed_images import load_posed_images
+from pose_refiner_ros.evaluation.mask_noise import move_border
+from pose_refiner_ros.evaluation.metrics import pose_errors
+from pose_refiner_ros.fields.field_file import load_field
+from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.objects.field_mesh import field_mesh
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
+from pose_refiner_ros.photometric import colour_difference
+from pose_refiner_ros.pipeline import Pipeline, Settings
+from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.photo_evidence import masked_photo
+from pose_refiner_ros.torch_threads import one_thread
+
+NAME = "object"
+SIGMA = 1.5  # pixels by which the border of a drawn mask is wrong
+NEAR, FAR = np.radians(20.0), (np.radians(60.0), np.radians(180.0))
+
+
+def turned(pose: np.ndarray, angle: float, rng, shift: float = 0.0) -> np.ndarray:
+    axis = rng.normal(size=3)
+    other = pose.copy()
+    other[:3, :3] = cv2.Rodrigues(axis * angle / np.linalg.norm(axis))[0] @ pose[:3, :3]
+    other[:3, 3] += shift * rng.uniform(-1.0, 1.0, 3)
+    return other
+
+
+def outline_table(pipeline: Pipeline, views, diameter: float) -> None:
+    seen = [gather_evidence(mask, 1, camera) for _, mask, camera, _ in views]
+    ious = [
+        pipeline._refiner.evaluate(one, NAME, truth).iou
+        for one, (_, _, _, truth) in zip(seen, views, strict=True)
+    ]
+    model = pipeline.library[NAME]
+    print(f"{len(model.mesh.faces)} faces, {len(model.silhouette_mesh.faces)} for outlines,")
+    print(f"diameter {diameter:.3f} m")
+    print(f"IoU of silhouettes in true poses: mean {np.mean(ious):.3f}, least {np.min(ious):.3f}")
+
+
+def colour_table(pipeline: Pipeline, views) -> None:
+    """Colours in poses that the photo alone leads to, from right and from wrong starts."""
+    rng, right, wrong = np.random.default_rng(0), [], []
+    field, refiner = pipeline.library[NAME].field, pipeline._photos.refiner
+    for image, mask, camera, truth in views:
+        seen = gather_evidence(mask, 1, camera)
+        seen = replace(seen, photo=seen.crop.cut_photo(image))
+        photo = masked_photo(seen)
+        starts = [truth] + [turned(truth, rng.uniform(*FAR), rng) for _ in range(4)]
+        for start in starts:
+            (found,) = refiner.refine([photo], [NAME], [[start]], 1, restart=False, masks=[seen])[0]
+            angle, _ = pose_errors(found.camera_from_object[None], truth)
+            rms, _ = colour_difference(field, photo, found)
+            (right if angle[0] < np.radians(5.0) else wrong).append(rms)
+    print(f"colour RMS in {len(right)} right poses: at most {max(right):.3f}")
+    print(f"colour RMS in {len(wrong)} wrong poses: at least {min(wrong):.3f}")
+
+
+def pose_table(pipeline: Pipeline, views) -> None:
+    print("| masks | start | by | median error deg | cm | worst deg | cm | ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for drawn in (False, True):
+        for start in ("20 deg off", "none"):
+            for photometric in ("never", "auto"):
+                pipeline.settings = Settings(photometric=photometric)
+                errors, times = [], []
+                for i, (image, mask, camera, truth) in enumerate(views):
+                    rng = np.random.default_rng(i)
+                    mask = move_border(mask, rng, SIGMA) if drawn else mask
+                    near = [turned(truth, NEAR, rng, 0.1)]
+                    initial = {1: near} if start != "none" else {}
+                    begin = time.perf_counter()
+                    frame = Frame(mask, camera, {1: NAME}, initial, image)
+                    (found,) = pipeline.process(frame, lambda *_: None)
+                    times.append(time.perf_counter() - begin)
+                    angle, away = pose_errors(found.camera_from_object[None], truth)
+                    errors.append((np.degrees(angle[0]), 100.0 * away[0]))
+                middle, worst = np.median(errors, axis=0), np.max(errors, axis=0)
+                print(
+                    f"| {f'{SIGMA:g} px off' if drawn else 'exact'} | {start} | "
+                    f"{'silhouette' if photometric == 'never' else 'and photo'} | "
+                    f"{middle[0]:.2f} | {middle[1]:.2f} | {worst[0]:.2f} | {worst[1]:.2f} | "
+                    f"{1e3 * np.median(times):.0f} |"
+                )
+
+
+def main(field_file: str, data: str) -> None:
+    field, posed = load_field(field_file), load_posed_images(Path(data), "test")
+    mesh = field_mesh(field)
+    model = ObjectModel(
+        NAME, mesh, simplify_for_silhouette(mesh, tolerance_px=1.0, warn=print), field=field
+    )
+    pipeline = Pipeline({NAME: model}, device="cpu")
+    pipeline.warm_up()
+    size = posed.images.shape[1:3]
+    views = [
+        (image, (alpha > 127).view(np.uint8), Camera(K, size), truth)
+        for image, alpha, K, truth in zip(
+            posed.images, posed.alpha, posed.intrinsics, posed.camera_from_object, strict=True
+        )
+    ]
+    outline_table(pipeline, views, mesh.diameter)
+    colour_table(pipeline, views)
+    pose_table(pipeline, views)
+
+
+if __name__ == "__main__":
+    with one_thread():
+        main(*sys.argv[1:])
