@@ -36,10 +36,10 @@ FINEST = len(STAGES) - 1
 SIGMA_OF_GRAIN = 0.6
 FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
 # Tolerances are RMS changes of colour in units of COLOUR_OF_PIXEL.
-FIRST_LOOK = (Level(0, 5, 0.05, 0.0),)
-COARSE = (Level(0, 12, 0.03, 0.0), Level(1, 8, 0.03, 0.0))
-FINE = (Level(2, 10, 0.01, 0.0), Level(3, 12, 0.01, 0.0), Level(4, 12, 0.003, 0.0))
-TRACKED = (Level(3, 8, 0.01, 0.0), Level(4, 6, 0.003, 0.0))
+FIRST_LOOK = (Level(0, 5, 0.1, 0.0),)
+COARSE = (Level(0, 12, 0.1, 0.0), Level(1, 8, 0.1, 0.0))
+FINE = (Level(2, 10, 0.05, 0.0), Level(3, 20, 0.03, 0.0), Level(4, 40, 0.02, 0.0))
+TRACKED = (Level(3, 8, 0.03, 0.0), Level(4, 8, 0.01, 0.0))
 WORTH_FOLLOWING = 3  # times as many as are kept in the end
 SAME_ANGLE = np.radians(8.0)
 # Colours that end this far off (robust RMS) may be those of a local minimum.
@@ -210,6 +210,7 @@ class FieldRefiner:
         first hypothesis. masks: the crops that `masked_photo` made the photos of; in the fine
         levels the silhouettes of the objects' meshes are to fit them, too.
         """
+        photos = [photo.cropped() for photo in photos]
         seen = [
             _Seen(
                 photo,

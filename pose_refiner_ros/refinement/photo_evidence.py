@@ -63,6 +63,18 @@ class PhotoEvidence:
             min(y + h + margin, height),
         )
 
+    def cropped(self) -> PhotoEvidence:
+        """The part of it that is worth comparing."""
+        x0, y0, x1, y1 = self.box
+        part = slice(y0, y1), slice(x0, x1)
+        return replace(
+            self,
+            colour=self.colour[part],
+            opacity=None if self.opacity is None else self.opacity[part],
+            weight=None if self.weight is None else self.weight[part],
+            pinhole=self.pinhole - np.array([0.0, 0.0, x0, y0]),
+        )
+
     def sampler(self, sampling: str) -> RaySampler:
         """Draws pixels of it: random, interest_point or interest_region (iNeRF, III-C)."""
         return RaySampler(self.colour, sampling, self.weight)
@@ -139,12 +151,11 @@ TILES = 12  # of a picture's side: residuals of one tile may be alike
 
 
 def lattice_rays(photo: PhotoEvidence, count: int, sigma: float) -> Rays:
-    """About `count` rays evenly over what is worth comparing, of the photo blurred by `sigma` steps
-    of that lattice."""
-    x0, y0, x1, y1 = photo.box
-    spacing = max(np.sqrt((x1 - x0) * (y1 - y0) / count), 1.0)
-    x = np.arange(x0 + 0.5 * (spacing - 1.0), x1 - 0.5, spacing)
-    y = np.arange(y0 + 0.5 * (spacing - 1.0), y1 - 0.5, spacing)
+    """About `count` rays evenly over a photo that is blurred by `sigma` steps of their lattice."""
+    height, width = photo.size
+    spacing = max(np.sqrt(width * height / count), 1.0)
+    x = np.arange(0.5 * (spacing - 1.0), width - 0.5, spacing)
+    y = np.arange(0.5 * (spacing - 1.0), height - 0.5, spacing)
     pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     rays = _rays_through(photo, pixels, sigma * spacing)
     return replace(rays, lattice=(len(y), len(x)), spacing=spacing)
@@ -156,34 +167,57 @@ def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray, sigma: float = 0.0) ->
 
 
 def _rays_through(photo: PhotoEvidence, pixels: np.ndarray, sigma: float) -> Rays:
-    known = photo.weight
-    observed = np.ones((*photo.size, 4), np.float32)
-    observed[..., :3] = photo.colour
-    if photo.opacity is not None:
-        observed[..., 3] = photo.opacity
-    if sigma > 0.3:
-        border = {"borderType": cv2.BORDER_REPLICATE}
-        if known is None:
-            observed = cv2.GaussianBlur(observed, (0, 0), sigma, **border)
-        else:
-            known = cv2.GaussianBlur(photo.weight, (0, 0), sigma, **border)
-            observed *= photo.weight[..., None]
-            observed = cv2.GaussianBlur(observed, (0, 0), sigma, **border)
-            observed /= np.maximum(known, 1e-6)[..., None]
-            known = (known > 0.5).astype(np.float32)
+    observed, known = _blurred(photo, sigma)
     x, y = pixels.T
-    nearest = y.round().astype(int), x.round().astype(int)
     fx, fy, cx, cy = photo.pinhole
     directions = np.stack([(x - cx) / fx, (y - cy) / fy, np.ones(len(pixels))], axis=-1)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     height, width = photo.size
-    tile = (nearest[0] * TILES // height) * TILES + nearest[1] * TILES // width
+    tile = (y.round().astype(int) * TILES // height) * TILES + x.round().astype(
+        int
+    ) * TILES // width
+    # the blurred picture may be a smaller one
+    scale = np.array([observed.shape[1] / width, observed.shape[0] / height])
+    place = ((pixels + 0.5) * scale - 0.5).astype(np.float32)
+    border = {"borderMode": cv2.BORDER_REPLICATE}
+    weight = np.ones(len(pixels), np.float32)
+    if known is not None:
+        share = cv2.remap(known, *place.T[..., None], cv2.INTER_LINEAR, **border)
+        weight = (share[:, 0] > 0.5).astype(np.float32)
     return Rays(
         directions.astype(np.float32),
-        cv2.remap(observed, *pixels.T.astype(np.float32)[..., None], cv2.INTER_LINEAR)[:, 0],
-        np.ones(len(pixels), np.float32) if known is None else known[nearest],
+        cv2.remap(observed, *place.T[..., None], cv2.INTER_LINEAR, **border)[:, 0],
+        weight,
         tile.astype(np.int32),
     )
+
+
+def _blurred(photo: PhotoEvidence, sigma: float) -> tuple[np.ndarray, np.ndarray | None]:
+    """Colours and opacity (h, w, 4) blurred by sigma pixels, and which share of each pixel is known
+    (None: all); made smaller where the blur allows."""
+    height, width = photo.size
+    observed = np.ones((height, width, 4), np.float32)
+    observed[..., :3] = photo.colour
+    if photo.opacity is not None:
+        observed[..., 3] = photo.opacity
+    known = photo.weight
+    if sigma <= 0.3:
+        return observed, known
+    if known is not None:
+        observed *= known[..., None]
+    factor = max(int(sigma / 2.0), 1)
+    left = np.sqrt(sigma**2 - (factor**2 - 1) / 12.0) / factor  # means over pixels blur, too
+    size = max(width // factor, 1), max(height // factor, 1)
+
+    def blur(picture: np.ndarray) -> np.ndarray:
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        return cv2.GaussianBlur(small, (0, 0), left, borderType=cv2.BORDER_REPLICATE)
+
+    observed = blur(observed)
+    if known is not None:
+        known = blur(known)
+        observed /= np.maximum(known, 1e-6)[..., None]
+    return observed, known
 
 
 def _undistorted(colour, weight, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
