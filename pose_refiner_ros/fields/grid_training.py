@@ -353,6 +353,10 @@ def train_grid(
 
 def _photos(posed: PosedImages, options: GridOptions, device: str) -> Photos:
     count, height, width = posed.images.shape[:3]
+    if count * height * width >= 2**31:
+        raise FieldError(
+            f"{count} photos of {width}x{height} are too many pixels: make them smaller (--factor)"
+        )
     alpha = posed.alpha
     if alpha is None:
         alpha = np.full((count, height, width), 255, np.uint8)

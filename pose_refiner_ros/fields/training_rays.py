@@ -31,8 +31,6 @@ class RayOrder:
         if posed.alpha is not None:
             square = np.ones((2 * margin + 1, 2 * margin + 1), np.uint8)
             near = np.stack([cv2.dilate(alpha, square) > 0 for alpha in posed.alpha]) & counts
-        if counts.size >= 2**31:
-            raise FieldError(f"{counts.size:,} pixels are too many: make photos smaller (--factor)")
         if not near.any():
             raise FieldError("no pixel of the photos shows the object: all masks are empty")
         self._near = np.flatnonzero(near).astype(np.int32)
