@@ -117,6 +117,7 @@ PHOTO_VIEWS = 48
 PHOTO_KEEP = 24
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
+SURE_COLOURS = 0.06  # a difference that wrong poses do not come down to
 LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
@@ -295,12 +296,20 @@ class Pipeline:
         again = [
             one
             for one in seen
-            if (one.label in search and not one.is_category) or self._needs_search(one)
+            if (one.label in search and one.photo is None and not one.is_category)
+            or self._needs_search(one)
         ]
         self._search(again)
-        # what was given fits its mask, and yet the colours say that it is another view
-        doubted = [one for one in self._photos.refine(seen) if not one.tracked]
-        doubted = [one for one in doubted if one not in again and not one.is_category]
+        # What was given fits its mask, and yet the colours say that it is another view. Where they
+        # clearly fit, a tracked pose needs no fresh look: that takes far longer than the rest.
+        misfits = self._photos.refine(seen)
+        doubted = [
+            one
+            for one in seen
+            if one.photo is not None and one.found and one not in again and not one.is_category
+            if (one in misfits and not one.tracked)
+            or (one.label in search and not one.found[0].photo_rms <= SURE_COLOURS)
+        ]
         if doubted and self.settings.search != "never":
             self._search(doubted)
             self._photos.refine(doubted)
