@@ -12,8 +12,8 @@ only poses are kept that
 - are certain: the standard deviation of the direction of view is below 2 degrees (SIGMA).
 
 Some posed photos are held out of the fields that poses are found in. Poses are found for them in
-the same way, which tells how right those are that are kept; if kept ones are wrong, none is.
-The last field is trained on them as well.
+the same way, which tells how right those are that are kept; if none of them is found, or kept ones
+are wrong, no pose is kept. The last field is trained on them as well.
 """
 
 from __future__ import annotations
@@ -262,7 +262,8 @@ class PoseSearch:
         if field.kind != GridField.kind:
             raise FieldError(f"poses are found in grids, and this field is of kind {field.kind!r}")
         self._refiner = FieldRefiner({_NAME: field}, settings, device)
-        self._background = background
+        # of photos without alpha: a field may have learned it
+        self._background = field.background if background is None else background
         self.diameter = field.diameter
         self.middle = field.occupied_bounds.mean(axis=0)
 
@@ -368,19 +369,22 @@ def _judge(report: SelfSupervision, truths: np.ndarray, search: PoseSearch) -> N
     """Say which estimates are good; truths: (K, 4, 4) of the held-out photos."""
     for e in (*report.estimates, *report.held_out):
         e.reason = _reason(e, report.limit)
-    kept = [
-        (e.camera_from_object, truth)
+    right = [
+        search.is_right(e.camera_from_object, truth)
         for e, truth in zip(report.held_out, truths, strict=True)
-        if e.accepted
     ]
-    report.errors = np.array([pose_error(a, b, search.middle) for a, b in kept]).reshape(-1, 2)
-    wrong = sum(not search.is_right(a, b) for a, b in kept)
-    if wrong > MOST_WRONG * len(kept):
-        for e in report.estimates:
-            e.reason = e.reason or (
-                f"held-out photos are not found: of {len(kept)} poses that seem good {wrong} are "
-                "wrong"
-            )
+    kept = [i for i, e in enumerate(report.held_out) if e.accepted]
+    report.errors = np.array(
+        [pose_error(report.held_out[i].camera_from_object, truths[i], search.middle) for i in kept]
+    ).reshape(-1, 2)
+    wrong = sum(not right[i] for i in kept)
+    doubt = ""
+    if not any(right):
+        doubt = f"none of {len(right)} held-out photos is found: the field is not good enough"
+    elif wrong > MOST_WRONG * len(kept):
+        doubt = f"of {len(kept)} good poses of held-out photos {wrong} are wrong"
+    for e in report.estimates:
+        e.reason = e.reason or doubt
 
 
 def _reason(estimate: Estimate, limit: float) -> str:

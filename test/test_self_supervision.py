@@ -127,6 +127,17 @@ def test_without_good_poses_the_field_is_that_of_the_posed_photos(supervised, sp
     assert field.record["self_supervision"]["accepted"] == 0
 
 
+def test_a_field_that_does_not_find_its_own_photos_is_not_believed(supervised, split):
+    posed, unposed, _ = split
+    # photos whose poses are those of others: nothing that is held out is found where it is said
+    shifted = np.roll(posed.camera_from_object, 1, axis=0)
+    train = remembering([], supervised[0])
+    posed = replace(posed, camera_from_object=shifted)
+    _, found = self_supervise(posed, unposed.subset([0]), train, hypotheses=4)
+    assert not found.poses
+    assert found.estimates[0].reason.startswith("none of 2 held-out photos is found")
+
+
 def test_a_second_round_starts_from_the_first(supervised, split):
     posed, unposed, truths = split
     trained = []
