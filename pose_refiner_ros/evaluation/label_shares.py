@@ -79,11 +79,12 @@ def label_shares(
         begun = time.monotonic()
         tell("field of these alone", 0, 1)
         alone = train(data.subset(chosen))
+        seconds = time.monotonic() - begun
         row = {
             "share": share,
             "labelled": len(chosen),
             "psnr_without": float(field_psnr(alone, test).mean()),
-            "seconds_without": time.monotonic() - begun,
+            "seconds_without": seconds,
         }
         tell("field of these alone", 1, 1)
         row |= dict.fromkeys(_WITH)
