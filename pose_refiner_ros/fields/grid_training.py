@@ -62,7 +62,7 @@ class GridOptions:
     fog; seed: of the rays.
     """
 
-    steps: int = 800
+    steps: int = 1600
     rays: int = 16384
     voxel: float | None = None
     degree: int = 1
