@@ -153,6 +153,15 @@ def test_no_photo_or_one_of_another_size(pipeline):
         assert found.photo_rms is None and found.iou > 0.97
 
 
+def test_mesh_of_its_own_and_a_field(own_cache):
+    """The outline is the mesh's, here with half a voxel less all around than the field's."""
+    cube = model("cube", box(0.2, 0.2, 0.2), field=CUBE)
+    (found,) = Pipeline({"cube": cube}, SETTINGS, "cpu").process(frame_of())
+    assert angle_deg(found.camera_from_object, TRUTH) < 1.0
+    assert shift_between(found.camera_from_object, TRUTH) < 0.02
+    assert found.quality == "good"
+
+
 def test_objects_without_a_field_are_what_they_were(pipeline, caplog):
     """Beside one that has a field, and where all that the photo shows is noise."""
     rng = np.random.default_rng(0)

@@ -16,10 +16,12 @@ from painted import painted_block
 from rich.console import Console
 
 from pose_refiner_ros.fields.field_file import save_field
+from pose_refiner_ros.fields.mlp import MlpField, MlpSettings
 from pose_refiner_ros.objects.inspect import describe
 from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
 from pose_refiner_ros.objects.model import ObjectModel
 
+TINY = MlpSettings(width=8, depth=3, coarse_samples=4, fine_samples=4)
 EXAMPLE = Path(__file__).parents[2] / "config" / "objects_example.yaml"
 
 
@@ -463,6 +465,7 @@ def test_field_takes_no_defaults_of_meshes(write, block):
         ("field: gone.safetensors", "weights of the field .*gone.safetensors do not exist"),
         ("field: box.obj", "box.obj"),
         ("field: cut.safetensors", "cut.safetensors"),
+        ("field: network.safetensors", "of kind 'mlp', too slow for a robot"),
         ("field: 3", "'field' must be the path of a file, not 3"),
         ("field: box.safetensors\n    unit: m", "'unit' belongs to a mesh, and there is none"),
         ("field: box.safetensors\n    category: sedan\n    exact_shape: false", "shows one object"),
@@ -472,6 +475,7 @@ def test_field_takes_no_defaults_of_meshes(write, block):
 def test_bad_fields(write, block, tmp_path, lines, reason):
     whole = (tmp_path / "box.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    save_field(MlpField([[0] * 3, [1] * 3], None, TINY), tmp_path / "network.safetensors")
     library = ObjectLibrary.load(write(entry() + f"  other:\n    {lines}\n"))
     assert list(library) == ["box"]
     assert re.search(reason, library.problems["other"]), library.problems["other"]
