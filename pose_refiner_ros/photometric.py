@@ -14,7 +14,7 @@ from pose_refiner_ros.geometry.camera import CameraError
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.covariance import symmetry_covariance
 from pose_refiner_ros.refinement.photo_evidence import masked_photo
-from pose_refiner_ros.refinement.refiner import Refined, Refiner
+from pose_refiner_ros.refinement.refiner import SAME_ANGLE, Refined, Refiner
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.grid import GridField
@@ -34,6 +34,7 @@ COMPARED = 400  # pixels of a mask whose colours judge a pose
 LEAST_COMPARED = 20
 HIGHLIGHT = 0.15  # differences of colour far beyond count by their size, not its square
 NO_EXPOSURE = np.array([[1.0] * 3, [0.0] * 3])
+SAME_PLACE = 0.1  # diameters; poses that end so near to each other, and turned alike, are one
 LOST_OVERLAP = 0.1  # a pose that fits the photo may fit the mask worse by so much
 
 
@@ -144,7 +145,8 @@ class PhotoStage:
 
     def _take(self, one: SeenObject, photos: Sequence[PhotoRefined]) -> bool:
         """Whether the colours fit in a pose; if so, these are what was found."""
-        found = [self._fitted(one, photo) for photo in photos if np.isfinite(photo.cost)]
+        photos = self._distinct(one.name, [p for p in photos if np.isfinite(p.cost)])
+        found = [self._fitted(one, photo) for photo in photos]
         least = max(refined.iou for refined in one.found) - LOST_OVERLAP
         fits = [r for r in found if r.iou >= least and r.photo_rms <= WRONG_COLOURS]
         if fits:
@@ -153,6 +155,20 @@ class PhotoStage:
         rms = min((r.photo_rms for r in found), default=1.0)
         one.found = [replace(_with_rms(r), photo_rms=float(rms)) for r in one.found]
         return False
+
+    def _distinct(self, name: str, photos: Sequence[PhotoRefined]) -> list[PhotoRefined]:
+        """Without those that ended where a better one did."""
+        model, chosen = self.library[name], []
+        for photo in photos:
+            a = photo.camera_from_object
+            others = [other.camera_from_object for other in chosen]
+            if not any(
+                np.linalg.norm(a[:3, 3] - b[:3, 3]) < SAME_PLACE * model.diameter
+                and model.symmetries.reduced_rotation_error(a, b) < SAME_ANGLE
+                for b in others
+            ):
+                chosen.append(photo)
+        return chosen
 
     def _fitted(self, one: SeenObject, photo: PhotoRefined) -> PhotoFitted:
         """A pose that the photo gave, with what its silhouette says of it."""

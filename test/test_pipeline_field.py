@@ -64,7 +64,15 @@ def test_photo_finds_the_one_of_24_poses_that_a_cube_has(pipeline, seed):
     assert shift_between(found.camera_from_object, truth) < 0.006
     assert found.quality == "good" and found.belief > 0.9
     assert found.photo_rms < 0.05
+    for other in found.alternatives:
+        assert angle_deg(found.camera_from_object, other.camera_from_object) > 8.0
     assert (np.linalg.eigvalsh(found.covariance) > 0).all()
+
+
+def test_starts_that_end_alike_are_one(pipeline):
+    starts = [turned(TRUTH, turn) for turn in ((0.2, 0.1, 0), (-0.1, 0.3, 0), (0, -0.1, 0.3))]
+    (found,) = pipeline.process(frame_of(initial_poses={1: starts}))
+    assert found.alternatives == [] and found.belief == 1.0
 
 
 def test_silhouette_alone_does_not(pipeline, settings):
