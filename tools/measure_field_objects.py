@@ -37,6 +37,7 @@ from pose_refiner_ros.torch_threads import one_thread
 
 NAME = "object"
 SIGMA = 1.5  # pixels by which the border of a drawn mask is wrong
+MOVED = np.radians(3.0)  # since the last frame
 NEAR, FAR = np.radians(20.0), (np.radians(60.0), np.radians(180.0))
 
 
@@ -82,17 +83,19 @@ def pose_table(pipeline: Pipeline, views) -> None:
     print("| masks | start | by | median error deg | cm | worst deg | cm | ms |")
     print("|---|---|---|---|---|---|---|---|")
     for drawn in (False, True):
-        for start in ("20 deg off", "none"):
+        for start in ("last frame's", "20 deg off", "none"):
             for photometric in ("never", "auto"):
                 pipeline.settings = Settings(photometric=photometric)
                 errors, times = [], []
                 for i, (image, mask, camera, truth) in enumerate(views):
                     rng = np.random.default_rng(i)
                     mask = move_border(mask, rng, SIGMA) if drawn else mask
-                    near = [turned(truth, NEAR, rng, 0.1)]
-                    initial = {1: near} if start != "none" else {}
+                    tracked = {1} if start == "last frame's" else set()
+                    near = turned(truth, MOVED, rng, 0.02) if tracked else None
+                    near = turned(truth, NEAR, rng, 0.1) if near is None else near
+                    initial = {1: [near]} if start != "none" else {}
                     begin = time.perf_counter()
-                    frame = Frame(mask, camera, {1: NAME}, initial, image)
+                    frame = Frame(mask, camera, {1: NAME}, initial, image, tracked)
                     (found,) = pipeline.process(frame, lambda *_: None)
                     times.append(time.perf_counter() - begin)
                     angle, away = pose_errors(found.camera_from_object[None], truth)
@@ -110,7 +113,7 @@ def main(field_file: str, data: str) -> None:
     field, posed = load_field(field_file), load_posed_images(Path(data), "test")
     mesh = field_mesh(field)
     model = ObjectModel(
-        NAME, mesh, simplify_for_silhouette(mesh, tolerance_px=1.0, warn=print), field=field
+        NAME, mesh, simplify_for_silhouette(mesh, tolerance_px=1.0, warn=lambda _: None), field=field
     )
     pipeline = Pipeline({NAME: model}, device="cpu")
     pipeline.warm_up()
