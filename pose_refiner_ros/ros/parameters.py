@@ -137,8 +137,9 @@ GROUPS = {
             "require_image",
             False,
             "Answer only masks that have an image with their stamp. The poses come from the masks; "
-            "the image gives the header of the results and the background of the overlay. With "
-            "false, masks without an image are answered under their own header.",
+            "the image gives the header of the results and the background of the overlay, and "
+            "refines objects that have a radiance field. With false, masks without an image are "
+            "answered under their own header.",
         ),
         Declaration(
             "sync_slop",
