@@ -112,9 +112,8 @@ def pose_table(pipeline: Pipeline, views) -> None:
 def main(field_file: str, data: str) -> None:
     field, posed = load_field(field_file), load_posed_images(Path(data), "test")
     mesh = field_mesh(field)
-    model = ObjectModel(
-        NAME, mesh, simplify_for_silhouette(mesh, tolerance_px=1.0, warn=lambda _: None), field=field
-    )
+    simple = simplify_for_silhouette(mesh, tolerance_px=1.0, warn=lambda _: None)
+    model = ObjectModel(NAME, mesh, simple, field=field)
     pipeline = Pipeline({NAME: model}, device="cpu")
     pipeline.warm_up()
     size = posed.images.shape[1:3]
