@@ -29,7 +29,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(app).commands
 # These take long or need something that is not here: their options are parsed.
-NOT_RUN = {"bench", "bag", "vehicles", "encoder", "evaluate"}
+NOT_RUN = {"bench", "bag", "vehicles", "encoder", "field", "evaluate"}
 
 
 def blocks(language: str) -> list[str]:
@@ -56,7 +56,8 @@ def workplace(tmp_path_factory):
     shape = ell()
     in_mm = trimesh.Trimesh(shape.vertices * 1000.0, shape.faces, process=False)
     in_mm.export(folder / "mug.stl")
-    (folder / "objects.yaml").write_text(blocks("yaml")[0], encoding="utf-8")
+    (library,) = [text for text in blocks("yaml") if "mesh: mug.stl" in text]
+    (folder / "objects.yaml").write_text(library, encoding="utf-8")
     camera = Camera(np.array([[600, 0, 319.5], [0, 600, 239.5], [0, 0, 1.0]]), (480, 640))
     (folder / "camera.txt").write_text("600 600 319.5 239.5 640 480\n")
     vertices, faces = trimesh.remesh.subdivide_to_size(shape.vertices, shape.faces, 0.02)
