@@ -192,14 +192,14 @@ def render(
     """
     with user_errors():
         from pose_refiner_ros.fields.field_file import load_field
-        from pose_refiner_ros.fields.pictures import (
+        from pose_refiner_ros.fields.orbit import (
             check_in_view,
             film,
             straight_picture,
             view_of,
             write_png,
         )
-        from pose_refiner_ros.fields.pictures import orbit as orbit_poses
+        from pose_refiner_ros.fields.orbit import orbit as orbit_poses
         from pose_refiner_ros.single_image import InputError
 
         suffix = ".mp4" if orbit else ".png"
@@ -311,7 +311,7 @@ def _intrinsics(view: dict, size: str | None, fov: float | None, camera: Path | 
     """(3, 3) and (height, width)."""
     import numpy as np
 
-    from pose_refiner_ros.fields.pictures import pinhole
+    from pose_refiner_ros.fields.orbit import pinhole
     from pose_refiner_ros.single_image import InputError
 
     if camera is not None:

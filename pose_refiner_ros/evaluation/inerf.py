@@ -31,7 +31,7 @@ from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
 from pose_refiner_ros.fields.mlp_training import MlpOptions, train_mlp
-from pose_refiner_ros.fields.pictures import view_of
+from pose_refiner_ros.fields.orbit import view_of
 
 Progress = Callable[[str, int, int], None]  # block, done, total
 _NUMBERS = re.compile(r"\[[-\d.,e\s]+\]")  # lists of nothing else: on one line

@@ -125,15 +125,14 @@ def trace_kernel(degree: int) -> Any:
             if channel == 2:
                 g = blue - collected[2] * dense
                 turn = blue_turn - collected[2] * dense_turn
-            if wp.static(degree > 0):
-                if channel < 3:  # colours change with the direction from which they are seen
-                    by_direction = wp.vec3()
-                    for k in range(1, wp.static(count)):
-                        for a in range(3):
-                            by_direction[a] = (
-                                by_direction[a] + weighed[1 + 3 * k + channel] * gradient[k, a]
-                            )
-                    turn += wp.cross(by_direction, d) * grid.voxel
+            if channel < 3:  # colours change with the direction from which they are seen
+                by_direction = wp.vec3()
+                for k in range(1, wp.static(count)):
+                    for a in range(3):
+                        by_direction[a] = (
+                            by_direction[a] + weighed[1 + 3 * k + channel] * gradient[k, a]
+                        )
+                turn += wp.cross(by_direction, d) * grid.voxel
             by_v = -(R * g) / grid.voxel
             by_w = (R * turn) / grid.voxel
             for a in range(3):

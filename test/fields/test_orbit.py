@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pose_refiner_ros.fields.field import FieldError
-from pose_refiner_ros.fields.pictures import check_in_view, film, orbit, pinhole, view_of
+from pose_refiner_ros.fields.orbit import check_in_view, film, orbit, pinhole, view_of
 
 
 @pytest.mark.parametrize("up", [(0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (0.3, 0.2, -0.8)])
