@@ -236,10 +236,7 @@ class FieldRefiner:
             ]
             for i, found in enumerate(self._from_starts(again, seen, keep, tracked)):
                 results[i] += found
-        for found in results:
-            found.sort(key=lambda refined: refined.cost)
-            del found[keep:]
-        return results
+        return [_distinct(found, one)[:keep] for found, one in zip(results, seen, strict=True)]
 
     def _from_starts(self, starts, seen, keep, tracked) -> list[list[PhotoRefined]]:
         if not tracked:
@@ -351,6 +348,16 @@ def _best(candidates, seen, keep) -> list[_Candidate]:
             if not any(_same(candidate.pose, c.pose, seen[owner].field.diameter) for c in mine):
                 mine.append(candidate)
         chosen += mine
+    return chosen
+
+
+def _distinct(found: list[PhotoRefined], seen: _Seen) -> list[PhotoRefined]:
+    """Results of one object without repeats, best first."""
+    chosen: list[PhotoRefined] = []
+    for refined in sorted(found, key=lambda refined: refined.cost):
+        pose = refined.camera_from_object
+        if not any(_same(pose, c.camera_from_object, seen.field.diameter) for c in chosen):
+            chosen.append(refined)
     return chosen
 
 

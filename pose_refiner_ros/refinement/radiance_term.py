@@ -252,7 +252,8 @@ def add_residuals(
                 else:
                     row[a] = compare.opacity * J[3, a]
             here += (w * r[channel]) * row
-            weighed = w * row
+            # the second derivative of Fair's function, not its weight: that would shorten steps
+            weighed = (w / (1.0 + ratio)) * row
             for a in range(6):
                 for b in range(a, 6):
                     H[a, b] = H[a, b] + weighed[a] * row[b]
