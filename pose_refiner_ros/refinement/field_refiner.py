@@ -7,8 +7,9 @@ first through a blurred field against a blurred photo, then less and less so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .covariance import pose_covariance
 from .evidence import ObjectEvidence
 from .photo_evidence import PhotoEvidence, Rays, chosen_rays, lattice_rays
 from .radiance_term import ObjectRays, RadianceStage, RadianceTerm
+from .ray_sampling import RaySampler
 from .refiner import FINEST as SILHOUETTE_FINEST
 from .refiner import Refiner, turned
 from .silhouette_term import Fit, SilhouetteTerm
@@ -117,9 +119,40 @@ class _Seen:
 
     photo: PhotoEvidence
     field: _FieldLevels
-    rays: list[Rays]
+    settings: FieldSettings
     name: str
     mask: ObjectEvidence | None
+    _rays: dict[int, Rays] = field(default_factory=dict)
+
+    def rays(self, level: int) -> Rays:
+        """Evenly over the picture at coarse levels, then where the photo is interesting."""
+        if level not in self._rays:
+            stage = STAGES[level]
+            count = round(stage.rays * self.settings.rays)
+            if stage.sigma:
+                self._rays[level] = lattice_rays(self.photo, count, stage.sigma)
+            else:
+                pixels = self._sampler.draw(
+                    count, np.random.default_rng((self.settings.seed, level))
+                )
+                # a coarser field is a blurred one: a mean over cells, and linear in between
+                blur = SIGMA_OF_GRAIN * stage.grain if stage.grain > 1.0 else 0.0
+                self._rays[level] = chosen_rays(self.photo, pixels, blur)
+        return self._rays[level]
+
+    @cached_property
+    def _sampler(self) -> RaySampler:
+        return self.photo.sampler(self.settings.sampling)
+
+    def look(self, distance: float) -> Callable[[int], tuple[GridField, Rays]]:
+        """What RadianceTerm asks for, the object being about so many metres away."""
+
+        def at(level: int) -> tuple[GridField, Rays]:
+            rays = self.rays(level)
+            pixel = rays.spacing * distance / self.photo.pinhole[0]
+            return self.field.for_pixels(STAGES[level].grain * pixel), rays
+
+        return at
 
     @property
     def has_outline(self) -> bool:
@@ -215,7 +248,7 @@ class FieldRefiner:
             _Seen(
                 photo,
                 self._fields[name],
-                self._rays(photo),
+                self.settings,
                 name,
                 None if masks is None or self.outlines is None else masks[i],
             )
@@ -250,21 +283,6 @@ class FieldRefiner:
             results[candidate.owner].append(refined)
         return results
 
-    def _rays(self, photo: PhotoEvidence) -> list[Rays]:
-        """One set of rays per level: evenly over the picture, but interesting ones at the end."""
-        rng = np.random.default_rng(self.settings.seed)
-        sampler = photo.sampler(self.settings.sampling)
-        rays = []
-        for stage in STAGES:
-            count = round(stage.rays * self.settings.rays)
-            if stage.sigma:
-                rays.append(lattice_rays(photo, count, stage.sigma))
-            else:
-                # a coarser field is a blurred one: a mean over cells, and linear in between
-                blur = SIGMA_OF_GRAIN * stage.grain if stage.grain > 1.0 else 0.0
-                rays.append(chosen_rays(photo, sampler.draw(count, rng), blur))
-        return rays
-
     def _solve(self, candidates, seen, levels, outlines=False) -> list[_Candidate]:
         for batch in self._batches(candidates):
             self._load(batch, seen)
@@ -294,16 +312,10 @@ class FieldRefiner:
         objects = []
         for owner in sorted({c.owner for c in batch}):
             one = seen[owner]
-            photo = one.photo
-            opacity = OPACITY_WEIGHT if photo.opacity is not None else 0.0
+            opacity = OPACITY_WEIGHT if one.photo.opacity is not None else 0.0
             own = [c for c in batch if c.owner == owner]
-            distance = np.median([np.linalg.norm(c.pose[:3, 3]) for c in own])
-            pixel = distance / photo.pinhole[0]
-            levels = [
-                one.field.for_pixels(stage.grain * r.spacing * pixel)
-                for stage, r in zip(STAGES, one.rays, strict=True)
-            ]
-            objects.append(ObjectRays(levels, one.rays, photo.background, opacity, len(own)))
+            distance = float(np.median([np.linalg.norm(c.pose[:3, 3]) for c in own]))
+            objects.append(ObjectRays(one.look(distance), one.photo.background, opacity, len(own)))
         self.term.load(objects)
         self.solver.load(
             np.stack([c.pose for c in batch]),

@@ -8,7 +8,7 @@ is a mask, minus what was observed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,16 +57,27 @@ class RadianceStage:
 
 @dataclass(eq=False)
 class ObjectRays:
-    """What one object of the batch is compared with at each level, and the poses of it.
+    """What one object of the batch is compared with, and how many poses of it there are.
 
-    fields, rays: one per level; background: (3,) behind the field; opacity: weight of the residual
-    of opacity beside those of colour; count: of poses.
+    look: the field and the rays of a level, asked for only where that level is used; background:
+    (3,) behind the field; opacity: weight of the residual of opacity beside those of colour; count:
+    of poses.
     """
 
-    fields: Sequence[GridField]
-    rays: Sequence[Rays]
+    look: Callable[[int], tuple[GridField, Rays]]
     background: np.ndarray
     opacity: float
+    count: int
+
+
+@dataclass(eq=False)
+class _Uploaded:
+    """One object at one level, on the device."""
+
+    field: GridField
+    compare: Comparison
+    directions: wp.array
+    lattice: tuple[int, int] | None
     count: int
 
 
@@ -334,7 +345,7 @@ class RadianceTerm:
         self.level = 0
         self.count = 0
         self._objects: list[ObjectRays] = []
-        self._comparisons: list[list[tuple[Comparison, wp.array]]] = []
+        self._uploaded: dict[int, list[_Uploaded]] = {}
         self.colours = wp.zeros((capacity, rays), dtype=wp.vec4, device=device)
         self.jacobians = wp.zeros((capacity, rays), dtype=mat46, device=device)
         self._scratch = [wp.zeros_like(self.colours), wp.zeros_like(self.jacobians)]
@@ -350,29 +361,30 @@ class RadianceTerm:
     def load(self, objects: Sequence[ObjectRays]) -> None:
         """What the poses of the batch are compared with; those of an object lie side by side."""
         self._objects = list(objects)
-        self._comparisons = []
-        self.count = 0
-        for seen in self._objects:
-            self._comparisons.append(
-                [self._upload(seen, i, stage) for i, stage in enumerate(self.stages)]
-            )
-            self.count += seen.count
+        self._uploaded = {}
+        self.count = sum(seen.count for seen in self._objects)
         self._rows.write("gain", np.ones((self.count, 3), np.float32))
         self._rows.write("bias", np.zeros((self.count, 3), np.float32))
 
-    def _upload(self, seen: ObjectRays, level: int, stage: RadianceStage):
-        rays, device = seen.rays[level], self.device
-        compare = Comparison()
-        compare.observed = wp.array(rays.observed, dtype=wp.vec4, device=device)
-        compare.weight = wp.array(rays.weight, dtype=wp.float32, device=device)
-        compare.tile = wp.array(rays.tile, dtype=wp.int32, device=device)
-        compare.background = wp.vec3(*(float(c) for c in seen.background))
-        compare.opacity = float(np.sqrt(seen.opacity))
-        compare.robust = stage.robust
-        compare.unit = 1.0 / COLOUR_OF_PIXEL**2
-        compare.rays = len(rays.directions)
-        compare.pose_first = self.count
-        return compare, wp.array(rays.directions, dtype=wp.vec3, device=device)
+    def _upload(self, level: int) -> list[_Uploaded]:
+        """All objects at a level."""
+        uploaded, first, device = [], 0, self.device
+        for seen in self._objects:
+            field, rays = seen.look(level)
+            compare = Comparison()
+            compare.observed = wp.array(rays.observed, dtype=wp.vec4, device=device)
+            compare.weight = wp.array(rays.weight, dtype=wp.float32, device=device)
+            compare.tile = wp.array(rays.tile, dtype=wp.int32, device=device)
+            compare.background = wp.vec3(*(float(c) for c in seen.background))
+            compare.opacity = float(np.sqrt(seen.opacity))
+            compare.robust = self.stages[level].robust
+            compare.unit = 1.0 / COLOUR_OF_PIXEL**2
+            compare.rays = len(rays.directions)
+            compare.pose_first = first
+            directions = wp.array(rays.directions, dtype=wp.vec3, device=device)
+            uploaded.append(_Uploaded(field, compare, directions, rays.lattice, seen.count))
+            first += seen.count
+        return uploaded
 
     def set_level(self, index: int) -> None:
         self.level = index
@@ -383,16 +395,16 @@ class RadianceTerm:
         finest = self.level == len(self.stages) - 1
         if finest:
             self.sectors.zero_()
-        for seen, comparisons in zip(self._objects, self._comparisons, strict=True):
-            compare, directions = comparisons[self.level]
-            if seen.count:
-                self._trace(state, seen, compare, directions)
-                if self.stages[self.level].sigma > 0.0:
-                    self._blur(state, seen, compare.pose_first)
-                self._compare(state, seen.count, compare, int(finest))
+        if self.level not in self._uploaded:
+            self._uploaded[self.level] = self._upload(self.level)
+        for seen in self._uploaded[self.level]:
+            self._trace(state, seen)
+            if self.stages[self.level].sigma > 0.0:
+                self._blur(state, seen)
+            self._compare(state, seen.count, seen.compare, int(finest))
 
-    def _trace(self, state, seen: ObjectRays, compare: Comparison, directions) -> None:
-        field = seen.fields[self.level]
+    def _trace(self, state, seen: _Uploaded) -> None:
+        field, compare = seen.field, seen.compare
         launch_over(
             trace_kernel(field.degree),
             seen.count * compare.rays,
@@ -403,7 +415,7 @@ class RadianceTerm:
                 state.trial_translation,
                 compare.pose_first,
                 compare.rays,
-                directions,
+                seen.directions,
                 STEP,
                 self.colours,
                 self.jacobians,
@@ -411,8 +423,9 @@ class RadianceTerm:
             self.device,
         )
 
-    def _blur(self, state, seen: ObjectRays, pose_first: int) -> None:
-        rows, columns = seen.rays[self.level].lattice
+    def _blur(self, state, seen: _Uploaded) -> None:
+        rows, columns = seen.lattice
+        first = seen.compare.pose_first
         sigma = self.stages[self.level].sigma
         radius = int(np.ceil(2.5 * sigma))
         sharp, scratch = [self.colours, self.jacobians], self._scratch
@@ -420,7 +433,7 @@ class RadianceTerm:
             launch_over(
                 blur_lattice,
                 seen.count * rows * columns,
-                [state.active, pose_first, rows, columns, stride, radius, sigma, *source, *target],
+                [state.active, first, rows, columns, stride, radius, sigma, *source, *target],
                 self.device,
             )
 

@@ -102,7 +102,7 @@ def test_the_jacobian_is_the_finite_difference(grid):
 def term_of(grid, photo, stage, rays, exposure=False) -> tuple[RadianceTerm, Solver]:
     term = RadianceTerm([stage], 2, SIZE * SIZE, exposure)
     opacity = 0.0 if photo.opacity is None else 1.0
-    term.load([ObjectRays([grid], [rays], photo.background, opacity, 1)])
+    term.load([ObjectRays(lambda level: (grid, rays), photo.background, opacity, 1)])
     return term, Solver(2)
 
 
@@ -197,7 +197,7 @@ def test_two_objects_of_one_batch_do_not_mix():
     for grid, pose in zip(grids, poses, strict=True):
         photo = photo_of(grid, POSE)
         rays = lattice_rays(photo, 900, stage.sigma)
-        seen.append(ObjectRays([grid], [rays], WHITE, 0.0, 1))
+        seen.append(ObjectRays(lambda level, at=(grid, rays): at, WHITE, 0.0, 1))
         term, solver = term_of(grid, photo, stage, rays)
         alone.append(looked_at(term, solver, pose))
     term, solver = RadianceTerm([stage], 2, SIZE * SIZE), Solver(2)
