@@ -2,6 +2,8 @@
 """Objects with a radiance field: the photo decides where silhouettes cannot."""
 
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -188,6 +190,28 @@ def test_objects_without_a_field_are_what_they_were(pipeline, caplog):
     assert caplog.text == ""
     assert cube.photo_rms < 0.1 and beside.photo_rms is None
     np.testing.assert_allclose(beside.camera_from_object, alone.camera_from_object, atol=1e-6)
+
+
+def test_objects_without_a_field_need_nothing_of_fields(own_cache):
+    """What fields are made and rendered with takes long to import."""
+    run = """
+import sys
+import numpy as np
+from pose_refiner_ros import shipped
+from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.objects.library import ObjectLibrary
+from pose_refiner_ros.pipeline import Pipeline
+library = ObjectLibrary.load(shipped.OBJECTS)
+camera = Camera(np.array([[120.0, 0, 47.5], [0, 120.0, 47.5], [0, 0, 1]]), (96, 96))
+masks = np.zeros((96, 96), np.uint8)
+masks[32:64, 32:64] = 1
+frame = Frame(masks, camera, {1: "sedan"}, image=np.zeros((96, 96, 3), np.uint8))
+Pipeline(library, device="cpu").process(frame)
+found = [n for n in sys.modules if n == "torch" or "ros.fields" in n or "field_" in n]
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", run], check=True)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from urllib.parse import unquote
 import numpy as np
 import yaml
 
-from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.mesh import METRES_PER_UNIT, Mesh, MeshError, load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import (
@@ -298,6 +297,8 @@ def _model_from_entry(
     field_path = _resolve_path(field_uri, folder) if field_uri is not None else None
     field = _load_field(field_path) if field_path is not None else None
     if mesh_uri is None:
+        from pose_refiner_ros.objects.field_mesh import field_mesh
+
         mesh = field_mesh(field, warn)
     elif field is not None:
         _compare_boxes(mesh.bounds, field.occupied_bounds, warn)
@@ -370,7 +371,7 @@ def _category(entry: dict) -> tuple[str | None, bool]:
     category = entry.get("category")
     if category is not None and not (isinstance(category, str) and category.strip()):
         raise _ObjectError(f"'category' must be a class of the encoder, not {category!r}")
-    exact = entry.get("exact_shape", category is None or "field" in entry)
+    exact = entry.get("exact_shape", category is None or entry.get("field") is not None)
     if not isinstance(exact, bool):
         raise _ObjectError(f"'exact_shape' must be true or false, not {exact!r}")
     if category is None and not exact:
@@ -423,7 +424,7 @@ def _resolve_path(uri: str, folder: Path) -> Path:
             if share.is_dir():
                 return share / inside
         raise _ObjectError(
-            f"mesh {uri}: ROS package {package!r} was not found; "
+            f"{uri}: ROS package {package!r} was not found; "
             "build and source its workspace, or give a path"
         )
     if uri.startswith("file://"):
