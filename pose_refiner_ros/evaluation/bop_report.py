@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from pose_refiner_ros.evaluation.report import cells, heads
+
 Row = dict[str, Any]
 
 # Columns of the tables: head, key of a summary, how it is written.
@@ -71,13 +73,10 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> list[list[str]]:
     """Header, one row per object, and the total, as text."""
-    lines = [["object", *(head for head, _, _ in COLUMNS)]]
+    lines = [["object", *heads(COLUMNS)]]
     named = [(entry["name"], entry) for entry in report["per_object"]]
     for name, entry in [*named, ("total", report["total"])]:
-        cells = []
-        for _, key, form in COLUMNS:
-            cells.append("–" if entry[key] is None else form.format(entry[key]))
-        lines.append([name, *cells])
+        lines.append([name, *cells(entry, COLUMNS)])
     return lines
 
 

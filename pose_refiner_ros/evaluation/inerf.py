@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +23,22 @@ import pose_refiner_ros
 from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
-from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tick, Tools
+from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tools
+from pose_refiner_ros.evaluation.report import (
+    Progress,
+    Target,
+    Tick,
+    counted,
+    machine,
+    now,
+    targets,
+    write_json,
+)
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
 from pose_refiner_ros.fields.mlp_training import MlpOptions, train_mlp
 from pose_refiner_ros.fields.orbit import view_of
-
-Progress = Callable[[str, int, int], None]  # block, done, total
-_NUMBERS = re.compile(r"\[[-\d.,e\s]+\]")  # lists of nothing else: on one line
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,7 @@ BATCH_SIZES = (1, 4, 12, 40, 100)
 MOST_ON_CPU = 40
 EXAMPLES = 3
 
-# Name, where the figure is, target, whether more is better, what the paper reports.
-TARGETS = (
+TARGETS: tuple[Target, ...] = (
     ("fast: under 5°", "methods.fast.share_5deg", 0.95, True, 0.71),
     ("fast: under 5 cm", "methods.fast.share_5cm", 0.95, True, 0.73),
     ("fast: under both", "methods.fast.share_both", 0.95, True, None),
@@ -137,7 +140,7 @@ def run_inerf(
         "field": _described(field),
     }
     report = {
-        "date": _now(),
+        "date": now(),
         "version": pose_refiner_ros.__version__,
         "machine": _machine(device),
         **(_read(out, of) if only else {**of, "targets": [], "methods": {}, "blocks": {}}),
@@ -146,6 +149,8 @@ def run_inerf(
     unknown = [name for name in only if name not in todo]
     if unknown:
         raise InerfError(f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}")
+    other = "GPU" if device == "cpu" else "CPU"
+    aims = [aim for aim in TARGETS if not aim[0].endswith(other)]
     progress("Kernels", 0, 1)
     tools.warm_up()
     progress("Kernels", 1, 1)
@@ -159,11 +164,11 @@ def run_inerf(
         except Exception as error:  # whatever it is, the other blocks took minutes
             failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
         report["blocks"][name] = {
-            "date": _now(), "minutes": (time.monotonic() - begun) / 60.0, "failed": failure
+            "date": now(), "minutes": (time.monotonic() - begun) / 60.0, "failed": failure
         }  # fmt: skip
         report["minutes"] = sum(block["minutes"] for block in report["blocks"].values())
-        report["targets"] = targets(report)
-        _write_json(out, report)
+        report["targets"] = targets(report, aims)
+        write_json(out / "inerf.json", report)
     _write_pages(out, report)
     return report
 
@@ -184,7 +189,7 @@ def _blocks(
     methods = report["methods"]
 
     def tick(name: str, total: int) -> Tick:
-        return _counted(progress, name, total)
+        return counted(progress, name, total)
 
     def fast() -> None:
         total = views * counts.starts
@@ -285,23 +290,6 @@ def _network(data: Path, scale: float, steps: int, tools: Tools, progress: Progr
     )  # fmt: skip
 
 
-def _counted(progress: Progress, name: str, total: int) -> Tick:
-    """What a block calls after each of its `total` parts."""
-    done = 0
-    progress(name, 0, total)
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, total)
-
-    return tick
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
 def _described(field: RadianceField) -> dict[str, Any]:
     settings = field.settings if isinstance(field.settings, dict) else asdict(field.settings)
     return {
@@ -313,53 +301,11 @@ def _described(field: RadianceField) -> dict[str, Any]:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    found = {
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-        "device": device,
-    }
+    found = {**machine(device), "threads": torch.get_num_threads()}
     if device != "cpu":
         found["gpu"] = torch.cuda.get_device_name(device)
     if hasattr(os, "getloadavg"):
         found["load_at_start"] = round(os.getloadavg()[0], 2)
-    return found
-
-
-def targets(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was aimed at, what the paper reports, what was measured, and whether that is enough;
-    without those whose block has not run."""
-    on_cpu = report["machine"]["device"] == "cpu"
-    lines = []
-    for name, place, target, more, paper in TARGETS:
-        if (name.endswith("CPU") and not on_cpu) or (name.endswith("GPU") and on_cpu):
-            continue
-        ours = _figure(report, place)
-        if ours is None:
-            continue
-        enough = ours >= target if more else ours <= target
-        lines.append(
-            {
-                "name": name,
-                "from": place,
-                "ours": ours,
-                "target": target,
-                "at_least": more,
-                "paper": paper,
-                "met": bool(enough),
-            }
-        )
-    return lines
-
-
-def _figure(report: dict[str, Any], place: str) -> float | None:
-    found: Any = report
-    for key in place.split("."):
-        if isinstance(found, list):
-            found = found[int(key)] if found else None
-        else:
-            found = None if found is None else found.get(key)
     return found
 
 
@@ -387,12 +333,6 @@ def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """Tuples as lists."""
     return json.loads(json.dumps(value))
-
-
-def _write_json(out: Path, report: dict[str, Any]) -> None:
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
-    write_atomically(out / "inerf.json", (text + "\n").encode())
 
 
 def _write_pages(out: Path, report: dict[str, Any]) -> None:

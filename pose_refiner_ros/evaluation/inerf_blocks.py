@@ -12,7 +12,7 @@ measure of object poses, is noted beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.metrics import pose_errors
+from pose_refiner_ros.evaluation.report import Tick
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.picture import picture_over
@@ -29,8 +30,6 @@ from pose_refiner_ros.refinement.field_refiner import FieldRefiner, FieldSetting
 from pose_refiner_ros.refinement.photo_evidence import whole_photo
 from pose_refiner_ros.refinement.photometric_descent import DescentResult, PhotometricDescent
 from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
-
-Tick = Callable[[], None]
 
 TURN = 40.0  # degrees
 SHIFT = 0.2  # metres

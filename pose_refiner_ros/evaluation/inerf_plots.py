@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M
+from pose_refiner_ros.evaluation.inerf_tables import METHODS
+from pose_refiner_ros.evaluation.plotting import new_figure, png
 
 COLORS = {
     "random": "#777777",
@@ -20,7 +21,6 @@ COLORS = {
     "fast": "#1f6fb2",
 }
 STYLES = {512: ":", 1024: "-", 2048: "--"}
-DPI = 130
 SMALLEST = {"rotation_deg": 1e-2, "translation_m": 1e-3}
 LARGEST = {"rotation_deg": 100.0, "translation_m": 10.0}
 
@@ -40,7 +40,7 @@ def plots(report: dict[str, Any]) -> dict[str, bytes]:
 
 def pictures(examples: Sequence[tuple[list[np.ndarray], list[float]]]) -> bytes:
     """Photos, starts and results, a column each."""
-    figure = _figure(2.6 * len(examples), 8.0)
+    figure = new_figure(2.6 * len(examples), 8.0)
     for column, (shown, (before, after)) in enumerate(examples):
         titles = ("photo", f"start, {before:.0f}° off", f"result, {after:.2f}° off")
         for row, (picture, title) in enumerate(zip(shown, titles, strict=True)):
@@ -48,11 +48,11 @@ def pictures(examples: Sequence[tuple[list[np.ndarray], list[float]]]) -> bytes:
             axes.imshow(np.clip(picture, 0.0, 1.0))
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()
-    return _png(figure)
+    return png(figure)
 
 
 def _steps(cells: dict[str, Any]) -> bytes:
-    figure = _figure(11.5, 4.4)
+    figure = new_figure(11.5, 4.4)
     left, middle, right = figure.subplots(1, 3, sharey=True)
     for axes, key, what in (
         (left, "share_5deg", "rotation under 5°"),
@@ -72,24 +72,29 @@ def _steps(cells: dict[str, Any]) -> bytes:
     left.set_ylabel("share of poses")
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="sampling, rays")
     figure.suptitle("Fig. 6a: share of poses by steps, sampling and batch of rays, on the grid")
-    return _png(figure)
+    return png(figure)
 
 
 def _time(report: dict[str, Any]) -> bytes:
     """Share under both by seconds, of each method."""
-    figure = _figure(6.8, 4.2)
+    figure = new_figure(6.8, 4.2)
     axes = figure.subplots()
     methods, speed = report["methods"], report["speed"]
     axes.plot(
         [speed["fast_seconds_per_pose"]], [speed["fast_share_both"]], "o", color=COLORS["fast"],
-        label="fast, on the grid",
+        label=METHODS["fast"],
     )  # fmt: skip
-    for name, shown in (("adam_grid", "Adam, on the grid"), ("adam_mlp", "Adam, in a network")):
+    for name in ("adam_grid", "adam_mlp"):
         if name in methods:
             row = methods[name]
             share = np.array(row["at_step"]) / max(row["steps"], 1)
             seconds = share * row["seconds_per_pose"]
-            axes.plot(seconds[1:], row["curves"]["share_both"][1:], color=COLORS[name], label=shown)
+            axes.plot(
+                seconds[1:],
+                row["curves"]["share_both"][1:],
+                color=COLORS[name],
+                label=METHODS[name],
+            )
     axes.set_xscale("log")
     axes.set_ylim(0.0, 1.02)
     axes.set_xlabel("seconds per pose")
@@ -97,17 +102,17 @@ def _time(report: dict[str, Any]) -> bytes:
     axes.grid(alpha=0.3)
     axes.set_title("Share of right poses by time")
     axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _errors(methods: dict[str, Any]) -> bytes:
     """Fig. 9: histograms of errors before and after, on a logarithmic axis."""
-    figure = _figure(10.0, 4.2)
+    figure = new_figure(10.0, 4.2)
     for axes, key, what, limit in zip(
         figure.subplots(1, 2),
         ("rotation_deg", "translation_m"),
         ("rotation error, degrees", "translation error, metres"),
-        (5.0, 0.05),
+        (RIGHT_DEG, RIGHT_M),
         strict=True,
     ):
         low, high = SMALLEST[key], LARGEST[key]
@@ -127,16 +132,4 @@ def _errors(methods: dict[str, Any]) -> bytes:
     figure.axes[0].set_ylabel("share of poses")
     figure.axes[0].legend(fontsize=8)
     figure.suptitle("Fig. 9: errors before and after")
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return png(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pose_refiner_ros.evaluation.palazzi_tables import table, target_table
+from pose_refiner_ros.evaluation.report import cells, heads, number, table, target_table
 
 METHODS = {
     "fast": "fast, on the grid",
@@ -49,6 +49,14 @@ LIGHT_ROWS = {
     "adam_rgb": "Adam, RGB",
     "adam_uv": "Adam, U and V alone",
 }
+SHARE_COLUMNS = (
+    ("PSNR without, dB", "psnr_without", "{:.2f}"),
+    ("PSNR with, dB", "psnr_with", "{:.2f}"),
+    ("poses estimated", "estimated", "{:.0f}"),
+    ("right", "right", "{:.0f}"),
+    ("kept", "kept", "{:.0f}"),
+    ("kept and right", "kept_right", "{:.0f}"),
+)
 MISSING = "Not run."
 
 
@@ -97,13 +105,12 @@ def markdown(report: dict[str, Any]) -> str:
 
 def method_table(report: dict[str, Any]) -> str:
     rows = report["methods"]
-    lines = [["method", "rays", "steps", *(head for head, _, _ in COLUMNS)]]
+    lines = [["method", "rays", "steps", *heads(COLUMNS)]]
     for name, shown in METHODS.items():
         if name in rows:
             row = rows[name]
             steps = row.get("steps", row.get("median_iterations"))
-            figures = [form.format(row[key]) for _, key, form in COLUMNS]
-            lines.append([shown, str(row["rays"]), f"{steps:g}", *figures])
+            lines.append([shown, str(row["rays"]), f"{steps:g}", *cells(row, COLUMNS)])
     return table(lines) if len(lines) > 1 else MISSING
 
 
@@ -127,9 +134,10 @@ def speed_table(report: dict[str, Any]) -> str:
     data = report.get("speed")
     if data is None:
         return MISSING
-    heads = ["to", "fast gets there", "Adam gets there", "Adam s", "fast s", "times faster",
-             "with those that Adam never gets to"]  # fmt: skip
-    lines = [heads]
+    lines = [
+        ["to", "fast gets there", "Adam gets there", "Adam s", "fast s", "times faster",
+         "with those that Adam never gets to"]
+    ]  # fmt: skip
     for key, name in LEVELS.items():
         level = data["levels"][key]
         never = level["times_with_never"]
@@ -138,9 +146,9 @@ def speed_table(report: dict[str, Any]) -> str:
                 name,
                 f"{level['fast_reaches']} of {data['n']}",
                 f"{level['adam_reaches']} of {data['n']}",
-                _number(level["adam_seconds"], "{:.2f}"),
-                _number(level["fast_seconds"], "{:.2f}"),
-                _number(level["times"], "{:.1f}"),
+                number(level["adam_seconds"], "{:.2f}"),
+                number(level["fast_seconds"], "{:.2f}"),
+                number(level["times"], "{:.1f}"),
                 "more than half never" if never is None else f"{never:.1f}",
             ]
         )
@@ -167,17 +175,15 @@ def figure_6a_table(report: dict[str, Any]) -> str:
     data = report.get("figure_6a")
     if data is None:
         return MISSING
-    cells = data["cells"]
-    heads = ["sampling", "rays", *(head for head, key, _ in COLUMNS)]
-    lines = [heads]
+    runs = data["cells"]
+    lines = [["sampling", "rays", *heads(COLUMNS)]]
     for sampling, shown in SAMPLINGS.items():
-        for name, cell in cells.items():
+        for name, run in runs.items():
             if name.startswith(f"{sampling}_"):
-                figures = [form.format(cell[key]) for _, key, form in COLUMNS]
-                lines.append([shown, str(cell["rays"]), *figures])
+                lines.append([shown, str(run["rays"]), *cells(run, COLUMNS)])
     means = ", ".join(f"{SAMPLINGS[s]} {v:.3f}" for s, v in data["mean_share_both"].items())
     return (
-        f"{table(lines)}\n\nAfter {next(iter(cells.values()))['steps']} steps. Under both, mean of "
+        f"{table(lines)}\n\nAfter {next(iter(runs.values()))['steps']} steps. Under both, mean of "
         f"the three sizes: {means}. Interest regions minus random: "
         f"{data['region_minus_random']:+.3f}."
     )
@@ -200,11 +206,11 @@ def light_table(report: dict[str, Any]) -> str:
     data = report.get("light")
     if data is None:
         return MISSING
-    lines = [["light", "method", *(head for head, _, _ in COLUMNS)]]
+    lines = [["light", "method", *heads(COLUMNS)]]
     for kind, name in LIGHTS.items():
         for row, shown in LIGHT_ROWS.items():
             figures = data["rows"][kind][row]
-            lines.append([name, shown, *(form.format(figures[key]) for _, key, form in COLUMNS)])
+            lines.append([name, shown, *cells(figures, COLUMNS)])
     low, high = data["gains"]
     return (
         f"{table(lines)}\n\nOther exposure: all channels times one factor from {low:g} to "
@@ -234,21 +240,10 @@ def self_supervision_table(report: dict[str, Any]) -> str:
     data = report.get("self_supervision")
     if data is None:
         return MISSING
-    heads = ["photos with poses", "PSNR without, dB", "PSNR with, dB", "poses estimated", "right",
-             "kept", "kept and right"]  # fmt: skip
-    lines = [heads]
+    lines = [["photos with poses", *heads(SHARE_COLUMNS)]]
     for row in data["rows"]:
-        lines.append(
-            [
-                f"{100 * row['share']:.0f} % ({row['labelled']})",
-                _number(row["psnr_without"], "{:.2f}"),
-                _number(row["psnr_with"], "{:.2f}"),
-                _number(row.get("estimated"), "{:.0f}"),
-                _number(row.get("right"), "{:.0f}"),
-                _number(row.get("kept"), "{:.0f}"),
-                _number(row.get("kept_right"), "{:.0f}"),
-            ]
-        )
+        photos = f"{100 * row['share']:.0f} % ({row['labelled']})"
+        lines.append([photos, *cells(row, SHARE_COLUMNS)])
     size = "×".join(str(n) for n in data["size"])
     return (
         f"{table(lines)}\n\n{data['photos']} photos with masks, made smaller to {size} pixels; "
@@ -259,11 +254,8 @@ def self_supervision_table(report: dict[str, Any]) -> str:
 
 def summary_lines(report: dict[str, Any]) -> list[list[str]]:
     """The methods, short, for a terminal."""
-    lines = [["method", *(head for head, _, _ in COLUMNS)]]
-    lines += [
-        [name, *(form.format(row[key]) for _, key, form in COLUMNS)]
-        for name, row in report["methods"].items()
-    ]
+    lines = [["method", *heads(COLUMNS)]]
+    lines += [[name, *cells(row, COLUMNS)] for name, row in report["methods"].items()]
     return lines
 
 
@@ -295,7 +287,3 @@ def _field(field: dict[str, Any]) -> str:
     if "test" in record:
         said.append(f"test PSNR {record['test']['mean_psnr']:.2f} dB")
     return ", ".join([what, *said]) + "."
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)

@@ -9,13 +9,9 @@ the paper's own figures, and vehicles from elsewhere. What each block does is in
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +27,20 @@ from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.evaluation import palazzi_bench as bench
 from pose_refiner_ros.evaluation import palazzi_blocks as blocks
 from pose_refiner_ros.evaluation.palazzi_tables import KINDS, markdown
-from pose_refiner_ros.evaluation.palazzi_views import Tick, View, draw_views, look, mixed
+from pose_refiner_ros.evaluation.palazzi_views import View, draw_views, look, mixed
+from pose_refiner_ros.evaluation.report import (
+    Progress,
+    Target,
+    Tick,
+    counted,
+    machine,
+    now,
+    targets,
+    write_json,
+)
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.mesh import load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
-
-Progress = Callable[[str, int, int], None]  # block, done, total
 
 
 class PalazziError(ValueError):
@@ -77,17 +81,17 @@ QUICK = Counts(
     repeats=2, foreign=2,
 )  # fmt: skip
 
-# Figure, block of table 1, row, target, whether more is better, what the paper reports.
-TARGETS = (
-    ("class accuracy", "medoid", "encoder", "accuracy", 0.95, True, 0.89),
-    ("encoder MVE, degrees", "medoid", "encoder", "mve_deg", 5.7, False, 5.7),
-    ("refined MVE, degrees", "medoid", "solver", "mve_deg", 3.0, False, 4.5),
-    ("refined Acc π/6", "medoid", "solver", "acc_pi_6", 0.97, True, 0.90),
-    ("refined mIoU", "medoid", "solver", "miou", 0.85, True, 0.72),
-    ("refined MVE, true mesh, degrees", "true_mesh", "solver", "mve_deg", 0.5, False, None),
-    ("refined mIoU, true mesh", "true_mesh", "solver", "miou", 0.97, True, None),
-)
-SPEEDUP_TARGET = 100.0
+TARGETS: tuple[Target, ...] = (
+    ("class accuracy", "table1.medoid.encoder.accuracy", 0.95, True, 0.89),
+    ("encoder MVE, degrees", "table1.medoid.encoder.mve_deg", 5.7, False, 5.7),
+    ("refined MVE, degrees", "table1.medoid.solver.mve_deg", 3.0, False, 4.5),
+    ("refined Acc π/6", "table1.medoid.solver.acc_pi_6", 0.97, True, 0.90),
+    ("refined mIoU", "table1.medoid.solver.miou", 0.85, True, 0.72),
+    ("refined MVE, true mesh, degrees", "table1.true_mesh.solver.mve_deg", 0.5, False, None),
+    ("refined mIoU, true mesh", "table1.true_mesh.solver.miou", 0.97, True, None),
+    ("solver faster than 30 soft rasteriser steps at 128×128, times",
+     "speed.medoid.speedup_solver_over_30_soft_steps_at_128", 100.0, True, None),
+)  # fmt: skip
 
 
 def recorded_collection(record: dict[str, Any]) -> tuple[int, int]:
@@ -183,25 +187,20 @@ def run_palazzi(
         kind: bench.Bench(tools, starts[: counts.speed], kind == "true_mesh") for kind in KINDS
     }
     speed = {
-        kind: bench.speed(own, _counted(progress, f"Time, {KINDS[kind]}", len(own.starts)))
+        kind: bench.speed(own, counted(progress, f"Time, {KINDS[kind]}", len(own.starts)))
         for kind, own in timed.items()
     }
 
     strangers = None
     if foreign:
         shipped_tools = blocks.Tools(encoder, shipped_medoids(), device)
-        tick = _counted(progress, "Vehicles from elsewhere", 3 * counts.foreign * len(foreign))
+        tick = counted(progress, "Vehicles from elsewhere", 3 * counts.foreign * len(foreign))
         strangers = blocks.foreign_vehicles(shipped_tools, foreign, counts.foreign, rng, tick)
     report = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "version": pose_refiner_ros.__version__,
         "minutes": (time.monotonic() - began) / 60.0,
-        "machine": {
-            "cores": os.cpu_count(),
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-            "device": device,
-        },
+        "machine": machine(device),
         "seed": seed,
         "counts": asdict(counts),
         "collection": {
@@ -213,7 +212,7 @@ def run_palazzi(
         "encoder_euler_cosine": None
         if euler is None
         else {"settings": asdict(euler.settings), "record": euler_record or {}},
-        "targets": targets(table1, speed["medoid"]),
+        "targets": targets({"table1": table1, "speed": speed}, TARGETS),
         "table1": table1,
         "table2": table2,
         "figures": figures,
@@ -238,19 +237,6 @@ def _check_networks(
                 f"{', '.join(CLUSTERS)}"
             )
         check_collection(collection, record)
-
-
-def _counted(progress: Progress, name: str, total: int) -> Tick:
-    """What a block calls after each of its `total` parts."""
-    done = 0
-    progress(name, 0, total)
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        progress(name, done, total)
-
-    return tick
 
 
 def _table1(
@@ -280,7 +266,7 @@ def _table1(
 
     def tick(name: str, rows: dict[str, int]) -> Tick:
         extra = 0 if euler is None else rows["encoder"]
-        return _counted(progress, name, sum(rows.values()) + extra)
+        return counted(progress, name, sum(rows.values()) + extra)
 
     return {
         "medoid": blocks.table1_medoid(tools, views, first, euler, tick("Table 1, medoids", first)),
@@ -296,15 +282,15 @@ def _table2_and_figures(
     """Table 2 and figures 6a, 6b and 6c, by kind of mesh."""
     steps = len(bench.RESOLUTIONS)
     table2 = {
-        kind: bench.table2(own, _counted(progress, f"Table 2, {KINDS[kind]}", 2 * steps))
+        kind: bench.table2(own, counted(progress, f"Table 2, {KINDS[kind]}", 2 * steps))
         for kind, own in both.items()
     }
     figures = {
         "6a": {kind: bench.figure_6a(table) for kind, table in table2.items()},
-        "6b": bench.figure_6b(both["medoid"], repeats, _counted(progress, "Figure 6b", steps)),
+        "6b": bench.figure_6b(both["medoid"], repeats, counted(progress, "Figure 6b", steps)),
         "6c": {
             kind: bench.figure_6c(
-                own, _counted(progress, f"Figure 6c, {KINDS[kind]}", len(own.starts) + 1)
+                own, counted(progress, f"Figure 6c, {KINDS[kind]}", len(own.starts) + 1)
             )
             for kind, own in both.items()
         },
@@ -318,42 +304,10 @@ def shipped_medoids() -> dict[str, ObjectModel]:
     return {model.category: model for model in library.values() if model.category}
 
 
-def targets(table1: dict[str, Any], speed: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was aimed at, what the paper reports, what was measured, and whether that is enough."""
-    lines = []
-    for name, block, row, key, target, more, paper in TARGETS:
-        ours = table1[block][row][key]
-        lines.append(
-            {
-                "name": name,
-                "from": f"table1.{block}.{row}.{key}",
-                "ours": ours,
-                "target": target,
-                "at_least": more,
-                "paper": paper,
-                "met": bool(ours >= target if more else ours <= target),
-            }
-        )
-    key = "speedup_solver_over_30_soft_steps_at_128"
-    lines.append(
-        {
-            "name": "solver faster than 30 soft rasteriser steps at 128×128, times",
-            "from": f"speed.medoid.{key}",
-            "ours": speed[key],
-            "target": SPEEDUP_TARGET,
-            "at_least": True,
-            "paper": None,
-            "met": bool(speed[key] >= SPEEDUP_TARGET),
-        }
-    )
-    return lines
-
-
 def _write(out: Path, report: dict[str, Any]) -> None:
     from pose_refiner_ros.evaluation.palazzi_plots import plots
 
     for name, content in plots(report).items():
         write_atomically(out / name, content)
-    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(out / "palazzi.json", (text + "\n").encode())
+    write_json(out / "palazzi.json", report)
     write_atomically(out / "palazzi.md", markdown(report).encode())

@@ -34,12 +34,12 @@ from .palazzi_views import (
     PIXELS,
     Attempt,
     Start,
-    Tick,
     View,
     measure,
     paper_camera,
     summary,
 )
+from .report import Tick
 
 RESOLUTIONS = (16, 32, 64, 128, 256)
 SHORT_MS, REPEATS = 20.0, 5  # what takes less is timed by the median of so many calls

@@ -27,7 +27,6 @@ from .palazzi_views import (
     LENS,
     PIXELS,
     Attempt,
-    Tick,
     View,
     draw_views,
     look,
@@ -35,6 +34,7 @@ from .palazzi_views import (
     paper_camera,
     summary,
 )
+from .report import Tick
 
 ROWS = {  # of table 1 -> Settings.refinement
     "encoder": "none",

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from pose_refiner_ros.evaluation.plotting import new_figure, png
+
 COLORS = {"soft": "#c2571a", "weights": "#7a4ea3", "solver": "#1f6fb2", "start": "#777777"}
-DPI = 130
+HEIGHT = 4.2  # inches
 
 
 def plots(report: dict[str, Any]) -> dict[str, bytes]:
@@ -25,7 +24,7 @@ def plots(report: dict[str, Any]) -> dict[str, bytes]:
 
 
 def _iou(data: dict[str, Any]) -> bytes:
-    figure = _figure(8.4)
+    figure = new_figure(8.4, HEIGHT)
     axes = figure.subplots()
     for kind, style in (("medoid", "-"), ("true_mesh", "--")):
         mesh = kind.replace("_", " ")
@@ -41,11 +40,11 @@ def _iou(data: dict[str, Any]) -> bytes:
     axes.set_ylabel("mean IoU")
     axes.set_title("Fig. 6a: overlap after refinement, by resolution")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    return _png(figure)
+    return png(figure)
 
 
 def _time(data: dict[str, Any]) -> bytes:
-    figure = _figure(6.4)
+    figure = new_figure(6.4, HEIGHT)
     axes = figure.subplots()
     for key, name, color, style in (
         ("soft_rasterizer_with_gradient_ms", "soft rasteriser, with gradient", "soft", "--"),
@@ -62,11 +61,11 @@ def _time(data: dict[str, Any]) -> bytes:
     axes.set_ylabel("ms per picture")
     axes.set_title("Fig. 6b: time to draw one vehicle, by resolution")
     axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def _steps(data: dict[str, Any]) -> bytes:
-    figure = _figure(10.0)
+    figure = new_figure(10.0, HEIGHT)
     left, right = figure.subplots(1, 2)
     for axes, kind in ((left, "medoid"), (right, "true_mesh")):
         for key, name, color in (
@@ -82,13 +81,7 @@ def _steps(data: dict[str, Any]) -> bytes:
     left.set_ylabel("median viewpoint error, degrees")
     figure.suptitle("Fig. 6c: viewpoint error by number of steps")
     left.legend(fontsize=8)
-    return _png(figure)
-
-
-def _figure(width: float) -> Figure:
-    figure = Figure(figsize=(width, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return png(figure)
 
 
 def _resolutions(axes, resolutions: list[int]) -> None:
@@ -96,9 +89,3 @@ def _resolutions(axes, resolutions: list[int]) -> None:
     axes.set_xticks(resolutions, [str(r) for r in resolutions])
     axes.set_xlabel("resolution, pixels a side")
     axes.grid(alpha=0.3)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
+
+from pose_refiner_ros.evaluation.report import Columns, cells, heads, table, target_table
 
 ROW_NAMES = {
     "encoder": "encoder",
@@ -64,40 +66,14 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown of a header and rows, the first column to the left."""
-    header, *rows = lines
-    rule = [":--", *["--:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
-
-
-def target_table(report: dict[str, Any]) -> str:
-    lines = [["figure", "paper", "target", "ours", ""]]
-    for entry in report["targets"]:
-        sign = "≥" if entry["at_least"] else "≤"
-        lines.append(
-            [
-                entry["name"],
-                "–" if entry["paper"] is None else f"{entry['paper']:g}",
-                f"{sign} {entry['target']:g}",
-                _short(entry["ours"]),
-                "met" if entry["met"] else "**missed**",
-            ]
-        )
-    return table(lines)
-
-
 def table1(report: dict[str, Any], block: str) -> str:
-    lines = [["row", *(head for head, _, _ in COLUMNS)]]
+    lines = [["row", *heads(COLUMNS)]]
     if block == "medoid":
-        lines += [
-            [f"paper, {name}", *(_cell(figures, key, form) for _, key, form in COLUMNS)]
-            for name, figures in PAPER.items()
-        ]
+        lines += [[f"paper, {name}", *cells(figures, COLUMNS)] for name, figures in PAPER.items()]
     rows = report["table1"][block]
     for row, name in ROW_NAMES.items():
         if row in rows:
-            lines.append([name, *(_cell(rows[row], key, form) for _, key, form in COLUMNS)])
+            lines.append([name, *cells(rows[row], COLUMNS)])
     return table(lines)
 
 
@@ -141,15 +117,11 @@ def table2(report: dict[str, Any], kind: str) -> str:
         ("translation gain m", "translation_gain_m", "{:+.3f}"),
         ("translation m", "median_translation_error_m", "{:.3f}"),
     )
-    heads = [f"{who}: {head}" for who in ("soft", "solver") for head, _, _ in columns]
-    lines = [["resolution", *heads]]
+    methods = {"soft_rasterizer": "soft", "solver": "solver"}
+    lines = [["resolution", *_side_by_side_heads(methods, columns)]]
     for resolution in data["solver"]:
-        cells = [
-            _cell(data[method][resolution], key, form)
-            for method in ("soft_rasterizer", "solver")
-            for _, key, form in columns
-        ]
-        lines.append([resolution, *cells])
+        figures = {method: data[method][resolution] for method in methods}
+        lines.append([resolution, *_side_by_side(figures, methods, columns)])
     start = data["start"]
     return (
         f"{table(lines)}\n\nStart: mean IoU {start['miou']:.3f}, MVE {start['mve_deg']:.2f}°, "
@@ -164,27 +136,31 @@ def vehicles_table(report: dict[str, Any]) -> str:
     keys = ("miou", "mve_deg", "acc_pi_6")
     columns = [column for column in COLUMNS if column[1] in keys]
     kinds = {"encoder": "encoder", "medoid": "medoid", "true_mesh": "true mesh"}
-    heads = [f"{name}: {head}" for name in kinds.values() for head, _, _ in columns]
-    lines = [["vehicle", "class", "called", "accuracy", *heads]]
+    lines = [["vehicle", "class", "called", "accuracy", *_side_by_side_heads(kinds, columns)]]
     for name, entry in [*data["per_vehicle"].items(), ("all", data["total"])]:
         called = ", ".join(f"{k} {v}" for k, v in entry.get("named", {}).items())
-        cells = [_cell(entry[kind], key, form) for kind in kinds for _, key, form in columns]
         accuracy = f"{entry['medoid']['accuracy']:.3f}"
-        lines.append([name, entry.get("class", ""), called, accuracy, *cells])
+        figures = _side_by_side(entry, kinds, columns)
+        lines.append([name, entry.get("class", ""), called, accuracy, *figures])
     return (
         f"{table(lines)}\n\n{data['views_each']} views each; {data['rule']}. `encoder`: its pose, "
         "drawn with the medoid; `medoid` and `true mesh`: refined by the solver with that mesh."
     )
 
 
+def _side_by_side_heads(parts: dict[str, str], columns: Columns) -> list[str]:
+    return [f"{name}: {head}" for name in parts.values() for head in heads(columns)]
+
+
+def _side_by_side(figures: dict[str, Any], parts: Iterable[str], columns: Columns) -> list[str]:
+    return [cell for part in parts for cell in cells(figures[part], columns)]
+
+
 def summary_lines(report: dict[str, Any]) -> list[list[str]]:
     """Table 1 with medoids, short, for a terminal."""
     rows = report["table1"]["medoid"]
-    lines = [["row", *(head for head, _, _ in COLUMNS)]]
-    lines += [
-        [row, *(_cell(figures, key, form) for _, key, form in COLUMNS)]
-        for row, figures in rows.items()
-    ]
+    lines = [["row", *heads(COLUMNS)]]
+    lines += [[row, *cells(figures, COLUMNS)] for row, figures in rows.items()]
     return lines
 
 
@@ -212,12 +188,3 @@ def _about_paper_head(report: dict[str, Any]) -> str:
         f"{'whole photo' if settings['window'] == 'image' else 'crop'} at {settings['size']} "
         "pixels a side."
     )
-
-
-def _cell(figures: dict[str, Any], key: str, form: str) -> str:
-    value = figures.get(key)
-    return "–" if value is None else form.format(value)
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 20 else f"{value:.3g}"

@@ -24,8 +24,6 @@ PI_6 = 30.0  # degrees
 LABEL = 1  # of the one object in each view
 _ASKED_AT_ONCE = 64
 
-Tick = Callable[[], None]
-
 
 def paper_camera() -> Camera:
     """The camera that takes all views."""

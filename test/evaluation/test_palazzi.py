@@ -177,7 +177,9 @@ def test_targets_say_what_is_missed():
     row = {"accuracy": 0.94, "mve_deg": 2.0, "acc_pi_6": 0.97, "miou": 0.9}
     rows = {"encoder": row, "solver": row}
     key = "speedup_solver_over_30_soft_steps_at_128"
-    found = palazzi.targets({"medoid": rows, "true_mesh": rows}, {key: 99.0})
+    report = {"table1": {"medoid": rows, "true_mesh": rows}, "speed": {"medoid": {key: 99.0}}}
+    found = palazzi.targets(report, palazzi.TARGETS)
+    assert len(found) == len(palazzi.TARGETS)
     met = {entry["from"]: entry["met"] for entry in found}
     assert not met["table1.medoid.encoder.accuracy"] and not met[f"speed.medoid.{key}"]
     assert met["table1.medoid.solver.acc_pi_6"] and met["table1.medoid.solver.mve_deg"]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the reports of `pose-refiner evaluate` have in common: progress, targets, JSON, tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pose_refiner_ros.datasets.bop import write_atomically
+
+Progress = Callable[[str, int, int], None]  # block, done, total
+Tick = Callable[[], None]
+# Name, where the figure is, target, whether more is better, what the paper reports.
+Target = tuple[str, str, float, bool, float | None]
+# Head of a column, key of its figure, how it is written.
+Columns = Sequence[tuple[str, str, str]]
+_NUMBERS = re.compile(r"\[[-\d.,e\s]+\]")  # lists of nothing else: on one line
+
+
+def counted(progress: Progress, name: str, total: int) -> Tick:
+    """What a block calls after each of its `total` parts."""
+    done = 0
+    progress(name, 0, total)
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        progress(name, done, total)
+
+    return tick
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def machine(device: str) -> dict[str, Any]:
+    return {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+        "device": device,
+    }
+
+
+def targets(report: dict[str, Any], aims: Iterable[Target]) -> list[dict[str, Any]]:
+    """What was aimed at, what the paper reports, what was measured, and whether that is enough;
+    without those whose block has not run."""
+    lines = []
+    for name, place, target, more, paper in aims:
+        ours = _figure(report, place)
+        if ours is None:
+            continue
+        lines.append(
+            {
+                "name": name,
+                "from": place,
+                "ours": ours,
+                "target": target,
+                "at_least": more,
+                "paper": paper,
+                "met": bool(ours >= target if more else ours <= target),
+            }
+        )
+    return lines
+
+
+def _figure(report: dict[str, Any], place: str) -> float | None:
+    """The figure at keys (or, in lists, indices) separated by dots."""
+    found: Any = report
+    for key in place.split("."):
+        if isinstance(found, list):
+            found = found[int(key)] if found else None
+        else:
+            found = None if found is None else found.get(key)
+    return found
+
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
+    write_atomically(path, (text + "\n").encode())
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Markdown of a header and rows, the first column to the left."""
+    header, *rows = lines
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
+
+
+def heads(columns: Columns) -> list[str]:
+    return [head for head, _, _ in columns]
+
+
+def cells(figures: dict[str, Any], columns: Columns) -> list[str]:
+    """A row of a table; a figure that is not there, or None, is a dash."""
+    return [number(figures.get(key), form) for _, key, form in columns]
+
+
+def number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def target_table(report: dict[str, Any]) -> str:
+    lines = [["figure", "paper", "target", "ours", ""]]
+    for entry in report["targets"]:
+        sign, ours = "≥" if entry["at_least"] else "≤", entry["ours"]
+        lines.append(
+            [
+                entry["name"],
+                number(entry["paper"], "{:g}"),
+                f"{sign} {entry['target']:g}",
+                f"{ours:.0f}" if ours >= 20 else f"{ours:.3g}",
+                "met" if entry["met"] else "**missed**",
+            ]
+        )
+    return table(lines)
