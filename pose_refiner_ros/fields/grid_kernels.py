@@ -38,9 +38,11 @@ class GridFunctions:
 
     Arrays: the struct of a grid; basis(d): values of the basis functions; clip(grid, o, d): where a
     ray enters and leaves, empty if the second is not larger; jump(grid, x): node units that are
-    empty in all directions, 0 in an occupied block; row(grid, x): the interpolated node;
-    colour(row, basis); look(grid, x, basis): colour and density (vec4) with their derivative along
-    each axis (three vec4).
+    empty in all directions, 0 in an occupied block; first_sample(span, step, offset) and
+    next_sample(n, free, step): numbers n of the samples of a ray, which lie at (n + offset) * step,
+    without those that the empty space about the last one (`free`, of jump) makes needless;
+    row(grid, x): the interpolated node; colour(row, basis); look(grid, x, basis): colour and
+    density (vec4) with their derivative along each axis (three vec4).
     """
 
     Arrays: Any
@@ -49,6 +51,8 @@ class GridFunctions:
     basis_gradient: Any
     clip: Any
     jump: Any
+    first_sample: Any
+    next_sample: Any
     row: Any
     colour: Any
     look: Any
@@ -127,6 +131,15 @@ def grid_functions(degree: int) -> GridFunctions:
         return float(BLOCK * blocks)
 
     @wp.func
+    def first_sample(span: wp.vec2, step: float, offset: float):
+        return int(wp.ceil(span[0] / step - offset))
+
+    @wp.func
+    def next_sample(n: int, free: float, step: float):
+        # a sample lies anywhere in its block
+        return n + wp.max(int((free - float(BLOCK)) / step), 1)
+
+    @wp.func
     def row(grid: Arrays, x: wp.vec3):
         ix = int(x[0])
         iy = int(x[1])
@@ -190,7 +203,9 @@ def grid_functions(degree: int) -> GridFunctions:
         )
         return low + fz * along_z, along_x, along_y, along_z
 
-    return GridFunctions(Arrays, Row, basis, basis_gradient, clip, jump, row, colour, look)
+    return GridFunctions(
+        Arrays, Row, basis, basis_gradient, clip, jump, first_sample, next_sample, row, colour, look
+    )
 
 
 _threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="grid")

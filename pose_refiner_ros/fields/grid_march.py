@@ -7,7 +7,7 @@ from typing import Any
 
 import warp as wp
 
-from .grid_kernels import BLOCK, COEFFICIENTS, OPAQUE, grid_functions
+from .grid_kernels import COEFFICIENTS, OPAQUE, grid_functions
 
 
 @lru_cache
@@ -16,6 +16,7 @@ def march_kernels(degree: int) -> dict[str, Any]:
     grid = grid_functions(degree)
     Arrays, Row = grid.Arrays, grid.Row
     basis, basis_gradient, clip, jump = grid.basis, grid.basis_gradient, grid.clip, grid.jump
+    first_sample, next_sample = grid.first_sample, grid.next_sample
     row, colour, look = grid.row, grid.colour, grid.look
     count = COEFFICIENTS[degree]
 
@@ -57,14 +58,12 @@ def march_kernels(degree: int) -> dict[str, Any]:
         left = float(1.0)
         depth = float(0.0)
         sum = wp.vec3()
-        n = int(wp.ceil(span[0] / step - 0.5))
+        n = first_sample(span, step, 0.5)
         t = (float(n) + 0.5) * step
         while t < span[1]:
             x = o + t * d
             free = jump(grid, x)
-            if free > 0.0:
-                n += wp.max(int((free - float(BLOCK)) / step), 1)
-            else:
+            if free == 0.0:
                 v = row(grid, x)
                 if v[0] > 0.0:
                     w = left * (1.0 - wp.exp(-v[0] * length))
@@ -73,7 +72,7 @@ def march_kernels(degree: int) -> dict[str, Any]:
                     left -= w
                     if left < OPAQUE:
                         break
-                n += 1
+            n = next_sample(n, free, step)
             t = (float(n) + 0.5) * step
         colours[i] = sum
         opacity = 1.0 - left
@@ -107,14 +106,12 @@ def march_kernels(degree: int) -> dict[str, Any]:
         weighed = Row()
         to_origin = wp.vec3()
         to_direction = wp.vec3()
-        n = int(wp.ceil(span[0] / step - 0.5))
+        n = first_sample(span, step, 0.5)
         t = (float(n) + 0.5) * step
         while t < span[1]:
             x = o + t * d
             free = jump(grid, x)
-            if free > 0.0:
-                n += wp.max(int((free - float(BLOCK)) / step), 1)
-            else:
+            if free == 0.0:
                 v, dx, dy, dz = look(grid, x, b)
                 if v[3] > 0.0:
                     w = left * (1.0 - wp.exp(-v[3] * length))
@@ -130,7 +127,7 @@ def march_kernels(degree: int) -> dict[str, Any]:
                         weighed += w * row(grid, x)
                     if left < OPAQUE:
                         break
-                n += 1
+            n = next_sample(n, free, step)
             t = (float(n) + 0.5) * step
         if wp.static(degree > 0):
             gradient = basis_gradient(d)

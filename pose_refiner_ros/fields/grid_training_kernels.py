@@ -7,7 +7,7 @@ from typing import Any
 
 import warp as wp
 
-from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions
+from .grid_kernels import COEFFICIENTS, grid_functions
 
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
@@ -113,6 +113,7 @@ def training_kernels(degree: int) -> dict[str, Any]:
     grid = grid_functions(degree)
     Arrays, Row = grid.Arrays, grid.Row
     basis, clip, jump, row, colour = grid.basis, grid.clip, grid.jump, grid.row, grid.colour
+    first_sample, next_sample = grid.first_sample, grid.next_sample
     count = COEFFICIENTS[degree]
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -150,14 +151,12 @@ def training_kernels(degree: int) -> dict[str, Any]:
             left = float(1.0)
             sum = wp.vec3()
             used = int(0)
-            n = int(wp.ceil(span[0] / step - offset))
+            n = first_sample(span, step, offset)
             t = (float(n) + offset) * step
             while t < span[1] and used < SAMPLES:
                 x = o + t * d
                 free = jump(grid, x)
-                if free > 0.0:
-                    n += wp.max(int((free - float(BLOCK)) / step), 1)
-                else:
+                if free == 0.0:
                     v = row(grid, x)
                     if v[0] > 0.0:
                         stopped = 1.0 - wp.exp(-v[0] * length)
@@ -169,7 +168,7 @@ def training_kernels(degree: int) -> dict[str, Any]:
                         used += 1
                         if left < ENOUGH:
                             break
-                    n += 1
+                n = next_sample(n, free, step)
                 t = (float(n) + offset) * step
 
             seen = photos.rgba[pixel]

@@ -18,7 +18,7 @@ from typing import Any
 
 import warp as wp
 
-from pose_refiner_ros.fields.grid_kernels import BLOCK, COEFFICIENTS, OPAQUE, grid_functions
+from pose_refiner_ros.fields.grid_kernels import COEFFICIENTS, OPAQUE, grid_functions
 
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
@@ -32,6 +32,7 @@ def trace_kernel(degree: int) -> Any:
     Arrays, Row = functions.Arrays, functions.Row
     basis, basis_gradient = functions.basis, functions.basis_gradient
     clip, jump, row, look = functions.clip, functions.jump, functions.row, functions.look
+    first_sample, next_sample = functions.first_sample, functions.next_sample
     count = COEFFICIENTS[degree]
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -73,14 +74,12 @@ def trace_kernel(degree: int) -> Any:
         dense = wp.vec3()
         dense_turn = wp.vec3()
         weighed = Row()
-        n = int(wp.ceil(span[0] / step - 0.5))
+        n = first_sample(span, step, 0.5)
         t = (float(n) + 0.5) * step
         while t < span[1]:
             x = o + t * d
             free = jump(grid, x)
-            if free > 0.0:
-                n += wp.max(int((free - float(BLOCK)) / step), 1)
-            else:
+            if free == 0.0:
                 v, dx, dy, dz = look(grid, x, b)
                 if v[3] > 0.0:
                     w = left * (1.0 - wp.exp(-v[3] * length))
@@ -105,7 +104,7 @@ def trace_kernel(degree: int) -> Any:
                         weighed += w * row(grid, x)
                     if left < OPAQUE:
                         break
-                n += 1
+            n = next_sample(n, free, step)
             t = (float(n) + 0.5) * step
         colours[pose, ray] = wp.vec4(collected[0], collected[1], collected[2], 1.0 - left)
         if left == 1.0:
