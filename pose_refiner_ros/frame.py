@@ -125,14 +125,14 @@ def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) 
 def _quality(pose: ObjectPose, belief: float) -> str:
     if pose.iou < POOR_IOU:
         return "poor"
-    if belief * pose.class_probability < AMBIGUOUS_BELIEF or colours_differ(pose):
+    if belief * pose.class_probability < AMBIGUOUS_BELIEF or colours_differ(pose.photo_rms):
         return "ambiguous"
     return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
 
 
-def colours_differ(pose: ObjectPose) -> bool:
-    """Whether the photo contradicts a pose, as far as it was asked."""
-    return pose.photo_rms is not None and not pose.photo_rms <= WRONG_COLOURS
+def colours_differ(photo_rms: float | None) -> bool:
+    """Whether the photo contradicts a pose; None: it was not asked."""
+    return photo_rms is not None and not photo_rms <= WRONG_COLOURS
 
 
 def checked_masks(frame: Frame) -> np.ndarray:

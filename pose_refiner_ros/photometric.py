@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose_refiner_ros.frame import WRONG_COLOURS, Frame, Report
+from pose_refiner_ros.frame import WRONG_COLOURS, Frame, Report, colours_differ
 from pose_refiner_ros.geometry.camera import CameraError
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.covariance import symmetry_covariance
@@ -36,13 +36,6 @@ HIGHLIGHT = 0.15  # differences of colour far beyond count by their size, not it
 NO_EXPOSURE = np.array([[1.0] * 3, [0.0] * 3])
 SAME_PLACE = 0.1  # diameters; poses that end so near to each other, and turned alike, are one
 LOST_OVERLAP = 0.1  # a pose that fits the photo may fit the mask worse by so much
-
-
-@dataclass(eq=False)
-class PhotoFitted(Refined):
-    """Refined, and compared with the photo: see ObjectPose.photo_rms."""
-
-    photo_rms: float | None = None
 
 
 class PhotoStage:
@@ -148,12 +141,12 @@ class PhotoStage:
         photos = self._distinct(one.name, [p for p in photos if np.isfinite(p.cost)])
         found = [self._fitted(one, photo) for photo in photos]
         least = max(refined.iou for refined in one.found) - LOST_OVERLAP
-        fits = [r for r in found if r.iou >= least and r.photo_rms <= WRONG_COLOURS]
-        if fits:
-            one.found = [r for r in found if r.iou >= least]
+        overlap = [refined for refined in found if refined.iou >= least]
+        if not all(colours_differ(refined.photo_rms) for refined in overlap):
+            one.found = overlap
             return True
         rms = min((r.photo_rms for r in found), default=1.0)
-        one.found = [replace(_with_rms(r), photo_rms=float(rms)) for r in one.found]
+        one.found = [replace(refined, photo_rms=rms) for refined in one.found]
         return False
 
     def _distinct(self, name: str, photos: Sequence[PhotoRefined]) -> list[PhotoRefined]:
@@ -170,11 +163,9 @@ class PhotoStage:
                 chosen.append(photo)
         return chosen
 
-    def _fitted(self, one: SeenObject, photo: PhotoRefined) -> PhotoFitted:
+    def _fitted(self, one: SeenObject, photo: PhotoRefined) -> Refined:
         """A pose that the photo gave, with what its silhouette says of it."""
-        refined = _with_rms(
-            self.outlines.evaluate(one.evidence, one.name, photo.camera_from_object)
-        )
+        refined = self.outlines.evaluate(one.evidence, one.name, photo.camera_from_object)
         symmetries = self.library[one.name].symmetries
         # the mask is in the photo's covariance already, as opacity
         return replace(
@@ -189,8 +180,8 @@ class PhotoStage:
     def tell(self, seen: Sequence[SeenObject], report: Report) -> None:
         """Report objects whose colours fit in no pose."""
         for one in seen:
-            rms = getattr(one.found[0], "photo_rms", None) if one.found else None
-            if rms is not None and not rms <= WRONG_COLOURS:
+            rms = one.found[0].photo_rms if one.found else None
+            if colours_differ(rms):
                 report(
                     one.label,
                     f"the colours of {one.name} are not those of its field in any pose (off by "
@@ -250,7 +241,3 @@ def compare_colours(
     square = np.square(exposure[0] * colour + exposure[1] - seen).mean(axis=1)
     weight = 1.0 / (1.0 + np.sqrt(square) / HIGHLIGHT)
     return float(np.sqrt((weight * square).sum() / weight.sum())), float(both.mean())
-
-
-def _with_rms(refined: Refined) -> PhotoFitted:
-    return PhotoFitted(**{"photo_rms": None, **vars(refined)})

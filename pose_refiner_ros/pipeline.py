@@ -478,7 +478,7 @@ class Pipeline:
                 iterations=r.iterations,
                 reason=r.reason.name.lower(),
                 class_probability=one.class_probability,
-                photo_rms=getattr(r, "photo_rms", None),
+                photo_rms=r.photo_rms,
             )
             for r in found
         ]
@@ -492,7 +492,7 @@ class Pipeline:
 
 def _belief_by_colour(found: Sequence[Refined]) -> np.ndarray:
     """(N,) factors of belief in poses, by how much worse their colours fit than the best one's."""
-    rms = np.array([getattr(refined, "photo_rms", None) or np.nan for refined in found])
+    rms = np.array([refined.photo_rms for refined in found], float)  # None becomes NaN
     if np.isnan(rms).any():
         return np.ones(len(found))
     return np.exp(-(rms - rms.min()) / max(SHARPNESS * rms.min(), LEAST_COLOUR))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose_refiner_ros.frame import WRONG_COLOURS
+from pose_refiner_ros.frame import WRONG_COLOURS, colours_differ
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.photometric import colour_difference
 from pose_refiner_ros.refinement.photo_evidence import whole_photo
@@ -87,7 +87,7 @@ class SceneLocaliser:
         lost = ""
         if not np.isfinite(best.camera_from_object).all() or in_view < IN_VIEW:
             lost = f"it would see the scene in {in_view:.0%} of its photo only"
-        elif rms > WRONG_COLOURS:
+        elif colours_differ(rms):
             lost = f"the colours are off by {rms:.2f}, at most {WRONG_COLOURS:g} in a right pose"
         pose = np.linalg.inv(best.camera_from_object)
         return CameraPose(pose, _about_camera(best.camera_from_object, best.covariance), rms, lost)

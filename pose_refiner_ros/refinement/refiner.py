@@ -40,7 +40,8 @@ class Refined:
     camera_from_object (4, 4) and covariance (6, 6), about the object's origin, in the camera's
     axes; cost: robust area between silhouette and mask, crop pixels squared, 0 for a perfect fit;
     iou over the known pixels; contour_rms_px: robust RMS distance between outline and mask border,
-    photo pixels; visible_fraction: share of the model's outline that lies on known pixels.
+    photo pixels; visible_fraction: share of the model's outline that lies on known pixels;
+    photo_rms: see `ObjectPose`, filled in by who compares it with the photo.
     """
 
     camera_from_object: np.ndarray
@@ -52,6 +53,7 @@ class Refined:
     iterations: int
     reason: Reason
     prior_cost: float = 0.0  # of being away from what was known before, in units of the cost
+    photo_rms: float | None = None
 
     @property
     def total_cost(self) -> float:
