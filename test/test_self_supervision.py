@@ -32,7 +32,7 @@ from pose_refiner_ros.self_supervision import (
     spread,
 )
 
-QUICK = GridOptions(steps=40, rays=4096)
+QUICK = GridOptions(steps=80, rays=4096)
 UNPOSED = (3, 9, 14)
 NOWHERE = np.full((4, 4), np.nan)
 

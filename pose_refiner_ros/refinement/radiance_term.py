@@ -203,6 +203,18 @@ def solve_exposure(
     bias[i] = b
 
 
+@wp.func
+def jacobian_row(J: mat46, channel: int, scale: wp.vec3, compare: Comparison):
+    """Of a residual by the pose."""
+    row = wp.spatial_vector()
+    for a in range(6):
+        if channel < 3:
+            row[a] = scale[channel] * (J[channel, a] - compare.background[channel] * J[3, a])
+        else:
+            row[a] = compare.opacity * J[3, a]
+    return row
+
+
 @wp.kernel
 def add_residuals(
     state: State,
@@ -254,26 +266,26 @@ def add_residuals(
         J = jacobians[i, ray]
         here = wp.spatial_vector()
         for channel in range(4):
-            row = wp.spatial_vector()
-            for a in range(6):
-                if channel < 3:
-                    row[a] = scale[channel] * (
-                        J[channel, a] - compare.background[channel] * J[3, a]
-                    )
-                else:
-                    row[a] = compare.opacity * J[3, a]
+            row = jacobian_row(J, channel, scale, compare)
             here += (w * r[channel]) * row
-            # the second derivative of Fair's function, not its weight: that would shorten steps
-            weighed = (w / (1.0 + ratio)) * row
             for a in range(6):
                 for b in range(a, 6):
-                    H[a, b] = H[a, b] + weighed[a] * row[b]
-            if with_coupling == 1 and channel < 3:
-                left = 1.0 - colour[3]
+                    H[a, b] = H[a, b] + w * row[a] * row[b]
+        # Along the residual the robust function bends less than its weight says.
+        along = here / wp.max(w * size, 1.0e-12)
+        less = w * ratio / (1.0 + ratio)
+        for a in range(6):
+            for b in range(a, 6):
+                H[a, b] = H[a, b] - less * along[a] * along[b]
+        if with_coupling == 1:
+            left = 1.0 - colour[3]
+            for channel in range(3):
+                row = w * jacobian_row(J, channel, scale, compare)
+                row -= (less * r[channel] / wp.max(size, 1.0e-12)) * along
                 x = colour[channel] + left * compare.background[channel]
                 for a in range(6):
-                    by_gain[6 * channel + a] = by_gain[6 * channel + a] + weighed[a] * x
-                    by_bias[6 * channel + a] = by_bias[6 * channel + a] + weighed[a]
+                    by_gain[6 * channel + a] = by_gain[6 * channel + a] + row[a] * x
+                    by_bias[6 * channel + a] = by_bias[6 * channel + a] + row[a]
         g += here
         if with_sectors == 1:
             wp.atomic_add(sectors, i, compare.tile[ray], compare.unit * here)
