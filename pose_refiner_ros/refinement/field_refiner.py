@@ -26,22 +26,20 @@ from .refiner import Refiner, turned
 from .silhouette_term import Fit, SilhouetteTerm
 from .solver import Level, Reason, Solver, State
 
-# From coarse to fine: pictures of few rays, blurred far, then fewer pixels of the photo itself.
+# From coarse to fine: pictures of few rays, blurred far, then pixels of the photo itself.
 STAGES = (
     RadianceStage(0.75, 2.0, 1.0, 0.3),
     RadianceStage(1.5, 1.2, 1.0, 0.2),
-    RadianceStage(3.0, 0.8, 0.5, 0.15),
-    RadianceStage(1.0, 0.0, 3.0, 0.15),
+    RadianceStage(2.0, 0.8, 0.5, 0.15),
     RadianceStage(1.0, 0.0, 1.0, 0.15),
 )
 FINEST = len(STAGES) - 1
-SIGMA_OF_GRAIN = 0.6
 FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
 # Tolerances are RMS changes of colour in units of COLOUR_OF_PIXEL.
 FIRST_LOOK = (Level(0, 5, 0.1, 0.0),)
 COARSE = (Level(0, 12, 0.1, 0.0), Level(1, 8, 0.1, 0.0))
-FINE = (Level(2, 10, 0.05, 0.0), Level(3, 20, 0.03, 0.0), Level(4, 40, 0.02, 0.0))
-TRACKED = (Level(3, 8, 0.03, 0.0), Level(4, 8, 0.01, 0.0))
+FINE = (Level(2, 10, 0.1, 0.0), Level(3, 40, 0.03, 0.0))
+TRACKED = (Level(2, 6, 0.1, 0.0), Level(3, 10, 0.02, 0.0))
 WORTH_FOLLOWING = 3  # times as many as are kept in the end
 SAME_ANGLE = np.radians(8.0)
 # Colours that end this far off (robust RMS) may be those of a local minimum.
@@ -135,9 +133,7 @@ class _Seen:
                 pixels = self._sampler.draw(
                     count, np.random.default_rng((self.settings.seed, level))
                 )
-                # a coarser field is a blurred one: a mean over cells, and linear in between
-                blur = SIGMA_OF_GRAIN * stage.grain if stage.grain > 1.0 else 0.0
-                self._rays[level] = chosen_rays(self.photo, pixels, blur)
+                self._rays[level] = chosen_rays(self.photo, pixels)
         return self._rays[level]
 
     @cached_property

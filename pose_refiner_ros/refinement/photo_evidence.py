@@ -157,16 +157,12 @@ def lattice_rays(photo: PhotoEvidence, count: int, sigma: float) -> Rays:
     x = np.arange(0.5 * (spacing - 1.0), width - 0.5, spacing)
     y = np.arange(0.5 * (spacing - 1.0), height - 0.5, spacing)
     pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    rays = _rays_through(photo, pixels, sigma * spacing)
+    rays = chosen_rays(photo, pixels, sigma * spacing)
     return replace(rays, lattice=(len(y), len(x)), spacing=spacing)
 
 
 def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray, sigma: float = 0.0) -> Rays:
     """Rays through pixels (N, 2), x and y, of the photo blurred by `sigma` pixels."""
-    return _rays_through(photo, pixels, sigma)
-
-
-def _rays_through(photo: PhotoEvidence, pixels: np.ndarray, sigma: float) -> Rays:
     observed, known = _blurred(photo, sigma)
     x, y = pixels.T
     fx, fy, cx, cy = photo.pinhole

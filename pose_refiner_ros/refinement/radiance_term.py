@@ -25,7 +25,7 @@ from .solver import State
 wp.set_module_options({"enable_backward": False})
 
 BLOCK = 128
-STEP = 0.75  # between samples of a ray, voxels
+STEP = 1.0  # between samples of a ray, voxels
 # The difference of colour that counts as one pixel of an outline counts in the silhouette term:
 # what a textured picture changes by from pixel to pixel.
 COLOUR_OF_PIXEL = 0.1

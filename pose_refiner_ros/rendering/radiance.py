@@ -9,7 +9,8 @@ sample lies is (docs/inerf.md)
     dC/dx = w dc/dx + d (T c + A - C) ds/dx
 
 with A the colour collected up to and with it. Only C is not known until the ray ends, and it is a
-common factor, so that one pass collects colour, opacity and their derivatives.
+common factor, so that one pass collects colour, opacity and their derivatives. Of the sums of dC/dx
+the part along the ray is taken away, as moving along it does not change what light arrives.
 """
 
 # No postponed annotations here: Warp evaluates them, and they name types made in functions.
@@ -132,6 +133,11 @@ def trace_kernel(degree: int) -> Any:
                             by_direction[a] + weighed[1 + 3 * k + channel] * gradient[k, a]
                         )
                 turn += wp.cross(by_direction, d) * grid.voxel
+            # Samples go forward with the camera and enter surfaces in jumps; the light that arrives
+            # along the ray does not change by that.
+            forward = wp.dot(g, d)
+            g -= forward * d
+            turn -= forward * wp.cross(d, centre)
             by_v = -(R * g) / grid.voxel
             by_w = (R * turn) / grid.voxel
             for a in range(3):
