@@ -102,7 +102,7 @@ def inerf(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="BLOCK", help="Run this block again; others are those of OUT's inerf.json."
+            metavar="BLOCK", help="Run this block alone; others stay as in the inerf.json of OUT."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of starts and rays.")] = 0,

@@ -122,7 +122,7 @@ def run_inerf(
     """Measure everything; write inerf.json, inerf.md and the plots into a folder.
 
     field: a grid; mlp: a network, trained here for a moment if not given. only: names of blocks to
-    run; the others are those of the inerf.json that is there. Raises InerfError.
+    run; the others are those of the inerf.json that is there, if one is. Raises InerfError.
     """
     out = Path(out)
     if mlp is not None and mlp.kind != "mlp":
@@ -139,11 +139,12 @@ def run_inerf(
         "data": {"name": Path(data).name, "photos": len(posed), "size": list(posed.size)},
         "field": _described(field),
     }
+    before = _read(out, of) if only and (out / "inerf.json").is_file() else None
     report = {
         "date": now(),
         "version": pose_refiner_ros.__version__,
         "machine": _machine(device),
-        **(_read(out, of) if only else {**of, "targets": [], "methods": {}, "blocks": {}}),
+        **(before or {**of, "targets": [], "methods": {}, "blocks": {}}),
     }
     todo = _blocks(out, tools, data, scale, mlp, counts, report, progress)
     unknown = [name for name in only if name not in todo]
@@ -312,8 +313,6 @@ def _machine(device: str) -> dict[str, Any]:
 def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
     """The report that is there. of: what it must agree with."""
     path = out / "inerf.json"
-    if not path.is_file():
-        raise InerfError(f"{path} does not exist: without it all blocks must run, none alone")
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name, value in of.items() if report[name] != _as_json(value)]

@@ -178,14 +178,19 @@ def test_a_block_that_fails_leaves_the_others(results, field, photos, tmp_path, 
     assert third["speed"] == first["speed"] and not third["blocks"]["light"]["failed"]
 
 
+def test_one_block_alone(field, photos, tmp_path):
+    report = run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
+    assert list(report["blocks"]) == ["fast"] and report["methods"]["fast"]["n"] == 4
+    assert all(target["from"].startswith(("methods.fast", "field")) for target in report["targets"])
+    assert "Not run." in (tmp_path / "inerf.md").read_text()
+
+
 def test_wrong_input_is_one_sentence(results, field, photos, tmp_path):
     network = MlpField([[-1] * 3, [1] * 3], settings=SMALL)
     with pytest.raises(InerfError, match="the fast method needs a grid"):
         run_inerf(tmp_path, photos, network, counts=TINY)
     with pytest.raises(InerfError, match="give one of kind mlp"):
         run_inerf(tmp_path, photos, field, field, counts=TINY)
-    with pytest.raises(InerfError, match="without it all blocks must run"):
-        run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
     (tmp_path / "inerf.json").write_text('{"seed": 0}')
     with pytest.raises(InerfError, match=r"cannot be used \(KeyError\('counts'\)\)"):
         run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
