@@ -19,6 +19,7 @@ from pose_refiner_ros.refinement.refiner import SAME_ANGLE, Refined, Refiner
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.grid import GridField
     from pose_refiner_ros.pipeline import SeenObject, Settings
+    from pose_refiner_ros.refinement.evidence import ObjectEvidence
     from pose_refiner_ros.refinement.field_refiner import FieldRefiner, PhotoRefined
     from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
 
@@ -82,11 +83,7 @@ class PhotoStage:
             if one.name not in self.fields:
                 continue
             try:
-                if frame.image is None:
-                    raise CameraError("no photo came with the masks")
-                frame.camera.check_image(frame.image)
-                photo = one.evidence.crop.cut_photo(np.ascontiguousarray(frame.image))
-                one.evidence = replace(one.evidence, photo=photo)
+                one.evidence = with_photo(one.evidence, frame)
                 one.photo = masked_photo(one.evidence)
             except ValueError as error:
                 report(
@@ -188,6 +185,17 @@ class PhotoStage:
                     f"{rms:.2f}, at most {WRONG_COLOURS:g} in a right one): its silhouette alone "
                     "placed it; is it that object? In other light than the field's: exposure",
                 )
+
+
+def with_photo(evidence: ObjectEvidence, frame: Frame) -> ObjectEvidence:
+    """The evidence with its crop of the frame's photo. Raises CameraError where there is none, or
+    one of another size."""
+    if evidence.photo is not None:
+        return evidence
+    if frame.image is None:
+        raise CameraError("no photo came with the masks")
+    frame.camera.check_image(frame.image)
+    return replace(evidence, photo=evidence.crop.cut_photo(np.ascontiguousarray(frame.image)))
 
 
 def colour_difference(

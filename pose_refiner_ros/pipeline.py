@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -22,12 +22,12 @@ from pose_refiner_ros.frame import (
     pose_problem,
     weighed,
 )
-from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.photometric import PHOTOMETRIC, PhotoStage
+from pose_refiner_ros.photometric import PHOTOMETRIC, PhotoStage, with_photo
 from pose_refiner_ros.refinement.category import category_prior, known_as_category
 from pose_refiner_ros.refinement.codebook import ViewCodebook
-from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
 from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
 from pose_refiner_ros.refinement.prior_term import PosePrior
 from pose_refiner_ros.refinement.refiner import Refined, Refiner
@@ -220,9 +220,8 @@ class Pipeline:
         return [self._estimates[evidence] for evidence in seen]
 
     def _can_ask(self, evidence: ObjectEvidence) -> bool:
-        if self.encoder is None:
-            return False
-        return evidence.photo is not None or not getattr(self.encoder, "needs_photo", False)
+        encoder = self.encoder
+        return encoder is not None and (evidence.photo is not None or not encoder.needs_photo)
 
     def _names_of(self, estimate: Estimate) -> dict[str, float]:
         models = {c: self.library_of_category(c) for c in estimate.class_probabilities}
@@ -251,7 +250,7 @@ class Pipeline:
                 if one.estimate is None:
                     why = "there is no encoder to ask"
                     if self.encoder is not None:
-                        why = "the encoder looks at the photo, and none came with the masks"
+                        why = "the encoder looks at the photo: none of use came with the masks"
                     report(one.label, f"its class is unknown and {why}")
                     continue
                 shares = self._names_of(one.estimate)
@@ -325,7 +324,7 @@ class Pipeline:
             found = self._refiner.refine(
                 [one.evidence for one in group],
                 [one.name for one in group],
-                [self._guess(one.evidence, one.name) for one in group],
+                [self._guess(one) for one in group],
                 keep,
             )
             for one, more in zip(group, found, strict=True):
@@ -334,7 +333,7 @@ class Pipeline:
     def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
         """The paper's procedures, or none at all, from the best few starts."""
         for one in seen:
-            poses = one.starts or self._guess(one.evidence, one.name)
+            poses = one.starts or self._guess(one)
             if self.settings.refinement == "none":
                 poses = poses[:1]
             else:
@@ -382,17 +381,20 @@ class Pipeline:
                 report(label, f"class {name!r} is not in the object library (it has {known})")
                 continue
             try:
-                seen.append(gather_evidence(masks, label, frame.camera))
-                if frame.image is not None and getattr(self.encoder, "needs_photo", False):
-                    frame.camera.check_image(frame.image)
-                    seen[-1] = replace(seen[-1], photo=seen[-1].crop.cut_photo(frame.image))
-            except (EvidenceError, ValueError) as error:
+                evidence = gather_evidence(masks, label, frame.camera)
+            except ValueError as error:
                 report(label, f"{name or 'an object'} left out: {error}")
                 continue
-            if seen[-1].second_part > TWO_PARTS:
+            if frame.image is not None and self.encoder is not None and self.encoder.needs_photo:
+                try:
+                    evidence = with_photo(evidence, frame)
+                except CameraError as error:
+                    report(label, f"the encoder cannot look at it: {error}")
+            seen.append(evidence)
+            if evidence.second_part > TWO_PARTS:
                 report(
                     label,
-                    f"its mask is in parts, the second of them {seen[-1].second_part:.0%} of it: "
+                    f"its mask is in parts, the second of them {evidence.second_part:.0%} of it: "
                     "the pose is to fit all; if they are several objects, give each its own label",
                 )
         return seen
@@ -431,14 +433,13 @@ class Pipeline:
             return False
         return turned > START_SIGMA or one.found[0].iou < self.settings.accept_iou
 
-    def _guess(self, evidence: ObjectEvidence, name: str) -> list[np.ndarray]:
+    def _guess(self, one: SeenObject) -> list[np.ndarray]:
+        """Poses (4, 4) from the codebook's views."""
         camera_from_crop = np.eye(4)
-        camera_from_crop[:3, :3] = evidence.crop.crop_from_camera.T
-        count = self.settings.hypotheses
-        if evidence.photo is not None and name in self._photos.fields:
-            count = max(count, PHOTO_VIEWS)
-        hypotheses = self._codebook(name).match(evidence, count)
-        return [camera_from_crop @ one.camera_from_object for one in hypotheses]
+        camera_from_crop[:3, :3] = one.evidence.crop.crop_from_camera.T
+        count = max(self.settings.hypotheses, PHOTO_VIEWS if one.photo is not None else 0)
+        hypotheses = self._codebook(one.name).match(one.evidence, count)
+        return [camera_from_crop @ guess.camera_from_object for guess in hypotheses]
 
     def _judge(self, one: SeenObject, found: list[Refined]) -> ObjectPose:
         """One verdict from an object's refined hypotheses.

@@ -50,6 +50,8 @@ class Reports(list):
 class FakeEncoder:
     """Says the same of every mask, and how often it was asked."""
 
+    needs_photo = False
+
     def __init__(self, probabilities, *hypotheses):
         self.probabilities = probabilities
         self.hypotheses = hypotheses or ((TRUTH, 0.6), (OTHER, 0.4))
@@ -380,11 +382,14 @@ def test_without_a_photo_what_is_named_is_found_all_the_same():
     pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
     assert pipeline.classify(both) == {}
     (found,) = pipeline.process(both, reports)
-    assert found.name == "box" and "none came with the masks" in reports.texts(1)
+    assert found.name == "box" and "none of use came with the masks" in reports.texts(1)
 
 
 def test_a_photo_of_another_size_is_said():
-    reports, one = Reports(), frame(image=np.zeros((100, 100, 3), np.uint8))
+    reports, both = Reports(), two_objects("box")
+    both.image = np.zeros((100, 100, 3), np.uint8)
     pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
-    assert pipeline.process(one, reports) == []
-    assert "100x100" in reports.texts(1)
+    (found,) = pipeline.process(both, reports)
+    assert found.name == "box" and "100x100" in reports.texts(2)
+    assert "left out" not in reports.texts(2)
+    assert "100x100" in reports.texts(1) and "its class is unknown" in reports.texts(1)

@@ -74,7 +74,7 @@ class FrameProcessor:
         observations = observe(masks, names)
         if parameters.labels_are_ids:
             observations = [replace(one, caller_id=one.label) for one in observations]
-        with_image |= getattr(self.encoder, "needs_photo", False)
+        with_image |= self.encoder is not None and self.encoder.needs_photo
         with_image |= self._has_fields and parameters.photometric != "never"
         image = self._image(messages.image, masks.shape, report) if with_image else None
         frame = Frame(masks, camera, names, image=image)

@@ -27,7 +27,7 @@ CARGO = {"sedan": 0.05, "suv": 0.1, "cargo": 0.85}
 class Pipeline(StubPipeline):
     """What the encoder says of a label is in `says`; it is asked about no others."""
 
-    encoder = SimpleNamespace(classes=("sedan", "suv", "cargo"))
+    encoder = SimpleNamespace(classes=("sedan", "suv", "cargo"), needs_photo=False)
 
     def __init__(self, library):
         super().__init__(library, None)
