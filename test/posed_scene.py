@@ -81,6 +81,22 @@ def write_nerf_synthetic(
     return folder
 
 
+def write_split_scene(folder: Path, count: int, every: int) -> Path:
+    """RGBA pictures all around; each so many is for testing."""
+    poses = orbit(count)
+    test = np.arange(count) % every == 0
+    write_nerf_synthetic(folder, poses[test], split="test")
+    return write_nerf_synthetic(folder, poses[~test])
+
+
+def write_unposed(folder: Path, poses: np.ndarray, camera: Camera | None = None) -> None:
+    """RGBA pictures photo_00.png, photo_01.png, ... alone."""
+    camera = camera or pinhole()
+    for i, pose in enumerate(poses):
+        image, index = render(camera, pose)
+        write_png(folder / f"photo_{i:02d}.png", image, np.uint8(255) * (index >= 0))
+
+
 def write_instant_ngp(
     folder: Path, poses: np.ndarray, camera: Camera | None = None, masks: str = "", **values
 ) -> Path:

@@ -19,12 +19,7 @@ from pose_refiner_ros.fields.grid_training import GridTraining
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scene")
-    poses = posed_scene.orbit(24)
-    test = np.arange(24) % 6 == 0
-    posed_scene.write_nerf_synthetic(folder, poses[~test])
-    posed_scene.write_nerf_synthetic(folder, poses[test], split="test")
-    return folder
+    return posed_scene.write_split_scene(tmp_path_factory.mktemp("scene"), 24, every=6)
 
 
 @pytest.fixture(scope="module")

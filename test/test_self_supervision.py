@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from pose_refiner_ros import field_training
 from pose_refiner_ros.cli import app
-from pose_refiner_ros.datasets.posed_images import PosedImagesError, load_posed_images
-from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
+from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation.label_shares import label_shares
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.field_file import load_field
@@ -40,12 +39,7 @@ NOWHERE = np.full((4, 4), np.nan)
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     """A folder of 20 photos with poses; 6 for testing."""
-    folder = tmp_path_factory.mktemp("scene")
-    poses = posed_scene.orbit(26)
-    test = np.arange(26) % 5 == 0
-    posed_scene.write_nerf_synthetic(folder, poses[~test])
-    posed_scene.write_nerf_synthetic(folder, poses[test], split="test")
-    return folder
+    return posed_scene.write_split_scene(tmp_path_factory.mktemp("scene"), 26, every=5)
 
 
 @pytest.fixture(scope="module")
@@ -217,86 +211,13 @@ def test_an_eighth_is_held_out():
     assert held_out(1000).min() > 0 and held_out(1000).max() < 1000
 
 
-def write_unposed(folder, indices=UNPOSED, camera=None, alpha=True):
-    """Photos of the training poses with these numbers; returns the poses."""
-    camera = camera or posed_scene.pinhole()
-    order = posed_scene.orbit(26)[np.arange(26) % 5 != 0]
-    for i in indices:
-        image, index = posed_scene.render(camera, order[i])
-        mask = np.uint8(255) * (index >= 0) if alpha else None
-        posed_scene.write_png(folder / f"photo_{i:02d}.png", image, mask)
-    return order[list(indices)]
-
-
-def test_a_folder_of_pictures(photos, scene, tmp_path):
-    write_unposed(tmp_path)
-    unposed = load_unposed(tmp_path, photos, scene)
-    assert unposed.names == ["photo_03.png", "photo_09.png", "photo_14.png"]
-    assert np.isnan(unposed.camera_from_object).all()
-    np.testing.assert_array_equal(unposed.images, photos.images[list(UNPOSED)])
-    np.testing.assert_array_equal(unposed.alpha, photos.alpha[list(UNPOSED)])
-    np.testing.assert_allclose(unposed.intrinsics, photos.intrinsics[:3], atol=1e-9)
-    np.testing.assert_array_equal(unposed.bounds, photos.bounds)
-    small = load_unposed(tmp_path, photos.resized(2), None, factor=2)
-    np.testing.assert_allclose(small.intrinsics, photos.resized(2).intrinsics[:3], atol=1e-9)
-
-
-def test_the_lens_is_that_of_the_posed_photos(tmp_path):
-    source = posed_scene.write_instant_ngp(
-        tmp_path / "source", posed_scene.orbit(8), posed_scene.pinhole(), k1=-0.2
-    )
-    posed = load_posed_images(source, "all")
-    folder = tmp_path / "more"
-    image, _ = posed_scene.render(posed_scene.pinhole(), posed_scene.orbit(8)[0])
-    posed_scene.write_png(folder / "a.png", image)
-    unposed = load_unposed(folder, posed, source)
-    np.testing.assert_array_equal(unposed.images[0], posed.images[0])
-
-
-def test_pictures_of_another_camera(photos, tmp_path):
-    camera = posed_scene.pinhole((90, 160), 150.0)
-    poses = write_unposed(tmp_path, camera=camera)
-    angle = 2 * np.arctan(camera.width / 2 / camera.fx)
-    frame = {"file_path": "photo_03.png", "transform_matrix": posed_scene.opengl(poses[0], 0.5)}
-    other = {"file_path": "photo_09"}
-    posed_scene.write_json(
-        tmp_path / "transforms.json", camera_angle_x=angle, frames=[other, frame]
-    )
-    unposed = load_unposed(tmp_path, photos, scale=0.5)
-    assert unposed.names == ["photo_03.png", "photo_09"]
-    np.testing.assert_allclose(unposed.camera_from_object[0], poses[0], atol=1e-6)
-    assert np.isnan(unposed.camera_from_object[1]).all()
-    # 160x90 is half as large in 80x60, the lower quarter says nothing
-    assert unposed.size == photos.size
-    assert unposed.weight[:, :45].all() and not unposed.weight[:, 45:].any()
-    K = unposed.intrinsics[0]
-    want = posed_scene.pinhole((45, 80), 75.0)
-    np.testing.assert_allclose(K, want.intrinsics, atol=1e-6)
-    image, index = posed_scene.render(want, poses[0])
-    same = (index >= 0) == (unposed.alpha[0, :45] > 127)
-    assert same.mean() > 0.98
-
-
-def test_folders_that_cannot_be_used(photos, scene, tmp_path):
-    with pytest.raises(PosedImagesError, match="is no folder"):
-        load_unposed(tmp_path / "none", photos)
-    with pytest.raises(PosedImagesError, match="has no pictures"):
-        load_unposed(tmp_path, photos)
-    write_unposed(tmp_path, (3,), posed_scene.pinhole((50, 70)))
-    with pytest.raises(PosedImagesError, match=r"photo_03\.png is 70x50 .* are 80x60"):
-        load_unposed(tmp_path, photos, scene)
-    (tmp_path / "photo_03.png").write_bytes(b"no picture")
-    with pytest.raises(PosedImagesError, match="not a picture"):
-        load_unposed(tmp_path, photos, scene)
-
-
 def run(*arguments):
     return CliRunner().invoke(app, ["field", "train", *map(str, arguments), "--device", "cpu"])
 
 
-def test_command_uses_photos_without_poses_and_can_be_resumed(scene, tmp_path, monkeypatch):
+def test_command_uses_photos_without_poses_and_can_be_resumed(photos, scene, tmp_path, monkeypatch):
     folder, out = tmp_path / "more", tmp_path / "balls.safetensors"
-    write_unposed(folder)
+    posed_scene.write_unposed(folder, photos.camera_from_object[list(UNPOSED)])
     arguments = (scene, "--out", out, "--steps", 40, "--unposed", folder)
     step, calls = GridTraining.step, []
 
