@@ -27,8 +27,10 @@ import numpy as np
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import GridField
-from pose_refiner_ros.refinement.field_refiner import FieldRefiner, FieldSettings, PhotoRefined
-from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.objects.symmetry import rotation_angle
+from pose_refiner_ros.refinement.field_refiner import FieldRefiner, PhotoRefined
+from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence, whole_photo
 
 RIVAL = 0.5
 SLACK = 1.5
@@ -130,16 +132,14 @@ def self_supervise(
     unposed: PosedImages,
     train: Callable[[PosedImages], GridField],
     *,
-    rounds: int = 1,
-    hypotheses: int = HYPOTHESES,
     background: Sequence[float] | None = None,
-    settings: FieldSettings | None = None,
-    device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
+    **search: Any,
 ) -> tuple[GridField, SelfSupervision]:
     """A field from photos with poses and photos without: `find_poses`, and training on both.
 
-    `train` is called `rounds` + 1 times; the other arguments are those of `find_poses`.
+    The photos need not be `alike`. `train` is called once more than by `find_poses`, whose
+    arguments the others are.
 
     Returns:
         The field, with `record["self_supervision"]`, and how it went. Where no pose was accepted
@@ -148,15 +148,9 @@ def self_supervise(
     Raises:
         FieldError: photos do not go together, are too few, or have no start.
     """
-    found = find_poses(
-        posed, unposed, train, rounds=rounds, hypotheses=hypotheses, background=background,
-        settings=settings, device=device, progress=progress,
-    )  # fmt: skip
-    photos = joined(*alike(posed, unposed, background), found.poses)
-    what = f"Field of {len(photos)} photos"
-    progress(what, 0, 1)
-    field = train(photos)
-    progress(what, 1, 1)
+    posed, unposed = alike(posed, unposed, background)
+    found = find_poses(posed, unposed, train, background=background, progress=progress, **search)
+    field = _trained(train, joined(posed, unposed, found.poses), progress)
     field.record["self_supervision"] = found.record()
     return field, found
 
@@ -169,7 +163,6 @@ def find_poses(
     rounds: int = 1,
     hypotheses: int = HYPOTHESES,
     background: Sequence[float] | None = None,
-    settings: FieldSettings | None = None,
     device: str = "cpu",
     progress: Progress = lambda what, done, total: None,
 ) -> SelfSupervision:
@@ -177,32 +170,26 @@ def find_poses(
 
     Args:
         posed: at least 4 photos.
-        unposed: photos of the same size; `camera_from_object` is a rough start, or NaN.
+        unposed: photos that go with them (`alike`); `camera_from_object` is a rough start, or NaN.
         train: makes a field of photos; called once a round.
         rounds: how often poses are looked for, each time in a field of all that is known by then.
         hypotheses: at most so many posed cameras, well spread, are tried as starts; 0: only the
             rough start of a photo, which then must have one.
         background: behind the photos, where they have no alpha; `train` has to use it, too.
-        settings: of the refiner.
         progress: gets the name of a stage, how much of it is done, and of how much.
 
     Raises:
-        FieldError: photos do not go together, are too few, or have no start.
+        FieldError: photos are too few, or have no start.
     """
     if rounds < 1:
         raise FieldError(f"rounds is {rounds}; it must be at least 1")
-    posed, unposed = alike(posed, unposed, background)
     held = held_out(len(posed))
     others = posed.subset(np.setdiff1d(np.arange(len(posed)), held))
     held = posed.subset(held)
     found = SelfSupervision([], [], np.zeros((0, 2)), 0.0, len(posed), rounds)
     for number in range(1, rounds + 1):
-        photos = joined(others, unposed, found.poses)
-        what = f"Field of {len(photos)} photos"
-        progress(what, 0, 1)
-        field = train(photos)
-        progress(what, 1, 1)
-        search = PoseSearch(field, background, settings, device)
+        field = _trained(train, joined(others, unposed, found.poses), progress)
+        search = PoseSearch(field, background, device)
         cameras = others.camera_from_object
         cameras = [cameras[i] for i in spread(cameras, HYPOTHESES, search.middle)]
         what, total = f"Poses of {len(unposed)} photos", len(held) + len(unposed)
@@ -228,6 +215,16 @@ def find_poses(
         found.estimates, found.held_out = estimates, checks
         _judge(found, held.camera_from_object, search)
     return found
+
+
+def _trained(
+    train: Callable[[PosedImages], GridField], photos: PosedImages, progress: Progress
+) -> GridField:
+    what = f"Field of {len(photos)} photos"
+    progress(what, 0, 1)
+    field = train(photos)
+    progress(what, 1, 1)
+    return field
 
 
 def held_out(count: int) -> np.ndarray:
@@ -256,12 +253,11 @@ class PoseSearch:
         self,
         field: GridField,
         background: Sequence[float] | None = None,
-        settings: FieldSettings | None = None,
         device: str = "cpu",
     ) -> None:
         if field.kind != GridField.kind:
             raise FieldError(f"poses are found in grids, and this field is of kind {field.kind!r}")
-        self._refiner = FieldRefiner({_NAME: field}, settings, device)
+        self._refiner = FieldRefiner({_NAME: field}, device=device)
         # of photos without alpha: a field may have learned it
         self._background = field.background if background is None else background
         self.diameter = field.diameter
@@ -321,17 +317,13 @@ def photo_of(view: View, background: Sequence[float] | None = None) -> PhotoEvid
     With alpha: colours inside it and the mask. Without: the object in front of `background`, or,
     where that is None, a scene that fills the photo.
     """
-    K = view.intrinsics
-    pinhole = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
-    colour = view.image.astype(np.float32) / 255.0
     weight = None if view.weight is None else view.weight.astype(np.float32)
-    if view.alpha is not None:
-        opacity = view.alpha.astype(np.float32) / 255.0
-        return PhotoEvidence(colour * opacity[..., None], opacity, weight, pinhole, np.zeros(3))
-    if background is not None:
-        return PhotoEvidence(colour, None, weight, pinhole, np.asarray(background, np.float32))
-    opacity = np.ones(colour.shape[:2], np.float32)
-    return PhotoEvidence(colour, opacity, weight, pinhole, colour.mean(axis=(0, 1)))
+    camera = Camera(view.intrinsics, view.image.shape[:2])
+    if view.alpha is None:
+        return replace(whole_photo(view.image, camera, background), weight=weight)
+    opacity = view.alpha.astype(np.float32) / 255.0
+    photo = whole_photo(view.image, camera, np.zeros(3))
+    return replace(photo, colour=photo.colour * opacity[..., None], opacity=opacity, weight=weight)
 
 
 def spread(poses: np.ndarray, count: int, middle: np.ndarray) -> np.ndarray:
@@ -354,9 +346,9 @@ def spread(poses: np.ndarray, count: int, middle: np.ndarray) -> np.ndarray:
 
 def pose_error(a: np.ndarray, b: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Radians and metres between poses (..., 4, 4): turn, and how far `point`, (3,), is moved."""
-    cosine = (np.einsum("...ij,...ij->...", a[..., :3, :3], b[..., :3, :3]) - 1.0) / 2.0
+    turn = rotation_angle(np.swapaxes(b[..., :3, :3], -1, -2) @ a[..., :3, :3])
     moved = (a[..., :3, :3] - b[..., :3, :3]) @ point + a[..., :3, 3] - b[..., :3, 3]
-    return np.arccos(np.clip(cosine, -1.0, 1.0)), np.linalg.norm(moved, axis=-1)
+    return turn, np.linalg.norm(moved, axis=-1)
 
 
 def rms_limit(estimates: Sequence[Estimate], known_rms: Sequence[float]) -> float:
