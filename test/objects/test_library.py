@@ -16,6 +16,7 @@ from painted import painted_block
 from rich.console import Console
 
 from pose_refiner_ros.fields.field_file import save_field
+from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.mlp import MlpField, MlpSettings
 from pose_refiner_ros.objects.inspect import describe
 from pose_refiner_ros.objects.library import ObjectLibrary, ObjectLibraryError
@@ -350,7 +351,7 @@ def test_bad_bop_folders(tmp_path, bop_models):
 
 
 def test_example_shows_every_key():
-    from pose_refiner_ros.objects.library import FRAME_KEYS, OBJECT_KEYS
+    from pose_refiner_ros.objects.entry import FRAME_KEYS, OBJECT_KEYS
 
     text = EXAMPLE.read_text()
     for key in (*OBJECT_KEYS, *FRAME_KEYS, "discrete", "continuous", "offset", "order"):
@@ -463,9 +464,10 @@ def test_field_takes_no_defaults_of_meshes(write, block):
     ("lines", "reason"),
     [
         ("field: gone.safetensors", "weights of the field .*gone.safetensors do not exist"),
-        ("field: box.obj", "box.obj"),
-        ("field: cut.safetensors", "cut.safetensors"),
+        ("field: box.obj", "box.obj is not a whole safetensors file"),
+        ("field: cut.safetensors", "cut.safetensors is not a whole safetensors file"),
         ("field: network.safetensors", "of kind 'mlp', too slow for a robot"),
+        ("field: empty.safetensors", "empty.safetensors holds nothing"),
         ("field: 3", "'field' must be the path of a file, not 3"),
         ("field: box.safetensors\n    unit: m", "'unit' belongs to a mesh, and there is none"),
         ("field: box.safetensors\n    category: sedan\n    exact_shape: false", "shows one object"),
@@ -476,6 +478,8 @@ def test_bad_fields(write, block, tmp_path, lines, reason):
     whole = (tmp_path / "box.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     save_field(MlpField([[0] * 3, [1] * 3], None, TINY), tmp_path / "network.safetensors")
+    nothing = GridField(np.zeros((4, 4, 4), np.int32), np.zeros((1, 4)), [0] * 3, 0.1)
+    save_field(nothing, tmp_path / "empty.safetensors")
     library = ObjectLibrary.load(write(entry() + f"  other:\n    {lines}\n"))
     assert list(library) == ["box"]
     assert re.search(reason, library.problems["other"]), library.problems["other"]
