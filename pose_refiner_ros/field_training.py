@@ -26,8 +26,8 @@ from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
-from pose_refiner_ros.fields.orbit import beside_photo, usual_view, write_png
-from pose_refiner_ros.fields.picture import field_psnr, render_picture
+from pose_refiner_ros.fields.orbit import usual_view, write_png
+from pose_refiner_ros.fields.picture import beside_photo, field_psnr, render_picture
 from pose_refiner_ros.self_supervision import alike, find_poses, joined
 
 if TYPE_CHECKING:

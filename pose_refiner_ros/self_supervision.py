@@ -416,10 +416,8 @@ def _in_front(photos: PosedImages, background: Sequence[float]) -> PosedImages:
     if photos.alpha is None:
         return photos
     images = np.empty_like(photos.images)
-    behind = 255.0 * np.asarray(background, np.float32)
-    for i in range(len(photos)):
-        alpha = photos.alpha[i, ..., None].astype(np.float32) / 255.0
-        images[i] = np.rint(alpha * photos.images[i] + (1.0 - alpha) * behind)
+    for i, view in enumerate(photos):
+        images[i] = np.rint(255.0 * view.over(background))
     return replace(photos, images=images, alpha=None)
 
 

@@ -22,7 +22,7 @@ from .picture import picture_over, render_picture
 from .rays import camera_rays, cross_box, image_pixels
 
 if TYPE_CHECKING:
-    from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
+    from pose_refiner_ros.datasets.posed_images.views import PosedImages
 
 _FOV_DEG = 40.0
 _UP_SNAP = math.cos(math.radians(15.0))
@@ -129,19 +129,6 @@ def straight_picture(
         colour = seen.colour.cpu().numpy().reshape(*size, 3)
         drawn = np.concatenate([colour / np.maximum(opacity, 1e-3), opacity], axis=-1)
     return np.rint(255.0 * drawn.clip(0.0, 1.0)).astype(np.uint8)
-
-
-def beside_photo(field: RadianceField, view: View) -> np.ndarray:
-    """(H, 2 W, 3) uint8: a photo, and the field seen by its camera, over one background."""
-    background = (1.0, 1.0, 1.0) if field.background is None else tuple(field.background)
-    photo = view.image / 255.0
-    if view.alpha is not None:
-        alpha = view.alpha[..., None] / 255.0
-        photo = alpha * photo + (1.0 - alpha) * np.array(background)
-    drawn = picture_over(
-        field, view.intrinsics, view.camera_from_object, view.image.shape[:2], background
-    )
-    return np.rint(255.0 * np.hstack([photo, drawn]).clip(0.0, 1.0)).astype(np.uint8)
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

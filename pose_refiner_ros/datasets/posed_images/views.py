@@ -25,6 +25,14 @@ class View:
     intrinsics: np.ndarray
     camera_from_object: np.ndarray
 
+    def over(self, background: Sequence[float]) -> np.ndarray:
+        """(H, W, 3) float64 in [0, 1]: what alpha shows, in front of a colour."""
+        photo = self.image / 255.0
+        if self.alpha is None:
+            return photo
+        alpha = self.alpha[..., None] / 255.0
+        return alpha * photo + (1.0 - alpha) * np.asarray(background)
+
 
 @dataclass(eq=False)
 class PosedImages:
