@@ -93,13 +93,14 @@ def _hull_cells(posed: PosedImages) -> np.ndarray:
 
 
 def _cells_in_view(posed: PosedImages) -> np.ndarray:
-    from pose_refiner_ros.datasets.posed_images.hull import CELLS, project
+    from pose_refiner_ros.datasets.posed_images.hull import (
+        CELLS,
+        cells_of,
+        spread_views,
+        times_seen,
+    )
 
-    low, high = posed.bounds
-    axes = [low[a] + (np.arange(CELLS) + 0.5) / CELLS * (high - low)[a] for a in range(3)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
-    views = np.unique(np.linspace(0, len(posed) - 1, min(_VIEWS, len(posed))).round().astype(int))
-    seen = sum(project(posed, i, points)[1].astype(int) for i in views)
+    seen = times_seen(posed, spread_views(posed, _VIEWS), cells_of(posed.bounds)[1])
     return grown((seen >= 2).reshape((CELLS,) * 3))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pose_refiner_ros.datasets.posed_images.hull import VIEWS, project, visual_hull
+from pose_refiner_ros.datasets.posed_images.hull import VIEWS, spread_views, times_seen, visual_hull
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
 
 _COVERED = 0.9  # share of the masks that the visual hull must explain, in the median picture
@@ -57,15 +57,15 @@ def _check_hull(posed: PosedImages) -> None:
 
 
 def _check_common_view(posed: PosedImages) -> None:
-    views = np.unique(np.linspace(0, len(posed) - 1, min(VIEWS, len(posed))).round().astype(int))
+    views = spread_views(posed, VIEWS)
     positions, axes = posed.camera_positions[views], posed.camera_from_object[views, 2, :3]
     # Points on the viewing axes, from near to far compared with how far apart the cameras are.
     depths = np.ptp(positions, axis=0).max() * np.geomspace(0.05, 50.0, 16)
     points = (positions[:, None] + depths[:, None] * axes[:, None]).reshape(-1, 3)
-    seen = sum(project(posed, i, points)[1].astype(int) for i in views)
-    if seen.max() < max(2, _IN_COMMON * len(views)):
+    most = times_seen(posed, views, points).max()
+    if most < max(2, _IN_COMMON * len(views)):
         raise PosedImagesError(
-            f"no point is in view of more than {seen.max()} of {len(views)} cameras: their axes "
+            f"no point is in view of more than {most} of {len(views)} cameras: their axes "
             "point away from each other; check the convention of the poses (camera-to-world, "
             "OpenGL axes in transforms files)"
         )

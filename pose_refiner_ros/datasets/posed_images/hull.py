@@ -48,10 +48,8 @@ class VisualHull:
 
 def visual_hull(posed: PosedImages, bounds: np.ndarray) -> VisualHull:
     """Of what alpha shows, inside bounds (2, 3). Pixels without weight rule nothing out."""
-    views = np.unique(np.linspace(0, len(posed) - 1, min(VIEWS, len(posed))).round().astype(int))
-    cell = (bounds[1] - bounds[0]) / CELLS
-    axes = [bounds[0, i] + (np.arange(CELLS) + 0.5) * cell[i] for i in range(3)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    views = spread_views(posed, VIEWS)
+    cell, points = cells_of(bounds)
     grown = [_grown_mask(posed, i, bounds.mean(0), np.linalg.norm(cell) / 2) for i in views]
 
     seen, inside = np.zeros(len(points), np.int32), np.zeros(len(points), np.int32)
@@ -71,6 +69,25 @@ def visual_hull(posed: PosedImages, bounds: np.ndarray) -> VisualHull:
             drawn[pixels[valid, 1], pixels[valid, 0]] = 1
             coverage[n] = _dilated(drawn, radius)[mask].mean()
     return VisualHull(left, cell, views, coverage)
+
+
+def spread_views(posed: PosedImages, count: int) -> np.ndarray:
+    """(K,) numbers of at most so many pictures, from the first to the last."""
+    count = min(count, len(posed))
+    return np.unique(np.linspace(0, len(posed) - 1, count).round().astype(int))
+
+
+def cells_of(bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) metres, the size of the CELLS ** 3 cells of a box (2, 3), and their centres (M, 3) in
+    C order."""
+    cell = (bounds[1] - bounds[0]) / CELLS
+    axes = [bounds[0, i] + (np.arange(CELLS) + 0.5) * cell[i] for i in range(3)]
+    return cell, np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
+def times_seen(posed: PosedImages, views: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(M,) int: in how many of those pictures points (M, 3) lie."""
+    return sum(project(posed, i, points)[1].astype(int) for i in views)
 
 
 def project(posed: PosedImages, i: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
