@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from .field import FieldError
+from pose_refiner_ros.datasets.posed_images.hull import (
+    CELLS,
+    cells_of,
+    spread_views,
+    times_seen,
+    visual_hull,
+)
+from pose_refiner_ros.datasets.posed_images.views import PosedImages
 
-if TYPE_CHECKING:
-    from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from .field import FieldError
 
 _NEAR = 0.1  # of the cameras' distance: nothing is that near to a camera, if no source says more
 _VIEWS = 100  # more cameras than this change little of what two of them see
@@ -82,8 +86,6 @@ def cropped(occupied: np.ndarray) -> tuple[slice, slice, slice]:
 
 
 def _hull_cells(posed: PosedImages) -> np.ndarray:
-    from pose_refiner_ros.datasets.posed_images.hull import CELLS, visual_hull
-
     hull = visual_hull(posed, posed.bounds)
     if not len(hull.centres):
         raise FieldError("no point lies inside nearly all masks: check masks and poses")
@@ -93,13 +95,6 @@ def _hull_cells(posed: PosedImages) -> np.ndarray:
 
 
 def _cells_in_view(posed: PosedImages) -> np.ndarray:
-    from pose_refiner_ros.datasets.posed_images.hull import (
-        CELLS,
-        cells_of,
-        spread_views,
-        times_seen,
-    )
-
     seen = times_seen(posed, spread_views(posed, _VIEWS), cells_of(posed.bounds)[1])
     return grown((seen >= 2).reshape((CELLS,) * 3))
 

@@ -15,12 +15,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import warp as wp
 
+from pose_refiner_ros.datasets.posed_images.hull import box_before_cameras
+from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.warp_start import start_warp_quietly
 
 from .field import FieldError
@@ -29,9 +31,6 @@ from .grid_kernels import COEFFICIENTS, cpu_threads, grid_functions, launch_over
 from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
 from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
 from .training_rays import RayOrder
-
-if TYPE_CHECKING:
-    from pose_refiner_ros.datasets.posed_images.views import PosedImages
 
 _STEP = 1.0  # between samples of a ray, in voxels; they lie anywhere, so no need for more
 _LEVELS = 3  # each with half the voxel of the one before; more where the first would be too large
@@ -389,8 +388,6 @@ def _background_is_unknown(posed: PosedImages, options: GridOptions) -> bool:
 
 def _before_cameras(posed: PosedImages) -> np.ndarray:
     """(2, 3): the part of the photos' bounds that lies between the cameras."""
-    from pose_refiner_ros.datasets.posed_images.hull import box_before_cameras
-
     box = box_before_cameras(posed)
     if box is None:
         return posed.bounds
