@@ -28,6 +28,7 @@ from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
 from pose_refiner_ros.fields.orbit import usual_view, write_png
 from pose_refiner_ros.fields.picture import beside_photo, field_psnr, render_picture
+from pose_refiner_ros.fields.training import Progress, Training, quiet, run
 from pose_refiner_ros.self_supervision import alike, find_poses, joined
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.pt"
 FOUND = "unposed.json"  # poses that were found, beside the checkpoint
-_SHOW_EVERY = 10  # steps
 _SAVE_EVERY = 30.0  # seconds
 _SLOW_SIDE = 100  # pixels of a picture's longer side for which an MLP on a CPU is asked
 
@@ -71,7 +71,7 @@ def train_field(
     device: str = "cpu",
     resume: bool = False,
     previews: Path | None = None,
-    progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
+    progress: Progress = quiet,
     warn: Callable[[str], None] = lambda text: None,
     search: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> RadianceField:
@@ -111,20 +111,18 @@ def train_field(
     test = _test_photos(source, options, device, warn)
     watched = posed if test is None else test
     training = _training(posed, options, settings, device, state)
-    errors: list[float] = []
     saved = time.monotonic()
-    while training.done < options.steps:
-        errors.append(float(training.step()))
-        last = training.done == options.steps
-        if training.done % _SHOW_EVERY == 0 or last:
-            progress(training.done, options.steps, {"psnr": _psnr(errors, training, checkpoint)})
-            errors.clear()
-        if time.monotonic() - saved > _SAVE_EVERY and not last:
+
+    def save() -> None:
+        nonlocal saved
+        if time.monotonic() - saved > _SAVE_EVERY and training.done < options.steps:
             _write(checkpoint, source, training)
             if previews is not None:
                 picture = beside_photo(training.field, next(iter(watched)))
                 write_png(previews / f"step_{training.done:06d}.png", picture)
             saved = time.monotonic()
+
+    run(training, progress, after_step=save)
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
     field.record["scale"] = source.scale
     if poses is not None:
@@ -187,7 +185,7 @@ def _read_found(path: Path, source: Source, names: list[str]) -> dict[str, Any]:
     return record
 
 
-def _training(posed, options, settings, device, state):
+def _training(posed, options, settings, device, state) -> Training:
     if isinstance(options, GridOptions):
         return GridTraining(posed, options, device, state)
     from pose_refiner_ros.fields.mlp import PAPER
@@ -233,20 +231,12 @@ def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any] | None:
     }
 
 
-def _psnr(errors: list[float], training, checkpoint: Path) -> float:
-    error = float(np.mean(errors))
-    if not math.isfinite(error):
-        advice = f"; the last checkpoint is {checkpoint}" if checkpoint.exists() else ""
-        raise FieldError(f"the training diverged: its error is {error} at {training.done}{advice}")
-    return round(-10.0 * math.log10(max(error, 1e-10)), 2)
-
-
 def _named(source: Source) -> dict[str, Any]:
     unposed = None if source.unposed is None else str(source.unposed)
     return {**asdict(source), "path": str(source.path), "unposed": unposed}
 
 
-def _write(checkpoint: Path, source: Source, training) -> None:
+def _write(checkpoint: Path, source: Source, training: Training) -> None:
     buffer = io.BytesIO()
     torch.save({"source": _named(source), "training": training.state()}, buffer)
     write_atomically(checkpoint, buffer.getvalue())

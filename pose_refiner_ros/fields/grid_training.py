@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +29,7 @@ from .grid import MAX_NODES, GridField
 from .grid_kernels import COEFFICIENTS, cpu_threads, grid_functions, launch_over
 from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
 from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
+from .training import Progress, check_several, quiet, run, state_errors
 from .training_rays import RayOrder
 
 _STEP = 1.0  # between samples of a ray, in voxels; they lie anywhere, so no need for more
@@ -87,14 +87,11 @@ DEFAULT = GridOptions()
 
 
 class GridTraining:
-    """A training that can be interrupted: `step` as often as needed, `state` in between.
+    """See `training.Training`. resume_state: what `state` returned, to go on from.
 
-    `field` is what has been learned so far. resume_state: what `state` returned, to go on from.
     Raises FieldError for photos that show nothing, a voxel that does not fit them, or a state of
     another training.
     """
-
-    log_every = 10
 
     def __init__(
         self,
@@ -103,8 +100,7 @@ class GridTraining:
         device="cpu",
         resume_state: dict[str, Any] | None = None,
     ) -> None:
-        if len(posed) < 2:
-            raise FieldError(f"{len(posed)} photo is too few for a field: give at least two")
+        check_several(posed)
         start_warp_quietly()
         self.options, self.done, self.seconds = options, 0, 0.0
         self._device = str(device)
@@ -165,7 +161,6 @@ class GridTraining:
         return float(shown / rays * self._order.share)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on: `torch.save` writes it, and reads it with weights_only."""
         arrays = {
             "occupied": self.field.links > 0,
             "values": self.field.arrays.values.numpy(),
@@ -298,7 +293,7 @@ class GridTraining:
         self._fit.sky = self._sky[0]
 
     def _resume(self, state: dict[str, Any]) -> None:
-        try:
+        with state_errors():
             options = dataclasses.asdict(self.options)
             if state["options"] != options:
                 name = next(n for n in options if state["options"].get(n) != options[n])
@@ -321,32 +316,20 @@ class GridTraining:
             self._finest, self._ends = state["finest"], list(state["ends"])
             self._level, self.done = int(state["level"]), int(state["step"])
             self.seconds = float(state["seconds"])
-        except FieldError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise FieldError(f"the checkpoint cannot be used: {error!r}; start anew") from error
 
 
 def train_grid(
     posed: PosedImages,
     options: GridOptions = DEFAULT,
     device="cpu",
-    progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
-    resume_state: dict[str, Any] | None = None,
+    progress: Progress = quiet,
 ) -> GridField:
     """Train a grid from photos; the record of the training is in the field.
 
-    progress: called every few steps with "psnr" of the last batches, in decibels, over white.
-    Raises FieldError.
+    progress: as for `run`; the PSNR is that over white. Raises FieldError.
     """
-    training = GridTraining(posed, options, device, resume_state)
-    errors: list[float] = []
-    while training.done < options.steps:
-        errors.append(training.step())
-        if training.done % training.log_every == 0 or training.done == options.steps:
-            psnr = -10.0 * math.log10(max(float(np.mean(errors)), 1e-10))
-            errors.clear()
-            progress(training.done, options.steps, {"psnr": round(psnr, 2)})
+    training = GridTraining(posed, options, device)
+    run(training, progress)
     return training.finish()
 
 

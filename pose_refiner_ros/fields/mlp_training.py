@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from .field import FieldError
 from .mlp import PAPER, MlpField, MlpSettings
 from .rays import camera_rays
+from .training import Progress, check_several, quiet, run, state_errors
 
 if TYPE_CHECKING:
     from pose_refiner_ros.datasets.posed_images.views import PosedImages
@@ -43,10 +43,9 @@ class MlpOptions:
     background: tuple[float, float, float] | None = None
     seed: int = 0
     log_every: int = 50
-    checkpoint_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "rays", "log_every", "checkpoint_every"):
+        for name in ("steps", "rays", "log_every"):
             if getattr(self, name) < 1:
                 raise FieldError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0.0 < self.learning_rate < math.inf:
@@ -57,10 +56,9 @@ DEFAULT = MlpOptions()
 
 
 class MlpTraining:
-    """A training that can be interrupted: `step` as often as needed, `state` in between.
+    """See `training.Training`. resume_state: what `state` returned, to go on from.
 
-    resume_state: what `state` returned, to go on from. Raises FieldError for photos that show
-    nothing, or a state of another field or other photos.
+    Raises FieldError for photos that show nothing, or a state of another field.
     """
 
     def __init__(
@@ -71,8 +69,7 @@ class MlpTraining:
         device="cpu",
         resume_state: dict[str, Any] | None = None,
     ):
-        if len(posed) < 2:
-            raise FieldError(f"{len(posed)} photo is too few for a field: give at least two")
+        check_several(posed)
         background = options.background
         if background is None and posed.alpha is None:
             background = (0.0, 0.0, 0.0)
@@ -107,7 +104,6 @@ class MlpTraining:
         return errors[1].detach()
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on: `torch.save` writes it, and reads it with weights_only."""
         return {
             "settings": dataclasses.asdict(self.field.settings),
             "bounds": self.field.bounds.tolist(),
@@ -118,7 +114,7 @@ class MlpTraining:
             "seconds": self.seconds,
         }
 
-    def finish(self, figures: dict[str, float]) -> MlpField:
+    def finish(self, figures: dict[str, Any] | None = None) -> MlpField:
         """The field with the record of its training, its weights frozen."""
         self.field.record = {
             "kind": self.field.kind,
@@ -129,12 +125,12 @@ class MlpTraining:
             "device": str(self.field.device),
             "threads": torch.get_num_threads(),
             "options": dataclasses.asdict(self.options),
-            **figures,
+            **(figures or {}),
         }
         return self.field.requires_grad_(False)
 
     def _resume(self, state: dict[str, Any]) -> None:
-        try:
+        with state_errors():
             same = {
                 "settings": state["settings"] == dataclasses.asdict(self.field.settings),
                 "bounds": state["bounds"] == self.field.bounds.tolist(),
@@ -149,10 +145,6 @@ class MlpTraining:
             self._adam.load_state_dict(state["adam"])
             self._generator.set_state(state["generator"].cpu())
             self.done, self.seconds = int(state["step"]), float(state["seconds"])
-        except FieldError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise FieldError(f"the checkpoint cannot be used: {error}; start anew") from error
 
 
 def train_mlp(
@@ -160,35 +152,15 @@ def train_mlp(
     settings: MlpSettings = PAPER,
     options: MlpOptions = DEFAULT,
     device="cpu",
-    progress: Callable[[int, int, dict[str, float]], None] = lambda step, total, figures: None,
-    checkpoint: Callable[[dict[str, Any]], None] = lambda state: None,
-    resume_state: dict[str, Any] | None = None,
+    progress: Progress = quiet,
 ) -> MlpField:
     """Train a NeRF from photos; the record of the training is in the field.
 
-    progress: called every `log_every` steps with "psnr" of the last batches, in decibels.
-    checkpoint: called every `checkpoint_every` steps with a state that `resume_state` takes.
-    Raises FieldError, also where the training diverges.
+    progress: as for `run`, every `log_every` steps. Raises FieldError, also where the training
+    diverges.
     """
-    training = MlpTraining(posed, settings, options, device, resume_state)
-    errors: list[Tensor] = []
-    figures: dict[str, float] = {}
-    while training.done < options.steps:
-        errors.append(training.step())
-        done, last = training.done, training.done == options.steps
-        if done % options.log_every == 0 or last:
-            error = float(torch.stack(errors).mean())
-            errors.clear()
-            if not math.isfinite(error):
-                raise FieldError(
-                    f"the error is {error} at step {done}: lower the learning rate "
-                    f"({options.learning_rate})"
-                )
-            figures = {"psnr": round(-10.0 * math.log10(max(error, 1e-10)), 2)}
-            progress(done, options.steps, figures)
-        if done % options.checkpoint_every == 0 or last:
-            checkpoint(training.state())
-    return training.finish(figures)
+    training = MlpTraining(posed, settings, options, device)
+    return training.finish(run(training, progress, options.log_every))
 
 
 class _Photos:

@@ -20,6 +20,7 @@ from pose_refiner_ros.fields.grid_nodes import first_nodes
 from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
 from pose_refiner_ros.fields.grid_training_kernels import sky_adam, training_kernels
 from pose_refiner_ros.fields.picture import field_psnr, render_picture
+from pose_refiner_ros.fields.training import run
 from pose_refiner_ros.fields.training_rays import RayOrder
 
 QUICK = GridOptions(steps=60, rays=4096, degree=1)
@@ -75,7 +76,9 @@ def test_a_resumed_training_ends_like_one_without_a_break(photos, one_lane):
     torch.save(first.state(), stored)
     stored.seek(0)
     state = torch.load(stored, weights_only=True)
-    again = train_grid(photos[0], options, resume_state=state)
+    resumed = GridTraining(photos[0], options, resume_state=state)
+    run(resumed)
+    again = resumed.finish()
     assert np.array_equal(again.links, whole.links)
     assert np.allclose(again.values, whole.values, rtol=1e-4, atol=1e-4)
     with pytest.raises(FieldError, match="with rays 1024, not 512"):
