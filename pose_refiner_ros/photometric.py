@@ -18,16 +18,12 @@ from pose_refiner_ros.refinement.refiner import SAME_ANGLE, Refined, Refiner
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.grid import GridField
-    from pose_refiner_ros.pipeline import SeenObject, Settings
+    from pose_refiner_ros.pipeline import SeenObject
     from pose_refiner_ros.refinement.evidence import ObjectEvidence
     from pose_refiner_ros.refinement.field_refiner import FieldRefiner, PhotoRefined
     from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
+    from pose_refiner_ros.settings import Settings
 
-# What may be chosen, by the name of the setting.
-PHOTOMETRIC = {
-    "photometric": ("auto", "never"),
-    "sampling": ("random", "interest_point", "interest_region"),
-}
 PROMISING = 6  # poses of each object, by their colours as they are, that are refined at all
 FIRST_LOOK = 150  # pixels for that
 KEEP = 2  # poses of each object that are followed to the end

@@ -24,65 +24,17 @@ from pose_refiner_ros.frame import (
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.photometric import PHOTOMETRIC, PhotoStage, with_photo
+from pose_refiner_ros.photometric import PhotoStage, with_photo
 from pose_refiner_ros.refinement.category import category_prior, known_as_category
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
 from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
 from pose_refiner_ros.refinement.prior_term import PosePrior
 from pose_refiner_ros.refinement.refiner import Refined, Refiner
+from pose_refiner_ros.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported where an encoder or a field is used
     from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
-
-REFINEMENTS = ("solver", "gradient_pose", "gradient_encoder", "none")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may tune.
-
-    hypotheses: views of the codebook that are refined for an object without a usable start pose;
-    keep: of those, how many different ones are followed to the end; search: auto (where the
-    given poses are missing or fit badly), always or never; accept_iou: overlap from which the
-    result of a given pose is taken without a search; confirm_iou: the same for one that hardly
-    moved; batch: most poses refined at once. refinement: solver (the package's own), or the
-    procedures of Palazzi et al. for comparison: gradient_pose, gradient_encoder (seconds an
-    object), or none: the likeliest pose stays as it is guessed. photometric: auto (objects that
-    have a radiance field are refined by the photo as well, with the solver, where one comes) or
-    never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
-    searched for by views, whatever `search` says: the encoder knows more.
-    """
-
-    hypotheses: int = 16
-    keep: int = 4
-    search: str = "auto"
-    accept_iou: float = 0.97
-    confirm_iou: float = 0.8
-    batch: int = 64
-    refinement: str = "solver"
-    photometric: str = "auto"
-    photo_rays: int = 1024
-    sampling: str = "interest_region"
-    exposure: bool = False
-
-    def __post_init__(self) -> None:
-        for name, choices in PHOTOMETRIC.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose {', '.join(choices[:-1])} or "
-                    f"{choices[-1]}"
-                )
-        if self.refinement not in REFINEMENTS:
-            raise ValueError(
-                f"refinement is {self.refinement!r}; choose {', '.join(REFINEMENTS[:-1])} or "
-                f"{REFINEMENTS[-1]}"
-            )
-        if self.search not in ("auto", "always", "never"):
-            raise ValueError(f"search is {self.search!r}; choose auto, always or never")
-        for name in ("hypotheses", "keep", "batch", "photo_rays"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 @dataclass(eq=False)

@@ -372,7 +372,7 @@ def test_a_tracked_object_that_fits_is_not_searched(blocks, monkeypatch):
     masks = silhouette(ell(), TRUTH, CAMERA)
     frame = Frame(masks, CAMERA, {1: "ell"}, {1: [turned(TRUTH, (0.1, 0, 0))]}, tracked=(1,))
 
-    def no_search(self, evidence, name):
+    def no_search(self, one):
         raise AssertionError("searched")
 
     monkeypatch.setattr(Pipeline, "_guess", no_search)

@@ -20,8 +20,10 @@ from shapes import (
 
 from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder, PoseHypothesis
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
+from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.objects.mesh import Mesh
-from pose_refiner_ros.pipeline import REFINEMENTS, Frame, Pipeline, Settings
+from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.settings import CHOICES, Settings
 
 CAMERA = pinhole_camera(256, 300.0)
 TRUTH = pose((0.6, -0.7, 0.4), (0.03, -0.02, 0.6))
@@ -216,7 +218,7 @@ def test_given_poses_of_an_exact_shape_come_first():
 
 @pytest.fixture
 def no_codebook(monkeypatch):
-    def never(self, evidence, name):
+    def never(self, one):
         raise AssertionError("searched")
 
     monkeypatch.setattr(Pipeline, "_guess", never)
@@ -299,7 +301,7 @@ def small_pictures(monkeypatch):
     monkeypatch.setattr(gradient_refiner.GradientRefiner.__init__, "__defaults__", (32, 5, "cpu"))
 
 
-@pytest.mark.parametrize("refinement", REFINEMENTS)
+@pytest.mark.parametrize("refinement", CHOICES["refinement"])
 @pytest.mark.parametrize("models", [EXACT, CATEGORIES], ids=["exact", "category"])
 def test_every_refinement_with_a_real_encoder(tiny_encoder, small_pictures, refinement, models):
     reports = Reports()

@@ -15,7 +15,9 @@ from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
-from pose_refiner_ros.pipeline import Pipeline, Settings
+from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
+from pose_refiner_ros.settings import CHOICES, Settings
 
 CAMERA = pinhole_camera(256, 300.0)
 TRUTH = pose((0.6, -0.7, 0.4), (0.03, -0.02, 0.6))
@@ -220,6 +222,10 @@ assert not found, found
 def test_bad_settings(name, value):
     with pytest.raises(ValueError, match=name):
         Settings(**{name: value})
+
+
+def test_all_samplings_are_offered():
+    assert CHOICES["sampling"] == SAMPLINGS
 
 
 def test_origin_far_from_the_object(own_cache):

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from pose_refiner_ros.settings import CHOICES
+
 # When a changed value takes effect, and what the generated texts say about it.
 NOW = "now"
 ACTIVATE = "activate"
@@ -223,7 +225,7 @@ GROUPS = {
             "When to try poses beside the given ones (last frame, `initial_poses`). auto: where "
             "there is none or it fits badly. always: slower, never caught in a wrong pose. never: "
             "only objects with a given pose are found.",
-            choices=("auto", "always", "never"),
+            choices=CHOICES["search"],
         ),
         Declaration(
             "refinement",
@@ -233,7 +235,7 @@ GROUPS = {
             "gradient descent on the pose or on a copy of the encoder's weights, for comparison; "
             "they take seconds an object.",
             RELOAD,
-            choices=("solver", "gradient_pose", "gradient_encoder"),
+            choices=tuple(choice for choice in CHOICES["refinement"] if choice != "none"),
         ),
         Declaration(
             "use_last_pose",
@@ -263,7 +265,7 @@ GROUPS = {
             "auto",
             "Whether objects that have a field in the library are refined by the image as well. "
             "auto: where an image comes with the masks. never: by their silhouettes alone.",
-            choices=("auto", "never"),
+            choices=CHOICES["photometric"],
         ),
         Declaration(
             "photo_rays",
@@ -278,7 +280,7 @@ GROUPS = {
             "interest_region",
             "Which pixels they go through: anywhere, where corners are, or around corners.",
             RELOAD,
-            choices=("random", "interest_point", "interest_region"),
+            choices=CHOICES["sampling"],
         ),
         Declaration(
             "photo_exposure",
