@@ -28,8 +28,8 @@ from .solver import Level, Reason, Solver, State
 
 # From coarse to fine: pictures of few rays, blurred far, then pixels of the photo itself.
 STAGES = (
-    RadianceStage(0.75, 2.0, 1.0, 0.3),
-    RadianceStage(1.5, 1.2, 1.0, 0.2),
+    RadianceStage(0.75, 2.0, 0.5, 0.3),
+    RadianceStage(1.5, 1.2, 0.5, 0.2),
     RadianceStage(2.0, 0.8, 0.5, 0.15),
     RadianceStage(1.0, 0.0, 1.0, 0.15),
 )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -89,20 +89,27 @@ def load_frames(frames: Sequence[Frame], factor: int = 1) -> PosedImages:
     Raises:
         PosedImagesError: a picture or mask that cannot be used, or intrinsics.
     """
-    maps = lru_cache(maxsize=1)(undistortion_map)  # frames mostly share their camera
+    views = read_views(frames, lambda frame, size: camera_of(frame.values, size, frame.name))
+    return stack(views, len(frames), factor)
 
-    def views() -> Iterator[View]:
-        for frame in frames:
-            image, alpha = read_picture(frame.picture)
-            if frame.mask is not None:
-                alpha = read_mask(frame.mask, image.shape[:2])
-            camera = camera_of(frame.values, image.shape[:2], frame.name)
-            weight = None
-            if camera.is_distorted:
-                image, alpha, weight = undistort(image, alpha, maps(camera))
-            yield View(frame.name, image, alpha, weight, camera.intrinsics, frame.camera_from_world)
 
-    return stack(views(), len(frames), factor)
+def read_views(
+    frames: Iterable[Frame], camera_for: Callable[[Frame, tuple[int, int]], Camera]
+) -> Iterator[View]:
+    """Pictures of frames with their masks, undistorted.
+
+    camera_for: gets a frame and the size (height, width) of its picture.
+    """
+    map_of = lru_cache(maxsize=1)(undistortion_map)  # frames mostly share their camera
+    for frame in frames:
+        image, alpha = read_picture(frame.picture)
+        if frame.mask is not None:
+            alpha = read_mask(frame.mask, image.shape[:2])
+        camera = camera_for(frame, image.shape[:2])
+        weight = None
+        if camera.is_distorted:
+            image, alpha, weight = undistort(image, alpha, map_of(camera))
+        yield View(frame.name, image, alpha, weight, camera.intrinsics, frame.camera_from_world)
 
 
 def camera_of(values: Mapping[str, Any], size: tuple[int, int], name: str) -> Camera:

@@ -9,24 +9,29 @@ Where it says no intrinsics the camera is the one that took the posed photos, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from pose_refiner_ros.datasets.posed_images.reading import PICTURE_SUFFIXES, read_mask, read_picture
-from pose_refiner_ros.datasets.posed_images.transforms import Frame, camera_of, read_transforms
-from pose_refiner_ros.datasets.posed_images.undistort import undistort, undistortion_map
+from pose_refiner_ros.datasets.posed_images.reading import PICTURE_SUFFIXES
+from pose_refiner_ros.datasets.posed_images.transforms import (
+    Frame,
+    camera_of,
+    read_transforms,
+    read_views,
+)
 from pose_refiner_ros.datasets.posed_images.views import (
     PosedImages,
     PosedImagesError,
     View,
+    scaled_intrinsics,
     stack,
 )
+from pose_refiner_ros.geometry.camera import Camera
 
 _FILE = "transforms.json"
 _FILES_OF_SOURCE = ("transforms_train.json", _FILE)
@@ -72,35 +77,20 @@ def load_unposed(
     if not frames:
         raise PosedImagesError(f"{folder} has no pictures ({', '.join(PICTURE_SUFFIXES)})")
     frames.sort(key=lambda frame: frame.name)
-    views = _views(frames, posed, _camera_values(source), factor)
+    shared = _camera_values(source)
+
+    def camera_for(frame: Frame, size: tuple[int, int]) -> Camera:
+        if _says_focal(frame.values):
+            return camera_of(frame.values, size, frame.name)
+        _check_size(frame, size, posed.size, factor)
+        if _says_focal(shared):
+            return camera_of(shared, size, frame.name)
+        return Camera(scaled_intrinsics(_common_camera(posed), (factor, factor)), size)
+
+    views = (_fitted(view, posed.size, factor) for view in read_views(frames, camera_for))
     unposed = stack(views, len(frames), factor)
     unposed.camera_from_object[:, :3, 3] *= scale
     return replace(unposed, bounds=posed.bounds.copy())
-
-
-def _views(
-    frames: list[Frame], posed: PosedImages, shared: Mapping[str, Any], factor: int
-) -> Iterator[View]:
-    size = tuple(n * factor for n in posed.size)
-    map_of = lru_cache(maxsize=1)(undistortion_map)
-    for frame in frames:
-        image, alpha = read_picture(frame.picture)
-        if frame.mask is not None:
-            alpha = read_mask(frame.mask, image.shape[:2])
-        weight = None
-        own = _says_focal(frame.values)
-        if not own:
-            _check_size(frame, image.shape[:2], posed.size, factor)
-        if own or _says_focal(shared):
-            camera = camera_of(frame.values if own else shared, image.shape[:2], frame.name)
-            if camera.is_distorted:
-                image, alpha, weight = undistort(image, alpha, map_of(camera))
-            K = camera.intrinsics
-        else:
-            K = _whole_size(_common_camera(posed), factor)
-        yield _fitted(
-            View(frame.name, image, alpha, weight, K, frame.camera_from_world), size, factor
-        )
 
 
 def _camera_values(source: str | Path | None) -> Mapping[str, Any]:
@@ -129,14 +119,6 @@ def _common_camera(posed: PosedImages) -> np.ndarray:
     return K
 
 
-def _whole_size(K: np.ndarray, factor: int) -> np.ndarray:
-    """(3, 3) of the picture before it is made smaller."""
-    K = K * factor
-    K[:2, 2] += 0.5 * (factor - 1)
-    K[2, 2] = 1.0
-    return K
-
-
 def _check_size(frame: Frame, size: tuple[int, int], wanted: tuple[int, int], factor: int) -> None:
     if (size[0] // factor, size[1] // factor) != tuple(wanted):
         smaller = f", made {factor} times smaller," if factor > 1 else ""
@@ -147,11 +129,13 @@ def _check_size(frame: Frame, size: tuple[int, int], wanted: tuple[int, int], fa
         )
 
 
-def _fitted(view: View, size: tuple[int, int], factor: int) -> View:
-    """As large as fits into (height, width), in its top left corner, the rest without weight."""
+def _fitted(view: View, wanted: tuple[int, int], factor: int) -> View:
+    """A view that is (height, width) when it is made smaller by the factor: as large as fits into
+    that, in its top left corner, the rest without weight."""
     height, width = view.image.shape[:2]
-    if (height // factor, width // factor) == (size[0] // factor, size[1] // factor):
+    if (height // factor, width // factor) == tuple(wanted):
         return view
+    size = tuple(n * factor for n in wanted)
     ratio = min(size[0] / height, size[1] / width)
     rows, columns = (max(math.floor(n * ratio), 1) for n in (height, width))
 
@@ -162,8 +146,7 @@ def _fitted(view: View, size: tuple[int, int], factor: int) -> View:
         return whole
 
     weight = np.ones((height, width), bool) if view.weight is None else view.weight
-    K = view.intrinsics * np.array([[columns / width], [rows / height], [1.0]])
-    K[:2, 2] += 0.5 * (np.array([columns / width, rows / height]) - 1.0)
+    K = scaled_intrinsics(view.intrinsics, (columns / width, rows / height))
     alpha = None if view.alpha is None else placed(view.alpha)
     return View(
         view.name, placed(view.image), alpha, placed(weight.astype(np.uint8)) > 0, K,

@@ -151,7 +151,6 @@ def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
     if posed is None:
         raise PosedImagesError("there are no pictures")
     if n < count:
-        posed.names.extend([""] * (count - n))
         posed = posed.subset(range(n))
     if posed.alpha is not None and posed.alpha.min() == 255:
         posed.alpha = None
@@ -199,11 +198,16 @@ def _shrunk(view: View, factor: int) -> View:
     weight = None
     if view.weight is not None:
         weight = mean(view.weight.astype(np.float32)) > 1.0 - 1e-6
-    K = view.intrinsics / factor
-    # Half a pixel is added and taken away because pixel centres, not corners, are integers.
-    K[:2, 2] = (view.intrinsics[:2, 2] + 0.5) / factor - 0.5
-    K[2, 2] = 1.0
+    K = scaled_intrinsics(view.intrinsics, (1.0 / factor, 1.0 / factor))
     return View(view.name, small, alpha, weight, K, view.camera_from_object)
+
+
+def scaled_intrinsics(K: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """(3, 3) of a picture that is made larger by factors along x and y."""
+    K = np.diag((*scale, 1.0)) @ K
+    # Half a pixel is added and taken away because pixel centres, not corners, are integers.
+    K[:2, 2] += 0.5 * (np.asarray(scale) - 1.0)
+    return K
 
 
 def _size(size: Sequence[int]) -> str:
