@@ -17,7 +17,8 @@ Around it:
 
     node.py             the process: signals, executor
     lifecycle_node.py   the node: states, services, monitoring; loading.py is its slow part
-    parameters.py       the table of all parameters; docs/parameters.md is made from it
+    parameters.py       the table of all parameters; docs/parameters.md is made from it;
+                        declaration.py what one of them is
     qos.py              publishers and subscriptions whose QoS can be overridden
     conversions.py      cameras and poses; images.py pictures; labels.py which label is which object
     watchdog.py         says why nothing is published; diagnostics.py /diagnostics;

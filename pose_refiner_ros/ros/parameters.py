@@ -7,16 +7,22 @@ The table drives the declaration in rclpy, the checks, `docs/parameters.md` and
     python -m pose_refiner_ros.ros.parameters --write
 """
 
-import contextlib
 import difflib
-import math
-import re
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from pose_refiner_ros.ros.declaration import (
+    ACTIVATE,
+    EFFECT,
+    NOW,
+    RELOAD,
+    START,
+    Declaration,
+    ParameterError,
+    declare_one,
+)
 from pose_refiner_ros.settings import CHOICES
 
 QUALITIES = ("good", "ambiguous", "partial", "poor")
@@ -186,9 +192,9 @@ GROUPS = {
         Declaration(
             "publish_qualities",
             list(QUALITIES),
-            "Qualities that are published. ambiguous: another pose fits nearly as well, or the "
-            "class is not sure. partial: over a quarter of the outline is hidden. poor: the "
-            "silhouette does not fit the mask.",
+            "Qualities that are published. ambiguous: another pose fits nearly as well, the class "
+            "is not sure, or the colours are not those of the object's field. partial: over a "
+            "quarter of the outline is hidden. poor: the silhouette does not fit the mask.",
             choices=QUALITIES,
         ),
     ],
@@ -267,7 +273,12 @@ GROUPS = {
             False,
             "List the other poses that were found, too, as results[1], results[2]… of a detection.",
         ),
-        Declaration("publish_tf", True, "Publish a transform from the camera to every object."),
+        Declaration(
+            "publish_tf",
+            True,
+            "Publish a transform from the camera to every object, and with scene_field from "
+            "scene_field_frame to the camera (or scene_tf_child).",
+        ),
         Declaration(
             "tf_prefix",
             "",
@@ -380,7 +391,7 @@ def defaults():
 def declare(node):
     """Declare the table on `node` and refuse values that it does not allow, now and later."""
     for declaration in DECLARATIONS:
-        _declare_one(node, declaration)
+        declare_one(node, declaration)
         problem = declaration.problem(node.get_parameter(declaration.name).value)
         if problem:
             raise ParameterError(problem)
