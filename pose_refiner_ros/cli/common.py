@@ -12,6 +12,13 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 console = Console()
@@ -104,11 +111,17 @@ def is_for_users(error: ValueError) -> bool:
 @contextlib.contextmanager
 def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr while something lasts; yields what is to be told (done, total)."""
-    from rich.progress import Progress
-
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def counting_bar(remaining: bool = True) -> Progress:
+    """For bars on stderr that stay, with how much of how much is done, and the time that remains
+    or that has passed."""
+    time = TimeRemainingColumn() if remaining else TimeElapsedColumn()
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), time)
+    return Progress(*columns, console=errors, disable=not errors.is_terminal)
 
 
 def start_warp(device: Device) -> str:

@@ -16,6 +16,7 @@ from pose_refiner_ros.cli.common import (
     ShapeNetOption,
     collection_of,
     console,
+    counting_bar,
     errors,
     tell,
     user_errors,
@@ -79,7 +80,6 @@ def train(
         settings = EncoderSettings(CLUSTERS, pose_head.value, input_.value, window.value, size)
         collection = collection_of(shapenet, clusters, per_cluster)
         from lightning_fabric.utilities.rank_zero import rank_zero_only
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
         from pose_refiner_ros.encoder.model_card import write_card
         from pose_refiner_ros.encoder.training import TrainingOptions
@@ -89,8 +89,7 @@ def train(
         options = TrainingOptions(
             steps, batch, learning_rate, precision=precision, workers=workers, seed=seed
         )
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        with counting_bar() as bar:
             task = bar.add_task("Training", total=steps)
 
             def show(done: int, total: int, figures: dict[str, float]) -> None:

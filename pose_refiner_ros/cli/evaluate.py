@@ -17,6 +17,7 @@ from pose_refiner_ros.cli.common import (
     ShapeNetOption,
     collection_of,
     console,
+    counting_bar,
     errors,
     rich_table,
     start_warp,
@@ -135,10 +136,7 @@ def inerf(
 @contextlib.contextmanager
 def _blocks_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr for each block; yields what is to be told (block, done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+    with counting_bar(remaining=False) as bar:
         tasks: dict[str, int] = {}
 
         def show(block: str, done: int, total: int) -> None:

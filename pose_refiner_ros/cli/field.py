@@ -15,6 +15,7 @@ from pose_refiner_ros.cli.common import (
     Device,
     DeviceOption,
     console,
+    counting_bar,
     errors,
     progress_bar,
     start_warp,
@@ -107,8 +108,6 @@ def train(
         if kind is Kind.grid and network is not Network.auto:
             raise InputError("--network belongs to --kind mlp")
         where = start_warp(device)
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
         from pose_refiner_ros.field_training import Source, train_field, training_folder
 
         chosen = {
@@ -117,8 +116,7 @@ def train(
         }  # fmt: skip
         chosen = {name: value for name, value in chosen.items() if value is not None}
         options, settings = _options(kind, network, where, chosen)
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+        with counting_bar() as bar:
             task = bar.add_task("Training", total=options.steps)
 
             def show(done: int, total: int, figures: dict[str, float]) -> None:
