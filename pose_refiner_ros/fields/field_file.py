@@ -109,17 +109,14 @@ def load_field(path: str | Path, device="cpu") -> RadianceField:
 
 def _check_version(path, found: str) -> None:
     name, _, version = found.rpartition(" ")
-    if name != FORMAT or not version.isdigit():
-        raise FieldFileError(
-            f"{path} holds {found or 'something else'!r}, not a field: make one with `{_TRAIN}`"
-        )
+    if name != FORMAT or not version.isdigit() or int(version) < 1:
+        held = repr(found) if found else "something else"
+        raise FieldFileError(f"{path} holds {held}, not a field: make one with `{_TRAIN}`")
     if int(version) > VERSION:
         raise FieldFileError(
             f"{path} was written by a newer version (format {version}; this package reads "
             f"{VERSION}): update the package"
         )
-    if int(version) < 1:
-        raise FieldFileError(f"{path} has format {version}; this package reads {VERSION}")
 
 
 def _not_finite(state: dict[str, np.ndarray]) -> str | None:

@@ -82,11 +82,12 @@ DAMAGE = {
     "empty": (lambda p: p.write_bytes(b""), "not a whole safetensors file"),
     "a picture": (lambda p: p.write_bytes(b"\x89PNG" * 50), "not a whole safetensors file"),
     "an encoder": (lambda p: changed(p, format="pose_refiner_ros encoder 1"), "not a field"),
-    "weights of others": (lambda p: save_file({"a": np.ones(2)}, p), "not a field"),
+    "weights of others": (lambda p: save_file({"a": np.ones(2)}, p), "something else, not a field"),
     "newer": (
         lambda p: changed(p, format="pose_refiner_ros field 3"),
         r"written by a newer version \(format 3; this package reads 1\): update the package",
     ),
+    "format 0": (lambda p: changed(p, format="pose_refiner_ros field 0"), "not a field"),
     "no kind": (lambda p: changed(p, kind=None), "the header has no 'kind'"),
     "another kind": (lambda p: changed(p, kind="cloud"), "kind 'cloud'"),
     "no settings": (lambda p: changed(p, settings=None), "the header has no 'settings'"),
