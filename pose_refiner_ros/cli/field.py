@@ -44,11 +44,6 @@ class Network(str, Enum):
     paper = "paper"
 
 
-BackgroundOption = Annotated[
-    str | None, typer.Option(metavar="white|black|R,G,B", help="Numbers from 0 to 1.")
-]
-
-
 @app.command()
 def train(
     source: Annotated[
@@ -181,7 +176,9 @@ def render(
         Path | None,
         typer.Option(help="Instead of size and fov: as for `refine`; its distortion is left out."),
     ] = None,
-    background: BackgroundOption = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="white|black|R,G,B", help="Numbers from 0 to 1.")
+    ] = None,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Picture of a field from any side, or a film around it.
@@ -214,20 +211,19 @@ def render(
         if pose is not None:
             poses = [_read_pose(pose)]
         else:
-            distance = distance or view["distance"]
-            count = frames if orbit else 1
             poses = orbit_poses(
-                view["centre"], view["up"], distance, elevation, count, math.radians(azimuth)
-            )
+                view["centre"], view["up"], distance or view["distance"], elevation,
+                frames if orbit else 1, math.radians(azimuth),
+            )  # fmt: skip
         for one in poses:
             check_in_view(field, K, one, pixels)
         if not orbit:
             write_png(out, straight_picture(field, K, poses[0], pixels, colour))
         else:
             colour = colour or _NAMED["white"]
-            with progress_bar("Rendering") as progress, film(out, pixels, fps) as target:
+            with progress_bar("Rendering") as progress, film(out, pixels, fps) as add:
                 for i, one in enumerate(poses):
-                    target.add(straight_picture(field, K, one, pixels, colour))
+                    add(straight_picture(field, K, one, pixels, colour))
                     progress(i + 1, frames)
     console.print(f"{out}: {len(poses)} x {pixels[1]}x{pixels[0]} pixels", highlight=False)
 
@@ -293,7 +289,7 @@ def _colour(text: str | None) -> tuple[float, float, float] | None:
     from pose_refiner_ros.single_image import InputError
 
     if text is None or text in _NAMED:
-        return None if text is None else _NAMED[text]
+        return _NAMED.get(text)
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:

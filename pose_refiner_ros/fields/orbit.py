@@ -7,7 +7,7 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,17 +138,9 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
     write_atomically(path, data.tobytes())
 
 
-class _Film:
-    def __init__(self, writer: cv2.VideoWriter) -> None:
-        self._writer = writer
-
-    def add(self, picture: np.ndarray) -> None:
-        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-
-
 @contextlib.contextmanager
-def film(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Film]:
-    """An MP4 file of (H, W, 3) uint8 RGB pictures, given to `add`; whole or not at all.
+def film(path: Path, size: tuple[int, int], fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """An MP4 file, whole or not at all; yields what takes its (H, W, 3) uint8 RGB pictures.
 
     Raises FieldError where OpenCV cannot write films.
     """
@@ -160,7 +152,7 @@ def film(path: Path, size: tuple[int, int], fps: float) -> Iterator[_Film]:
         writer = cv2.VideoWriter(temporary, code, fps, (size[1], size[0]))
         if not writer.isOpened():
             raise FieldError(f"film {path}: this OpenCV cannot write MP4; write PNG pictures")
-        yield _Film(writer)
+        yield lambda picture: writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         writer.release()
         umask = os.umask(0)
         os.umask(umask)
