@@ -112,7 +112,7 @@ class GridTraining:
         self._Row = grid_functions(options.degree).Row
         self._lanes = cpu_threads() if wp.get_device(self._device).is_cpu else _CUDA_LANES
         self._photo_count, self._footprint = len(posed), pixel_footprint(posed)
-        self._photos = _photos(posed, options, self._device)
+        self._photos = _photos(posed, options, self._sky_is_learned, self._device)
         self._sky = [wp.zeros_like(self._photos.sky) for _ in range(3)]  # gradient, mean, square
         self._finest = _finest_voxel(posed.bounds, options.voxel, self._footprint)
         self._ends: list[float] = []  # of each level, as shares of the steps
@@ -333,7 +333,7 @@ def train_grid(
     return training.finish()
 
 
-def _photos(posed: PosedImages, options: GridOptions, device: str) -> Photos:
+def _photos(posed: PosedImages, options: GridOptions, sky_is_learned: bool, device: str) -> Photos:
     count, height, width = posed.images.shape[:3]
     if count * height * width >= 2**31:
         raise FieldError(
@@ -354,7 +354,7 @@ def _photos(posed: PosedImages, options: GridOptions, device: str) -> Photos:
     photos.opacity_weight = options.opacity_weight
     photos.sparsity = 0.0 if posed.alpha is not None else options.sparsity
     sky = np.full((1, 1, 3), 0.5, np.float32)
-    if _background_is_unknown(posed, options):
+    if sky_is_learned:
         photos.opacity_weight = 0.0
         sky = np.tile(sky, (*_SKY, 1))
     elif posed.alpha is None and options.background is not None:
