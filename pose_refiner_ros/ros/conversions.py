@@ -35,11 +35,15 @@ def camera_from_info(info, size, rectified=False, what="masks"):
     except CameraError as error:
         raise BadInput("camera_info", f"camera_info: {error}") from None
     if camera.size != tuple(size):
-        advice = "masks must have the size of the camera image (resize them with nearest neighbour)"
+        advice = "where images are resized, the camera's calibration must be as well"
+        if what == "masks":
+            advice = (
+                "masks must have the size of the camera image (resize them with nearest neighbour)"
+            )
         raise BadInput(
             f"{what} size",
             f"{what} are {size[1]}x{size[0]} pixels, but camera_info is for "
-            f"{camera.width}x{camera.height}" + (f"; {advice}" if what == "masks" else ""),
+            f"{camera.width}x{camera.height}; {advice}",
         )
     return camera
 

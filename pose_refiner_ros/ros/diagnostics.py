@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages on /diagnostics (REP 107): one status for the objects, one for the poses."""
+"""The messages on /diagnostics (REP 107): one status for the objects, one for the poses, and
+one for the camera where there is a scene_field."""
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
@@ -70,9 +71,14 @@ def poses_status(node_name, state, statistics, counts, silence, recent_error, no
     return status(name, OK, "publishing poses" if statistics.frames else "waiting", values)
 
 
-def scene_status(node_name, camera):
-    """How the camera does in its scene. camera: a SceneCamera."""
-    level, message = (WARN, camera.state) if camera.state else (OK, "the camera is located")
+def scene_status(node_name, state, camera, silence):
+    """How the camera does in its scene. camera: a SceneCamera; silence: why no image was looked at
+    lately, or ""."""
+    level, message = OK, "the camera is located"
+    if state != "active":
+        message = state
+    elif silence or camera.state:
+        level, message = WARN, silence or camera.state
     return status(f"{node_name}: scene", level, message, dict(camera.values))
 
 

@@ -138,7 +138,7 @@ class FrameAssembler:
         self._detections = StampedBuffer()
         self._initial_poses = StampedBuffer()
         self._last_taken = None
-        self._last_image = None
+        self._last_image = None  # the message that take_image gave
 
     def clear(self):
         with self._lock:
@@ -218,12 +218,14 @@ class FrameAssembler:
         """The newest image, with its calibration and without masks; None if it was taken so before,
         or is not complete."""
         with self._lock:
-            stamp = self._images.newest_stamp
-            camera_info, _ = self._camera_infos.nearest(stamp or 0)
-            if stamp is None or stamp == self._last_image or camera_info is None:
+            if not self._images or not self._camera_infos:
                 return None
-            self._last_image = stamp
-            return FrameMessages(stamp, None, camera_info, self._images.nearest(stamp)[0])
+            stamp = self._images.newest_stamp
+            image, _ = self._images.nearest(stamp)
+            if image is self._last_image:  # not by stamp: some drivers write 0
+                return None
+            self._last_image = image
+            return FrameMessages(stamp, None, self._camera_infos.nearest(stamp)[0], image)
 
     def wait_seconds(self, now):
         """When `take` could succeed without a new message; None if never."""

@@ -384,41 +384,42 @@ class PoseRefinerNode(LifecycleNode):
 
     def _on_tick(self):
         now = time.monotonic()
-        silence = ""
+        silence = scene_silence = ""
         if self._active_since is not None:
             self._inputs.look_at_graph()
-            silence = self._silence(now)
+            silence, scene_silence = self._silence(now), self._scene_silence(now)
             if silence:
                 self._reports.warn(f"no pose for some seconds: {silence}")
+            if scene_silence:
+                self._reports.warn(
+                    f"no image for the camera's pose for some seconds: {scene_silence}"
+                )
         errors = self._statistics.errors
         processor, scene = self._processor, self._scene
         name = self.get_fully_qualified_name().lstrip("/")
-        self._diagnostics.publish(
-            diagnostics.array(
-                [
-                    diagnostics.objects_status(
-                        name,
-                        self.get_parameter("objects_file").value,
-                        processor.library if processor else None,
-                        self._load_error,
-                        self._loading is not None,
-                        getattr(processor.pipeline, "device", "") if processor else "",
-                        processor.encoder if processor else None,
-                    ),
-                    diagnostics.poses_status(
-                        name,
-                        self._state(),
-                        self._statistics,
-                        self._assembler.counts,
-                        silence,
-                        errors > self._errors_reported,
-                        now,
-                    ),
-                    *([diagnostics.scene_status(name, scene)] if scene is not None else []),
-                ],
-                self.get_clock().now().to_msg(),
-            )
-        )
+        statuses = [
+            diagnostics.objects_status(
+                name,
+                self.get_parameter("objects_file").value,
+                processor.library if processor else None,
+                self._load_error,
+                self._loading is not None,
+                getattr(processor.pipeline, "device", "") if processor else "",
+                processor.encoder if processor else None,
+            ),
+            diagnostics.poses_status(
+                name,
+                self._state(),
+                self._statistics,
+                self._assembler.counts,
+                silence,
+                errors > self._errors_reported,
+                now,
+            ),
+        ]
+        if scene is not None:
+            statuses.append(diagnostics.scene_status(name, self._state(), scene, scene_silence))
+        self._diagnostics.publish(diagnostics.array(statuses, self.get_clock().now().to_msg()))
         self._errors_reported = errors
 
     def _silence(self, now):
@@ -443,6 +444,16 @@ class PoseRefinerNode(LifecycleNode):
                 sync_slop=values.sync_slop,
             )
         )
+
+    def _scene_silence(self, now):
+        """Why no image was looked at for the camera's pose lately; "" if one was."""
+        seconds = self.get_parameter("watchdog_seconds").value
+        if self._scene is None or not seconds or self._worker.busy_since:
+            return ""
+        if now - max(self._active_since, self._scene.last_image or 0.0) < seconds:
+            return ""
+        views = self._inputs.views()
+        return watchdog.explain_images(views["image"], views["camera_info"])
 
     def close(self):
         """Stop; False if the worker is stuck in something long."""

@@ -14,6 +14,8 @@ from pose_refiner_ros.ros import images, qos
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose, pose_from_matrix
 from pose_refiner_ros.ros.transforms import ObjectFrames
 
+NO_IMAGE = "no image yet"
+
 
 def initial_pose(values):
     """scene_initial_pose, x y z qx qy qz qw, as a (4, 4) matrix; None where all are 0. ValueError
@@ -42,7 +44,8 @@ class SceneCamera:
             PoseWithCovarianceStamped, "initialpose", self._on_initialpose, 5
         )
         self.first = None  # where the camera, or scene_tf_child, is at the beginning (4, 4)
-        self.state = "no image yet"  # for diagnostics; "" while all is well
+        self.last_image = None  # when one was looked at last, monotonic seconds
+        self.state = NO_IMAGE  # for diagnostics; "" while all is well
         self.values = {"photos located": 0, "photos lost": 0}
 
     def _on_initialpose(self, message):
@@ -51,6 +54,7 @@ class SceneCamera:
     def reset(self):
         """Forget where the camera was."""
         self._tracker.reset()
+        self.state = NO_IMAGE
 
     def process(self, messages, parameters, report):
         """Locate the camera of an image and publish where it is.
@@ -58,7 +62,10 @@ class SceneCamera:
         report(text) hears why it is not published. BadInput for an image that cannot be used,
         TransformError where scene_tf_child is not known.
         """
-        started = time.monotonic()
+        from pose_refiner_ros.refinement.evidence import EvidenceError
+        from pose_refiner_ros.scene_localiser import LocalisationError
+
+        self.last_image = started = time.monotonic()
         image = images.decode_color(messages.image)
         size, header = image.shape[:2], messages.image.header
         camera = camera_from_info(
@@ -72,9 +79,6 @@ class SceneCamera:
         child_from_camera = np.linalg.inv(camera_from_child)
         self._tracker.first = None if self.first is None else self.first @ child_from_camera
         self._begin_where_asked(parameters.scene_field_frame, child_from_camera, report)
-        from pose_refiner_ros.refinement.evidence import EvidenceError
-        from pose_refiner_ros.scene_localiser import LocalisationError
-
         found = None
         try:
             found = self._tracker.follow(image, camera)
@@ -98,7 +102,12 @@ class SceneCamera:
         message.pose.pose = pose_from_matrix(found.scene_from_camera)
         message.pose.covariance = np.asarray(found.covariance, np.float64).ravel()
         self._poses.publish(message)
-        if parameters.publish_tf and child:
+        if parameters.publish_tf and not child:
+            report(
+                "image and camera_info have an empty frame_id: there is no TF of the camera; set "
+                "frame_id in the camera driver, or scene_tf_child"
+            )
+        elif parameters.publish_tf:
             self._frames.send(where, {child: found.scene_from_camera @ camera_from_child})
 
     def _begin_where_asked(self, scene_frame, child_from_camera, report):

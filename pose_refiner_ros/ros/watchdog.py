@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says why no pose is published. No ROS in here: the node hands over what it sees."""
+"""Says why no pose is published, of objects or of the camera. No ROS in here: the node hands over
+what it sees."""
 
 import difflib
 from dataclasses import dataclass, field
@@ -95,6 +96,16 @@ def explain(situation):
     return (
         f"no masks have arrived lately on {situation.masks.topic} ({situation.masks.received} so "
         f"far, {len(situation.masks.published_as)} publisher(s) now)"
+    )
+
+
+def explain_images(image, camera_info):
+    """Why no image comes to locate the camera with: the first thing to mend. InputViews."""
+    return (
+        image.missing()
+        or camera_info.missing()
+        or f"no image has arrived lately on {image.topic} ({image.received} so far, "
+        f"{len(image.published_as)} publisher(s) now)"
     )
 
 

@@ -305,3 +305,23 @@ def test_clear_forgets_frames_but_not_the_camera():
     assert bench.take() is None
     bench.masks(0)
     assert bench.take()[:2] == ["0", None]
+
+
+def test_images_alone_each_once_and_the_newest():
+    bench = Bench()
+
+    def take():
+        frame = bench.assembler.take_image()
+        return frame and (frame.image, frame.camera_info, frame.masks)
+
+    bench.image(0)
+    assert take() is None  # without a calibration
+    bench.info()
+    bench.image(33)
+    assert take() == ("image 33", "info 0", None)
+    assert take() is None
+    bench.assembler.add_image(0, "first without a stamp", 1)
+    assert take()[0] == "first without a stamp"
+    bench.assembler.add_image(0, "second without a stamp", 1)
+    assert take()[0] == "second without a stamp"
+    assert take() is None

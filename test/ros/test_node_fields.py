@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node with radiance fields: of an object, and of the scene that the camera is in."""
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +15,8 @@ from shapes import angle_deg, pose, shift_between, turned
 
 from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.ros import parameters
-from pose_refiner_ros.ros.bad_input import TransformError
+from pose_refiner_ros.ros import diagnostics, parameters
+from pose_refiner_ros.ros.bad_input import BadInput, TransformError
 from pose_refiner_ros.ros.conversions import matrix_from_pose, pose_from_matrix
 from pose_refiner_ros.ros.scene_camera import SceneCamera, initial_pose
 from pose_refiner_ros.scene_localiser import CameraPose, LocalisationError
@@ -57,6 +58,7 @@ def client(start_nodes, tmp_path_factory):
             *(round(getattr(start.orientation, a), 6) for a in "xyzw"),
         ],
         photo_rays=512,
+        watchdog_seconds=2.0,
     )
     client.camera_poses = []
     client.node.create_subscription(
@@ -91,8 +93,6 @@ def look(client, pixels):
 
 
 def wait_a_moment(messages, stamp):
-    import time
-
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline and not any(stamp_of(one) == stamp for one in messages):
         time.sleep(0.01)
@@ -112,6 +112,13 @@ def test_camera_in_the_scene_and_in_tf(client):
     assert (frame.header.frame_id, frame.child_frame_id) == ("lab", "camera_optical_frame")
     assert frame.transform.translation.x == found.pose.pose.position.x
     client.wait_until(lambda: client.status("scene").level == DiagnosticStatus.OK, "the status")
+
+
+@pytest.mark.ros
+def test_no_image_is_said(client):
+    client.process.wait_for_log("no image for the camera's pose for some seconds: ", timeout=15)
+    client.wait_until(lambda: client.status("scene").level == DiagnosticStatus.WARN, "the status")
+    assert "no image has arrived lately on" in client.status("scene").message
 
 
 @pytest.mark.ros
@@ -210,11 +217,10 @@ def scene_camera(tracker, **transforms):
     return camera
 
 
-def messages(**more):
+def messages(frame_id="camera"):
     return SimpleNamespace(
-        image=picture(SIZE, stamp=5, frame_id="camera"),
-        camera_info=camera_info(SIZE, K, stamp=5, frame_id="camera"),
-        **more,
+        image=picture(SIZE, stamp=5, frame_id=frame_id),
+        camera_info=camera_info(SIZE, K, stamp=5, frame_id=frame_id),
     )
 
 
@@ -265,6 +271,37 @@ def test_publish_tf_can_be_switched_off():
     camera.first = HERE
     camera.process(messages(), values(publish_tf=False), pytest.fail)
     assert len(camera._poses) == 1 and camera._frames == []
+
+
+def test_camera_without_a_frame_has_a_pose_and_no_tf():
+    camera, reports = scene_camera(Tracker()), []
+    camera.first = HERE
+    camera.process(messages(frame_id=""), values(), reports.append)
+    assert len(camera._poses) == 1 and camera._frames == []
+    assert "empty frame_id: there is no TF" in reports[0]
+
+
+def test_image_of_another_size_says_what_to_do():
+    camera, other = scene_camera(Tracker()), messages()
+    other.image = picture((60, 80), stamp=5, frame_id="camera")
+    with pytest.raises(BadInput, match=r"images are 80x60 pixels, .*160x120; where .* resized"):
+        camera.process(other, values(), pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "silence", "level", "text"),
+    [
+        ("inactive", "", "", DiagnosticStatus.OK, "inactive"),
+        ("active", "", "", DiagnosticStatus.OK, "the camera is located"),
+        ("active", "it is lost", "", DiagnosticStatus.WARN, "it is lost"),
+        ("active", "", "nobody publishes /image", DiagnosticStatus.WARN, "nobody publishes /image"),
+    ],
+)
+def test_status_of_the_scene(state, now, silence, level, text):
+    camera = scene_camera(Tracker())
+    camera.state = now
+    status = diagnostics.scene_status("node", state, camera, silence)
+    assert (status.level, status.message) == (level, text)
 
 
 def test_initial_pose_of_parameters():

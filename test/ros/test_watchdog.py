@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
 
-from pose_refiner_ros.ros.watchdog import InputView, Situation, explain
+from pose_refiner_ros.ros.watchdog import InputView, Situation, explain, explain_images
 
 IMAGE = "sensor_msgs/msg/Image"
 GRAPH = {
@@ -84,6 +84,15 @@ def test_what_comes_first_is_said_first():
 def test_optional_inputs_are_no_cause():
     text = explain(situation(image=view("image", 0, 0), detections=view("detections", 0, 0)))
     assert "nobody" not in text
+
+
+def test_images_for_the_camera():
+    info = view("camera_info")
+    assert "nobody publishes /image" in explain_images(view("image", 0, 0), info)
+    assert "nobody publishes /camera_info" in explain_images(
+        view("image"), view("camera_info", 0, 0)
+    )
+    assert "no image has arrived lately on /image" in explain_images(view("image"), info)
 
 
 def test_similar_topics_most_alike_first():
