@@ -187,6 +187,8 @@ class GridField:
         nodes = np.asarray(state["nodes"], np.int64)
         if len(shape) != 3 or min(shape) < 2 or max(shape) > MAX_NODES or not voxel > 0.0:
             raise FieldError(f"a grid of {shape} nodes, {voxel:g} m apart, cannot be")
+        if not len(nodes):
+            raise FieldError("it holds nothing: train it again, and look at its previews")
         if len(nodes) != len(state["values"]) or (nodes >= shape).any():
             raise FieldError(f"{len(nodes)} nodes and {len(state['values'])} values do not match")
         occupied = np.zeros(shape, bool)

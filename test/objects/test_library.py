@@ -467,7 +467,7 @@ def test_field_takes_no_defaults_of_meshes(write, block):
         ("field: box.obj", "box.obj is not a whole safetensors file"),
         ("field: cut.safetensors", "cut.safetensors is not a whole safetensors file"),
         ("field: network.safetensors", "of kind 'mlp', too slow for a robot"),
-        ("field: empty.safetensors", "empty.safetensors holds nothing"),
+        ("field: empty.safetensors", "empty.safetensors: it holds nothing"),
         ("field: 3", "'field' must be the path of a file, not 3"),
         ("field: box.safetensors\n    unit: m", "'unit' belongs to a mesh, and there is none"),
         ("field: box.safetensors\n    category: sedan\n    exact_shape: false", "shows one object"),
