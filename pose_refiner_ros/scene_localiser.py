@@ -110,17 +110,18 @@ class SceneTracker:
         self._last = self._told = None
 
     def begin_at(self, scene_from_camera: np.ndarray) -> None:
-        """Look for it here next. Raises LocalisationError for what is no pose."""
+        """Look for it here first, until it is found. LocalisationError for what is no pose."""
         self._told = checked_pose(scene_from_camera)
 
     def follow(self, image: np.ndarray, camera: Camera) -> CameraPose:
         """Where it is now. Raises as `SceneLocaliser.locate`."""
         found = None
-        if self._told is None and self._last is not None:
+        if self._told is not None:
+            found = self.localiser.locate(image, camera, [self._told])
+        elif self._last is not None:
             found = self.localiser.locate(image, camera, [self._last], tracked=True)
-        if found is None or found.lost:
-            starts = [self._told] if self._told is not None else [self._last, self.first]
-            starts = [pose for pose in starts if pose is not None]
+        starts = [pose for pose in (self._last, self.first) if pose is not None]
+        if found is None or (found.lost and starts):
             found = self.localiser.locate(image, camera, starts)
         if not found.lost:
             self._last, self._told = found.scene_from_camera, None

@@ -82,6 +82,20 @@ def test_tracker_follows_and_finds_again(localiser):
     assert not found.lost and shift_between(found.scene_from_camera, elsewhere) < 0.02
 
 
+def test_tracker_that_is_told_nonsense_finds_it_where_it_was(localiser):
+    tracker = SceneTracker(localiser)
+    assert not follow_from(tracker, stand(), stand(heading=0.45)).lost
+    found = follow_from(tracker, stand(heading=0.4 + np.pi), stand())
+    assert not found.lost and shift_between(found.scene_from_camera, stand()) < 0.02
+    alone = follow_from(SceneTracker(localiser), stand(heading=0.4 + np.pi), stand())
+    assert "colours are off by" in alone.lost
+
+
+def follow_from(tracker, told, truth):
+    tracker.begin_at(told)
+    return tracker.follow(seen_from(truth), CAMERA)
+
+
 def test_other_light(localiser):
     truth = stand()
     dark = np.rint(0.6 * seen_from(truth)).astype(np.uint8)
