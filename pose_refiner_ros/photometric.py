@@ -199,8 +199,7 @@ def colour_difference(
 ) -> tuple[float, float]:
     """`compare_colours` for a pose as refined, with the gain and bias that go with it.
 
-    Unlike `PhotoRefined.rms` it is a mean over the object and does not depend on how much of the
-    surroundings rays see as well.
+    Unlike `PhotoRefined.rms` it asks for colours alone, not for where the object ends.
     """
     exposure = np.stack([found.gain, found.bias])
     return compare_colours(field, photo, found.camera_from_object, COMPARED, exposure)

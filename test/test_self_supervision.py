@@ -69,7 +69,7 @@ def supervised(split):
         trained.append(photos)
         return train_grid(photos, QUICK)
 
-    field, found = self_supervise(*split[:2], train, hypotheses=8)
+    field, found = self_supervise(*split[:2], train, hypotheses=16)
     return field, found, trained
 
 

@@ -68,7 +68,8 @@ class PhotoRefined:
     """A hypothesis refined against a photo.
 
     camera_from_object (4, 4) and covariance (6, 6), twist order, camera's axes, about the object's
-    origin; cost: robust sum over rays; rms: robust RMS difference of colour, in [0, 1]; gain, bias:
+    origin; cost: robust sum over rays; rms: robust RMS difference of colour, in [0, 1], where the
+    photo or the field in this pose shows more than the background; gain, bias:
     (3,) from the field's colours to the photo's.
     """
 

@@ -19,7 +19,7 @@ from pose_refiner_ros.fields.grid_kernels import launch_over
 from pose_refiner_ros.rendering.radiance import blur_lattice, mat46, trace_kernel
 
 from .mirror import Mirror
-from .photo_evidence import TILES, Rays
+from .photo_evidence import DIFFERENT, TILES, Rays
 from .solver import State
 
 wp.set_module_options({"enable_backward": False})
@@ -86,8 +86,9 @@ class PhotoFit:
     """How fields in poses (B) fit their photos.
 
     hessian: (B, 6, 6) Gauss-Newton matrix; sectors: (B, S, 6) gradient by tile of the picture;
-    cost: (B,); rms: (B,) robust RMS difference of colour; gain, bias: (B, 3) by which the field's
-    colours become the photo's, 1 and 0 unless asked for.
+    cost: (B,); rms: (B,) robust RMS difference of colour where the photo or the field shows more
+    than the background; gain, bias: (B, 3) by which the field's colours become the photo's, 1 and 0
+    unless asked for.
     """
 
     hessian: np.ndarray
@@ -204,6 +205,13 @@ def solve_exposure(
 
 
 @wp.func
+def is_object(seen: wp.vec4, compare: Comparison):
+    """Whether a pixel, observed or rendered, shows more than the background."""
+    off = wp.vec3(seen[0], seen[1], seen[2]) - compare.background
+    return wp.max(wp.abs(off)) > DIFFERENT or (compare.opacity > 0.0 and seen[3] > 0.5)
+
+
+@wp.func
 def jacobian_row(J: mat46, channel: int, scale: wp.vec3, compare: Comparison):
     """Of a residual by the pose."""
     row = wp.spatial_vector()
@@ -239,6 +247,7 @@ def add_residuals(
     g = wp.spatial_vector()
     cost = float(0.0)
     weight = float(0.0)
+    on_object = float(0.0)
     square = float(0.0)
     by_gain = vec18()
     by_bias = vec18()
@@ -260,7 +269,11 @@ def add_residuals(
             fair = ratio * ratio * (0.5 - ratio * (1.0 / 3.0 - ratio * (0.25 - 0.2 * ratio)))
         cost += known * compare.robust * compare.robust * fair
         weight += w
-        square += w * (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
+        behind = over(colour, compare.background)
+        drawn = wp.vec4(behind[0], behind[1], behind[2], colour[3])
+        if is_object(compare.observed[ray], compare) or is_object(drawn, compare):
+            on_object += w
+            square += w * (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
         if colour[3] == 0.0:
             continue  # nothing there that could move
         J = jacobians[i, ray]
@@ -296,7 +309,7 @@ def add_residuals(
     wp.atomic_add(state.trial_gradient, i, compare.unit * g)
     wp.atomic_add(state.trial_cost, i, compare.unit * cost)
     wp.atomic_add(state.trial_weight, i, weight)
-    wp.atomic_add(measures, i, wp.vec2(square, weight))
+    wp.atomic_add(measures, i, wp.vec2(square, on_object))
     if with_coupling == 1:
         for channel in range(3):
             one = wp.spatial_vector()

@@ -241,3 +241,20 @@ def test_the_cost_is_counted_in_pixels(grid):
     value, _, _ = looked_at(term, solver, POSE)
     expected = 0.5 * 3 * (small / COLOUR_OF_PIXEL) ** 2 * SIZE * SIZE
     assert value == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("opacity", [False, True], ids=["rgb", "mask"])
+def test_empty_ground_does_not_dilute_the_colours(grid, opacity):
+    photo = photo_of(grid, POSE, opacity)
+    beside = moved(POSE, np.array([0.05, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    pixels = image_pixels((SIZE, SIZE)).numpy()
+    near = pixels[(np.abs(pixels - SIZE / 2) < SIZE / 4).all(axis=1)]
+    found = []
+    for chosen in (pixels, near):
+        term, solver = term_of(
+            grid, photo, RadianceStage(1.0, 0.0, 1.0, 0.15), chosen_rays(photo, chosen)
+        )
+        looked_at(term, solver, beside)
+        found.append(term.fit(solver.state).rms[0])
+    assert found[0] > 0.02
+    assert found[0] == pytest.approx(found[1], rel=0.25)
