@@ -75,15 +75,11 @@ def markdown(report: dict[str, Any]) -> str:
         origin_text(report),
         "For scale, from the papers, on NeRF's synthetic scenes:",
         table([["method", "under 5°", "under 5 cm", "both", "s / pose"], *ELSEWHERE]),
-        "![Errors before and after](inerf_9_errors.png)",
-        "Photo; the field at the start, half over the photo; at the fast method's result:",
-        "![Photos, starts and results](inerf_examples.png)",
+        *_pictures(report),
         "## Time to the same accuracy",
         speed_table(report),
         "## Fig. 6a: samplings and batches of rays, Adam",
         figure_6a_table(report),
-        "![Share of right poses by steps of Adam](inerf_6a_steps.png)",
-        "![Share of right poses by time](inerf_time.png)",
         "## Any direction about the up axis",
         half_turn_text(report),
         "## Another light than in training",
@@ -101,6 +97,18 @@ def markdown(report: dict[str, Any]) -> str:
     if failed:
         parts += ["## Failed", "\n".join(failed)]
     return "\n\n".join(parts) + "\n"
+
+
+def _pictures(report: dict[str, Any]) -> list[str]:
+    parts = []
+    if "fast" in report["methods"]:
+        parts.append("![Errors before and after](inerf_9_errors.png)")
+    if not report["blocks"].get("examples", {"failed": True})["failed"]:
+        parts += [
+            "Photo; the field at the start, half over the photo; at the fast method's result:",
+            "![Photos, starts and results](inerf_examples.png)",
+        ]
+    return parts
 
 
 def method_table(report: dict[str, Any]) -> str:
@@ -168,7 +176,7 @@ def speed_table(report: dict[str, Any]) -> str:
             f"{data['fast_seconds_per_right_pose']:.2f} s, {data['times_per_right_pose']:.1f} "
             "times faster."
         )
-    return text
+    return f"{text}\n\n![Share of right poses by time](inerf_time.png)"
 
 
 def figure_6a_table(report: dict[str, Any]) -> str:
@@ -185,7 +193,8 @@ def figure_6a_table(report: dict[str, Any]) -> str:
     return (
         f"{table(lines)}\n\nAfter {next(iter(runs.values()))['steps']} steps. Under both, mean of "
         f"the three sizes: {means}. Interest regions minus random: "
-        f"{data['region_minus_random']:+.3f}."
+        f"{data['region_minus_random']:+.3f}.\n\n"
+        "![Share of right poses by steps of Adam](inerf_6a_steps.png)"
     )
 
 

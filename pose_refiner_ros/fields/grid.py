@@ -189,8 +189,10 @@ class GridField:
             raise FieldError(f"a grid of {shape} nodes, {voxel:g} m apart, cannot be")
         if not len(nodes):
             raise FieldError("it holds nothing: train it again, and look at its previews")
-        if len(nodes) != len(state["values"]) or (nodes >= shape).any():
+        if len(nodes) != len(state["values"]):
             raise FieldError(f"{len(nodes)} nodes and {len(state['values'])} values do not match")
+        if nodes.min() < 0 or (nodes >= shape).any():
+            raise FieldError(f"a node lies outside of its {shape} nodes")
         occupied = np.zeros(shape, bool)
         occupied[tuple(nodes.T)] = True
         if np.count_nonzero(occupied) != len(nodes):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
 
 import cv2
 import numpy as np
@@ -182,7 +183,10 @@ def test_one_block_alone(field, photos, tmp_path):
     report = run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
     assert list(report["blocks"]) == ["fast"] and report["methods"]["fast"]["n"] == 4
     assert all(target["from"].startswith(("methods.fast", "field")) for target in report["targets"])
-    assert "Not run." in (tmp_path / "inerf.md").read_text()
+    page = (tmp_path / "inerf.md").read_text()
+    assert "Not run." in page
+    pictures = re.findall(r"\]\((\w+\.png)\)", page)
+    assert sorted(pictures) == sorted(path.name for path in tmp_path.glob("*.png"))
 
 
 def test_wrong_input_is_one_sentence(results, field, photos, tmp_path):

@@ -136,7 +136,8 @@ def test_a_state_makes_the_same_field(field):
         ({"nodes": np.zeros((2, 3), np.uint16)}, "do not match"),
         ({"nodes": np.zeros((0, 3), np.uint16)}, "holds nothing"),
         ({"values": np.zeros((5, 27), np.float16)}, "shape"),
-        ({"settings": {"shape": (4, 4, 4), "voxel": 0.1, "degree": 2}}, "do not match"),
+        ({"settings": {"shape": (4, 4, 4), "voxel": 0.1, "degree": 2}}, "lies outside"),
+        ({"nodes": np.full((1, 3), -1), "values": np.zeros((1, 28), np.float16)}, "lies outside"),
         ({"settings": {"shape": (40, 40, 40), "voxel": 0.1, "degree": 3}}, "settings"),
     ],
 )
