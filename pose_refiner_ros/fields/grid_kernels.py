@@ -7,7 +7,7 @@ of such a row depends on the polynomial's degree, so functions and kernels are m
 
 # No postponed annotations here: Warp evaluates them, and they name types made in functions.
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -224,15 +224,25 @@ def launch_over(
     Warp runs a launch on one CPU core, so there the items are shared out among threads, to each at
     least `least`.
     """
+    recorded_over(kernel, count, inputs, device, least)()
+
+
+def recorded_over(
+    kernel: Any, count: int, inputs: Sequence[Any], device: Any, least: int = 256
+) -> Callable[[], None]:
+    """What does `launch_over` with these very arrays, whenever it is called."""
     device = wp.get_device(device)
     shares = min(cpu_threads(), max(count // least, 1)) if device.is_cpu else 1
     starts = [count * i // shares for i in range(shares + 1)]
-    if shares == 1:
-        wp.launch(kernel, count, [*inputs, 0], device=device)
-        return
-    jobs = [
-        _threads.submit(wp.launch, kernel, end - start, [*inputs, start], device=device)
+    launches = [
+        wp.launch(kernel, end - start, [*inputs, start], device=device, record_cmd=True).launch
         for start, end in pairwise(starts)
     ]
-    for job in jobs:
-        job.result()
+    if shares == 1:
+        return launches[0]
+
+    def run() -> None:
+        for job in [_threads.submit(launch) for launch in launches]:
+            job.result()
+
+    return run

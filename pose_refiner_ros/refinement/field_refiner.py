@@ -35,11 +35,12 @@ STAGES = (
 )
 FINEST = len(STAGES) - 1
 FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
-# Tolerances are RMS changes of colour in units of COLOUR_OF_PIXEL.
+# Tolerances are RMS changes of colour in units of COLOUR_OF_PIXEL. Where samples lie makes the cost
+# tremble, so that the gradients of both ends judge short steps better.
 FIRST_LOOK = (Level(0, 5, 0.1, 0.0),)
 COARSE = (Level(0, 12, 0.1, 0.0), Level(1, 8, 0.1, 0.0))
-FINE = (Level(2, 10, 0.1, 0.0), Level(3, 40, 0.03, 0.0))
-TRACKED = (Level(2, 6, 0.1, 0.0), Level(3, 10, 0.02, 0.0))
+FINE = (Level(2, 10, 0.05, 0.1), Level(3, 40, 0.03, 0.1))
+TRACKED = (Level(2, 6, 0.1, 0.1), Level(3, 10, 0.02, 0.1))
 WORTH_FOLLOWING = 3  # times as many as are kept in the end
 SAME_ANGLE = np.radians(8.0)
 # Colours that end this far off (robust RMS) may be those of a local minimum.

@@ -8,14 +8,15 @@ is a mask, minus what was observed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import warp as wp
 
 from pose_refiner_ros.fields.grid import GridField
-from pose_refiner_ros.fields.grid_kernels import launch_over
+from pose_refiner_ros.fields.grid_kernels import recorded_over
 from pose_refiner_ros.rendering.radiance import blur_lattice, mat46, trace_kernel
 
 from .mirror import Mirror
@@ -370,7 +371,8 @@ class RadianceTerm:
         self.level = 0
         self.count = 0
         self._objects: list[ObjectRays] = []
-        self._uploaded: dict[int, list[_Uploaded]] = {}
+        self._state: State | None = None  # what the commands of each level are recorded for
+        self._commands: dict[int, list[Callable[[], None]]] = {}
         self.colours = wp.zeros((capacity, rays), dtype=wp.vec4, device=device)
         self.jacobians = wp.zeros((capacity, rays), dtype=mat46, device=device)
         self._scratch = [wp.zeros_like(self.colours), wp.zeros_like(self.jacobians)]
@@ -386,7 +388,7 @@ class RadianceTerm:
     def load(self, objects: Sequence[ObjectRays]) -> None:
         """What the poses of the batch are compared with; those of an object lie side by side."""
         self._objects = list(objects)
-        self._uploaded = {}
+        self._commands = {}
         self.count = sum(seen.count for seen in self._objects)
         self._rows.write("gain", np.ones((self.count, 3), np.float32))
         self._rows.write("bias", np.zeros((self.count, 3), np.float32))
@@ -417,20 +419,29 @@ class RadianceTerm:
     def accumulate(self, state: State) -> None:
         """Add cost and derivatives of all rays at the trial poses of the state."""
         self.measures.zero_()
-        finest = self.level == len(self.stages) - 1
-        if finest:
+        if self.level == len(self.stages) - 1:
             self.sectors.zero_()
-        if self.level not in self._uploaded:
-            self._uploaded[self.level] = self._upload(self.level)
-        for seen in self._uploaded[self.level]:
-            self._trace(state, seen)
-            if self.stages[self.level].sigma > 0.0:
-                self._blur(state, seen)
-            self._compare(state, seen.count, seen.compare, int(finest))
+        if state is not self._state:
+            self._state, self._commands = state, {}
+        if self.level not in self._commands:
+            self._commands[self.level] = [
+                command
+                for seen in self._upload(self.level)
+                for command in self._record(state, seen)
+            ]
+        for command in self._commands[self.level]:
+            command()
 
-    def _trace(self, state, seen: _Uploaded) -> None:
+    def _record(self, state: State, seen: _Uploaded) -> Iterator[Callable[[], None]]:
+        """What is launched for an object at this level in every iteration."""
+        yield self._trace(state, seen)
+        if self.stages[self.level].sigma > 0.0:
+            yield from self._blur(state, seen)
+        yield from self._compare(state, seen.count, seen.compare)
+
+    def _trace(self, state, seen: _Uploaded) -> Callable[[], None]:
         field, compare = seen.field, seen.compare
-        launch_over(
+        return recorded_over(
             trace_kernel(field.degree),
             seen.count * compare.rays,
             [
@@ -448,42 +459,44 @@ class RadianceTerm:
             self.device,
         )
 
-    def _blur(self, state, seen: _Uploaded) -> None:
+    def _blur(self, state, seen: _Uploaded) -> Iterator[Callable[[], None]]:
         rows, columns = seen.lattice
         first = seen.compare.pose_first
         sigma = self.stages[self.level].sigma
         radius = int(np.ceil(2.5 * sigma))
         sharp, scratch = [self.colours, self.jacobians], self._scratch
         for stride, source, target in ((1, sharp, scratch), (columns, scratch, sharp)):
-            launch_over(
+            yield recorded_over(
                 blur_lattice,
                 seen.count * rows * columns,
                 [state.active, first, rows, columns, stride, radius, sigma, *source, *target],
                 self.device,
             )
 
-    def _compare(self, state, count: int, compare: Comparison, with_sectors: int) -> None:
+    def _compare(self, state, count: int, compare: Comparison) -> Iterator[Callable[[], None]]:
         lanes = 1 if self.device.is_cpu else BLOCK
         prior = wp.vec2(GAIN_SIGMA**-2, BIAS_SIGMA**-2)
         first = compare.pose_first
-        launch = {"device": self.device}
+        with_sectors = int(self.level == len(self.stages) - 1)
         exposed = [self.gain, self.bias]
+
+        def recorded(kernel: Any, size: Any, inputs: list) -> Callable[[], None]:
+            return wp.launch(kernel, size, inputs, device=self.device, record_cmd=True).launch
+
         if self.exposure:
-            self.sums.zero_()
-            self.coupling.zero_()
-            wp.launch(
+            yield self.sums.zero_
+            yield self.coupling.zero_
+            yield recorded(
                 sum_for_exposure,
                 (count, lanes),
                 [state.active, compare, self.colours, *exposed, self.sums, lanes],
-                **launch,
             )
-            wp.launch(
+            yield recorded(
                 solve_exposure,
                 count,
                 [state.active, first, self.sums, prior, *exposed, self.inverse],
-                **launch,
             )
-        wp.launch(
+        yield recorded(
             add_residuals,
             (count, lanes),
             [
@@ -499,14 +512,12 @@ class RadianceTerm:
                 with_sectors,
                 lanes,
             ],
-            **launch,
         )
         if self.exposure:
-            wp.launch(
+            yield recorded(
                 eliminate_exposure,
                 count,
                 [state, first, compare.unit, self.coupling, self.inverse, prior, *exposed],
-                **launch,
             )
 
     def fit(self, state: State) -> PhotoFit:

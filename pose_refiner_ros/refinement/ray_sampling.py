@@ -11,8 +11,9 @@ rays: of the photo alone, since points in the rendered picture would cost a whol
   makes it random.
 
 Where there are fewer interesting pixels than asked for, the rest are random ones. In a photo with
-fewer than 20 points all are random: of one spot alone a pose cannot be told. The detector is SIFT,
-as OpenCV has it. The paper leaves I open; here it is 3, which reaches 6 pixels from each point.
+fewer than 20 points all are random: of one spot alone a pose cannot be told. The paper leaves open
+which detector, and I. Here it is that of Shi and Tomasi (1994), as OpenCV has it, which leads to as
+good poses as SIFT and takes far less time; and I is 3, which reaches 6 pixels from each point.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ import numpy as np
 SAMPLINGS = ("random", "interest_point", "interest_region")
 ITERATIONS = 3
 _FEWEST_POINTS = 20
+_MOST_POINTS = 5000
+_QUALITY = 0.01  # of a corner, beside the best one's
+_APART = 1.0  # pixels
 
 
 class RaySamplingError(ValueError):
@@ -74,16 +78,16 @@ class RaySampler:
 
 
 def interest_points(image: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
-    """(H, W) bool, pixels at which SIFT finds a point; only where allowed, if given."""
+    """(H, W) bool, pixels at which there is a corner; only where allowed, if given."""
     if image.dtype != np.uint8:
         image = (255.0 * np.clip(np.nan_to_num(image), 0.0, 1.0)).round().astype(np.uint8)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     mask = None if allowed is None else allowed.astype(np.uint8)
     found = np.zeros(grey.shape, bool)
-    points = cv2.SIFT_create().detect(grey, mask)
-    if points:
-        x, y = np.round([point.pt for point in points]).astype(np.intp).T
-        found[y.clip(0, grey.shape[0] - 1), x.clip(0, grey.shape[1] - 1)] = True
+    corners = cv2.goodFeaturesToTrack(grey, _MOST_POINTS, _QUALITY, _APART, mask=mask)
+    if corners is not None:
+        x, y = corners.reshape(-1, 2).astype(np.intp).T
+        found[y, x] = True
     return found
 
 
