@@ -151,18 +151,18 @@ def test_silhouettes_pull_as_well(ball):
     import trimesh
 
     # a mesh somewhat too large: the outline asks for a place farther away
-    shape = trimesh.creation.icosphere(subdivisions=3, radius=0.53)
+    shape = trimesh.creation.icosphere(subdivisions=3, radius=0.52)
     mesh = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
     outlines = Refiner([ObjectModel("ball", mesh)])
     seen = masked_ball(ball)
     start = moved(POSE, 8.0, 0.04, 4)
     distances = []
     for given in (None, outlines):
-        refiner = FieldRefiner({"ball": ball}, FieldSettings(rays=512), outlines=given)
+        refiner = FieldRefiner({"ball": ball}, FieldSettings(rays=512, seed=2), outlines=given)
         (found,) = refiner.refine([masked_photo(seen)], ["ball"], [[start]], masks=[seen])
         assert errors(found[0].camera_from_object, POSE)[0] < 1.0
         distances.append(found[0].camera_from_object[2, 3])
-    assert distances[0] + 0.01 < distances[1] < POSE[2, 3] * 0.53 / 0.5
+    assert distances[0] + 0.01 < distances[1] < POSE[2, 3] * 0.52 / 0.5
 
 
 def test_a_scene_far_from_its_origin_is_the_same_scene(refiner, grid):
