@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/inerf.md and README.md show what the last full run measured, and nothing else."""
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from pose_refiner_ros.evaluation import inerf_tables
+from pose_refiner_ros.evaluation.inerf import FULL, TARGETS
+from pose_refiner_ros.evaluation.report import target_table, targets
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "docs" / "results"
+REPORT = json.loads((RESULTS / "inerf.json").read_text(encoding="utf-8"))
+PAGE = (REPOSITORY / "docs" / "inerf.md").read_text(encoding="utf-8")
+
+
+def body(text: str) -> str:
+    """Without its title, pictures named as from docs/."""
+    return re.sub(r"\]\((\w+\.png)\)", r"](results/\1)", text.split("\n", 1)[1]).strip()
+
+
+def test_the_page_has_the_tables_of_the_last_run():
+    written = body(inerf_tables.markdown(REPORT))
+    assert written == body((RESULTS / "inerf.md").read_text(encoding="utf-8"))
+    assert f"<!-- tables -->\n\n{written}\n\n<!-- /tables -->" in PAGE
+
+
+def test_the_readme_has_the_targets_of_the_last_run():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- inerf -->\n\n{target_table(REPORT)}\n\n<!-- /inerf -->" in readme
+    on_cpu = [target for target in TARGETS if not target[0].endswith("GPU")]
+    assert REPORT["targets"] == targets(REPORT, on_cpu)
+
+
+def test_what_the_page_says_in_words_is_what_was_measured():
+    fast, adam = (REPORT["methods"][name]["share_both"] for name in ("fast", "adam_grid"))
+    assert fast == 1.0 and 0.73 <= adam < 1.0  # all; somewhat more than in the paper
+    speed = REPORT["speed"]["levels"]
+    assert max(speed[name]["times"] for name in speed) < 50 and "that target is missed" in PAGE
+    assert 20 < REPORT["methods"]["fast"]["median_iterations"] < 40  # some thirty looks
+    cells = REPORT["figure_6a"]["cells"]
+    for rays in (512, 1024):  # most of all where rays are few
+        assert (
+            cells[f"interest_region_{rays}"]["share_both"] > cells[f"random_{rays}"]["share_both"]
+        )
+    assert cells["random_2048"]["share_both"] >= cells["interest_region_2048"]["share_both"]
+    share = REPORT["figure_6a"]["mean_share_both"]
+    assert sorted(share, key=share.get) == ["interest_point", "random", "interest_region"]
+    for kind in ("exposure", "white_balance"):
+        rows = REPORT["light"]["rows"][kind]
+        assert rows["fast"]["share_both"] < 0.7 < 0.85 < rows["fast_exposure"]["share_both"]
+
+
+def test_the_run_was_a_full_one():
+    assert REPORT["counts"] == asdict(FULL)
+    assert not [name for name, block in REPORT["blocks"].items() if block["failed"]]
+
+
+@pytest.mark.parametrize("method", ["fast", "adam_grid", "adam_mlp"])
+def test_the_report_is_whole(method):
+    keys = ("share_5deg", "share_5cm", "share_both", "median_rotation_error_deg",
+            "median_translation_error_m", "seconds_per_pose")  # fmt: skip
+    assert all(isinstance(REPORT["methods"][method][key], float) for key in keys)
+
+
+def test_pictures_are_there():
+    for name in re.findall(r"\]\((results/\w+\.png)\)", PAGE):
+        assert (REPOSITORY / "docs" / name).stat().st_size > 10_000
