@@ -17,6 +17,7 @@ from .ray_sampling import RaySampler
 
 MARGIN = 0.3  # around what differs from the background, share of its longer side
 DIFFERENT = 0.05  # of colour
+BORDER = np.ones((3, 3), np.uint8)  # of a mask: a pixel to either side
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,9 @@ class PhotoEvidence:
     colour: (H, W, 3) float32 RGB in [0, 1], in front of `background`; opacity: (H, W) float32, the
     mask, or None where there is none; weight: (H, W) float32, 0 where nothing is known; pinhole:
     (4,) fx, fy, cx, cy in pixels; crop_from_camera: (3, 3) rotation; background: (3,) colour
-    behind the object.
+    behind the object; mixed: (H, W) bool, pixels at the border of a mask, which show partly what is
+    behind the object: no single ray goes there. Blurred pictures have them, since they hardly count
+    there and a gap would.
     """
 
     colour: np.ndarray
@@ -35,6 +38,7 @@ class PhotoEvidence:
     pinhole: np.ndarray
     background: np.ndarray
     crop_from_camera: np.ndarray = field(default_factory=lambda: np.eye(3))
+    mixed: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -73,12 +77,16 @@ class PhotoEvidence:
             colour=self.colour[part],
             opacity=None if self.opacity is None else self.opacity[part],
             weight=None if self.weight is None else self.weight[part],
+            mixed=None if self.mixed is None else self.mixed[part],
             pinhole=self.pinhole - np.array([0.0, 0.0, x0, y0]),
         )
 
     def sampler(self, sampling: str) -> RaySampler:
         """Draws pixels of it: random, interest_point or interest_region (iNeRF, III-C)."""
-        return RaySampler(self.colour, sampling, self.weight)
+        weight = self.weight
+        if self.mixed is not None:
+            weight = ~self.mixed if weight is None else weight * ~self.mixed
+        return RaySampler(self.colour, sampling, weight)
 
 
 def whole_photo(
@@ -126,8 +134,10 @@ def masked_photo(seen: ObjectEvidence) -> PhotoEvidence:
     opacity = seen.mask.astype(np.float32)
     weight = None if seen.unknown is None else 1.0 - seen.unknown.astype(np.float32)
     colour = seen.photo.astype(np.float32) / 255.0 * opacity[..., None]
+    mask = seen.mask.astype(np.uint8)
+    mixed = cv2.dilate(mask, BORDER) != cv2.erode(mask, BORDER)
     return PhotoEvidence(
-        colour, opacity, weight, seen.crop.pinhole, np.zeros(3), seen.crop.crop_from_camera
+        colour, opacity, weight, seen.crop.pinhole, np.zeros(3), seen.crop.crop_from_camera, mixed
     )
 
 

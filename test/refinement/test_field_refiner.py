@@ -143,8 +143,21 @@ def test_a_mask_stands_in_for_a_known_background(ball):
     start = moved(POSE, 25.0, 0.06, 3)
     (found,) = refiner.refine([masked_photo(masked_ball(ball))], ["ball"], [[start]])
     turn, shift = errors(found[0].camera_from_object, POSE)
-    assert turn < 0.5
-    assert shift < 0.01 * POSE[2, 3]
+    assert turn < 0.2
+    assert shift < 0.003 * POSE[2, 3]
+
+
+def test_no_ray_goes_to_the_border_of_a_mask(ball):
+    """Pixels there show partly what is behind the object."""
+    seen = masked_photo(masked_ball(ball)).cropped()
+    inside = seen.opacity > 0.5
+    for sampling in ("random", "interest_region"):
+        x, y = seen.sampler(sampling).draw(500, np.random.default_rng(0)).T
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            beside = inside[
+                (y + dy).clip(0, inside.shape[0] - 1), (x + dx).clip(0, inside.shape[1] - 1)
+            ]
+            assert (beside == inside[y, x]).all()
 
 
 def test_silhouettes_pull_as_well(ball):
@@ -158,7 +171,7 @@ def test_silhouettes_pull_as_well(ball):
     start = moved(POSE, 8.0, 0.04, 4)
     distances = []
     for given in (None, outlines):
-        refiner = FieldRefiner({"ball": ball}, FieldSettings(rays=512, seed=2), outlines=given)
+        refiner = FieldRefiner({"ball": ball}, FieldSettings(rays=512), outlines=given)
         (found,) = refiner.refine([masked_photo(seen)], ["ball"], [[start]], masks=[seen])
         assert errors(found[0].camera_from_object, POSE)[0] < 1.0
         distances.append(found[0].camera_from_object[2, 3])
