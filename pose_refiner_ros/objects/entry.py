@@ -204,6 +204,8 @@ def _path_of(entry: dict, key: str) -> str | None:
 def _load_field(path: Path) -> GridField:
     from pose_refiner_ros.fields.field_file import FieldFileError, load_field
 
+    if not path.exists():
+        raise ObjectError(f"field {path} does not exist")
     try:
         field = load_field(path)
     except FieldFileError as error:

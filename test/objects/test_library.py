@@ -463,7 +463,7 @@ def test_field_takes_no_defaults_of_meshes(write, block):
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
-        ("field: gone.safetensors", "weights of the field .*gone.safetensors do not exist"),
+        ("field: gone.safetensors", r"^field \S*gone.safetensors does not exist$"),
         ("field: box.obj", "box.obj is not a whole safetensors file"),
         ("field: cut.safetensors", "cut.safetensors is not a whole safetensors file"),
         ("field: network.safetensors", "of kind 'mlp', too slow for a robot"),
