@@ -15,6 +15,7 @@ FARTHEST = 1e5  # metres; start poses beyond are mistakes
 POOR_IOU = 0.7  # below: poor
 AMBIGUOUS_BELIEF = 0.7  # of pose and class together; below: ambiguous
 PARTIAL_VISIBLE = 0.75
+LEAST_BELIEF = 0.01  # of an alternative that is worth telling
 # Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
 # (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
 WRONG_COLOURS = 0.1
@@ -133,6 +134,12 @@ def _quality(pose: ObjectPose, belief: float) -> str:
 def colours_differ(photo_rms: float | None) -> bool:
     """Whether the photo contradicts a pose; None: it was not asked."""
     return photo_rms is not None and not photo_rms <= WRONG_COLOURS
+
+
+def likely_alternatives(pose: ObjectPose) -> list[ObjectPose]:
+    """The alternatives that are written and published. Only those that follow an object from frame
+    to frame want the others too: what is unlikely in one need not be in the next."""
+    return [other for other in pose.alternatives if other.belief >= LEAST_BELIEF]
 
 
 def checked_masks(frame: Frame) -> np.ndarray:

@@ -73,11 +73,19 @@ class PhotoStage:
         self, seen: Sequence[SeenObject], frame: Frame, settings: Settings, report: Report
     ) -> None:
         """Cut the photos of objects that have a field; tell why there are none."""
-        if settings.photometric == "never" or settings.refinement != "solver":
+        if settings.photometric == "never":
+            return
+        seen = [one for one in seen if one.name in self.fields]
+        if settings.refinement != "solver":
+            if seen:
+                names = ", ".join(sorted({one.name for one in seen}))
+                report(
+                    None,
+                    f"the photo is not used: the fields of {names} are for the refinement solver, "
+                    f"not for {settings.refinement}",
+                )
             return
         for one in seen:
-            if one.name not in self.fields:
-                continue
             try:
                 one.evidence = with_photo(one.evidence, frame)
                 one.photo = masked_photo(one.evidence)
@@ -179,7 +187,8 @@ class PhotoStage:
                     one.label,
                     f"the colours of {one.name} are not those of its field in any pose (off by "
                     f"{rms:.2f}, at most {WRONG_COLOURS:g} in a right one): its silhouette alone "
-                    "placed it; is it that object? In other light than the field's: exposure",
+                    "placed it; is it that object? In other light than the field's: photo_exposure "
+                    "of the node, --exposure of the command",
                 )
 
 

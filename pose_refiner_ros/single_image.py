@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros import shipped
+from pose_refiner_ros.frame import Frame, ObjectPose, likely_alternatives
 from pose_refiner_ros.geometry.camera_file import load_camera
 from pose_refiner_ros.objects.library import ObjectLibrary
 
 if TYPE_CHECKING:
     from pose_refiner_ros.encoder.inference import PoseEncoder
-    from pose_refiner_ros.frame import Frame, ObjectPose
 
 
 class InputError(ValueError):
@@ -63,8 +63,6 @@ def read_inputs(
         InputError, CameraError, ObjectLibraryError, EncoderChoiceError: with a message for the
             user.
     """
-    from pose_refiner_ros.frame import Frame
-
     calibration = load_camera(camera)
     rgb = _read_rgb(image)
     calibration.check_image(rgb, f"image {image}")
@@ -139,7 +137,7 @@ def to_json(
                         "score": float(other.score),
                         "iou": float(other.iou),
                     }
-                    for other in pose.alternatives
+                    for other in likely_alternatives(pose)
                 ],
             }
             for pose in poses

@@ -16,6 +16,8 @@ from pose_refiner_ros.cli import app
 from pose_refiner_ros.cli.refine import doubts
 from pose_refiner_ros.evaluation import metrics
 from pose_refiner_ros.fields.field_file import save_field
+from pose_refiner_ros.frame import Frame, ObjectPose, weighed
+from pose_refiner_ros.single_image import to_json
 
 
 @pytest.fixture
@@ -75,16 +77,20 @@ def test_refine_writes_poses_and_overlay(inputs, tmp_path):
     assert (picture != cv2.imread(str(inputs["--image"]))).any()
 
 
-def test_refine_by_the_field_of_an_object(tmp_path, monkeypatch):
+CUBE_POSE = pose((0.6, -0.7, 0.4), (0.02, 0.01, 0.6))
+
+
+@pytest.fixture
+def cube_inputs(tmp_path, monkeypatch):
+    """Options of refine for the photo of an object that has a field."""
     monkeypatch.setenv("POSE_REFINER_CACHE", str(tmp_path / "cache"))
-    field, camera, truth = painted_block(), pinhole_camera(160, 200.0), pose((0.6, -0.7, 0.4))
-    truth[:3, 3] = (0.02, 0.01, 0.6)
-    image, mask = photo(field, truth, camera)
+    field = painted_block()
+    image, mask = photo(field, CUBE_POSE, pinhole_camera(160, 200.0))
     cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     save_field(field, tmp_path / "cube.safetensors")
     (tmp_path / "objects.yaml").write_text("objects:\n  cube: {field: cube.safetensors}\n")
-    options = {
+    return {
         "--image": tmp_path / "photo.png",
         "--masks": tmp_path / "mask.png",
         "--camera": "200 200 79.5 79.5 160 160",
@@ -93,12 +99,51 @@ def test_refine_by_the_field_of_an_object(tmp_path, monkeypatch):
         "--overlay": tmp_path / "overlay.png",
         "--device": "cpu",
     }
-    result = run("refine", options)
+
+
+def test_refine_by_the_field_of_an_object(cube_inputs, tmp_path):
+    result = run("refine", cube_inputs)
     assert result.exit_code == 0, result.output
     assert "colour RMS" in result.stdout
     (found,) = json.loads((tmp_path / "poses.json").read_text())["objects"]
     assert found["photo_rms"] < 0.1 and found["quality"] == "good"
-    assert angle_deg(np.array(found["camera_from_object"]), truth) < 2.0
+    assert angle_deg(np.array(found["camera_from_object"]), CUBE_POSE) < 2.0
+
+
+def test_a_photo_in_other_light_asks_for_exposure(cube_inputs, tmp_path):
+    dark = cv2.imread(str(cube_inputs["--image"])) // 2
+    cv2.imwrite(str(cube_inputs["--image"]), dark)
+    result = run("refine", cube_inputs)
+    assert "--exposure" in result.stderr and "symmetry" not in result.stderr
+    result = run("refine", cube_inputs, ["--exposure"])
+    assert result.stderr == ""
+    (found,) = json.loads((tmp_path / "poses.json").read_text())["objects"]
+    assert found["photo_rms"] < 0.1 and found["quality"] == "good"
+
+
+def test_bag_takes_exposure(monkeypatch):
+    given = []
+
+    def run_bag(source, target, options, progress):
+        given.append(options.exposure)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("pose_refiner_ros.ros.bag.run_bag", run_bag)
+    for extra in (["--exposure"], []):
+        run("bag", extra=["in", "out", "--device", "cpu", *extra])
+    assert given == [True, False]
+
+
+def test_unlikely_alternatives_are_not_written():
+    camera = pinhole_camera(8, 10.0)
+    rivals = [
+        ObjectPose(1, "mug", np.eye(4), np.eye(6), 0, "", 0.9, 1.0, 1.0, 1.0, 3, "converged")
+        for _ in range(3)
+    ]
+    found = weighed(rivals, [0.9, 0.006, 0.094], 0)
+    frame = Frame(np.ones((8, 8), np.uint8), camera, {1: "mug"})
+    (written,) = json.loads(to_json(frame, [found], [], "photo.png"))["objects"]
+    assert [other["score"] for other in written["alternatives"]] == [pytest.approx(0.0846)]
 
 
 def test_poses_of_one_run_start_the_next(inputs, tmp_path):
@@ -398,13 +443,17 @@ def test_an_ambiguous_pose_names_its_rival():
     rival = SimpleNamespace(camera_from_object=turned, iou=0.99)
     found = SimpleNamespace(
         name="mug", camera_from_object=pose, alternatives=[rival], quality="ambiguous",
-        belief=0.6, class_probability=1.0,
+        belief=0.6, class_probability=1.0, photo_rms=None,
     )  # fmt: skip
     (text,) = doubts(found, SimpleNamespace(exact_shape=True))
     assert "mug turned by 180 degrees" in text and "0.990" in text and "symmetry" in text
     (text,) = doubts(found, SimpleNamespace(exact_shape=False))
     assert "mug turned by 180 degrees" in text and "symmetry" not in text
     assert "front and rear cannot be told apart from this mask; a start pose (--init)" in text
+    found.photo_rms = 0.2  # no pose is right
+    assert not list(doubts(found, SimpleNamespace(exact_shape=True)))
+    found.photo_rms = 0.02
+    assert len(list(doubts(found, SimpleNamespace(exact_shape=True)))) == 1
     found.belief, found.class_probability = 1.0, 0.55
     (text,) = doubts(found, SimpleNamespace(exact_shape=False))
     assert text == "mug with a probability of 55% only; say what it is with --label"

@@ -145,8 +145,11 @@ def test_photo_of_a_fisheye(pipeline):
 def test_other_light_needs_exposure(pipeline):
     frame = frame_of()
     frame.image = np.rint(0.55 * frame.image).astype(np.uint8)
-    (found,) = pipeline.process(frame, Reports())
+    reports = Reports()
+    (found,) = pipeline.process(frame, reports)
     assert found.quality == "ambiguous" and found.photo_rms > 0.1
+    ((_, text),) = reports
+    assert "photo_exposure of the node, --exposure of the command" in text
     solving = Pipeline(pipeline.library, replace(SETTINGS, exposure=True), "cpu")
     (found,) = solving.process(frame, Reports())
     assert angle_deg(found.camera_from_object, TRUTH) < 2.0
@@ -163,6 +166,21 @@ def test_no_photo_or_one_of_another_size(pipeline):
         ((label, text),) = reports
         assert label == 1 and "its silhouette alone" in text and why in text
         assert found.photo_rms is None and found.iou > 0.97
+
+
+@pytest.mark.parametrize("photometric", ["auto", "never"])
+def test_other_refinements_tell_that_they_do_not_use_the_photo(pipeline, settings, photometric):
+    pipeline.settings = Settings(refinement="none", photometric=photometric)
+    reports = Reports()
+    frame = frame_of(initial_poses={1: [TRUTH], 2: [TRUTH]})
+    frame.masks[:4, :4], frame.labels[2] = 2, "cube"
+    pipeline.process(frame, reports)
+    told = [text for label, text in reports if label is None]
+    if photometric == "never":  # as was asked for
+        assert told == []
+    else:
+        (text,) = told
+        assert "the photo is not used" in text and "cube" in text and "none" in text
 
 
 def test_mesh_of_its_own_and_a_field(own_cache):

@@ -60,6 +60,14 @@ RefinementOption = Annotated[
     Refinement,
     typer.Option(help="solver: fast. The others are Palazzi et al.'s: seconds an object."),
 ]
+ExposureOption = Annotated[
+    bool,
+    typer.Option(
+        "--exposure",
+        help="Objects with a field, in other light than its photos': solve for brightness and "
+        "white balance too.",
+    ),
+]
 ShapeNetOption = Annotated[
     Path | None,
     typer.Option(

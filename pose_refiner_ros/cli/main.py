@@ -13,6 +13,7 @@ from pose_refiner_ros.cli.common import (
     Device,
     DeviceOption,
     EncoderOption,
+    ExposureOption,
     ObjectsOption,
     Refinement,
     RefinementOption,
@@ -135,6 +136,7 @@ def bag(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     encoder: EncoderOption = "",
     refinement: RefinementOption = Refinement.solver,
+    exposure: ExposureOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Add poses, TF and overlay to a recorded bag. Needs no ROS."""
@@ -148,7 +150,7 @@ def bag(
         }  # fmt: skip
         options = BagOptions(
             objects, topics, device.value, overlay, overwrite, rectified, namespace, encoder,
-            refinement.value,
+            refinement.value, exposure,
         )  # fmt: skip
         with progress_bar("Estimating poses") as progress:
             summary = run_bag(source, target, options, progress)

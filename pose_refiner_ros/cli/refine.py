@@ -15,6 +15,7 @@ from pose_refiner_ros.cli.common import (
     Device,
     DeviceOption,
     EncoderOption,
+    ExposureOption,
     ObjectsOption,
     Refinement,
     RefinementOption,
@@ -53,6 +54,7 @@ def refine(
     ] = None,
     encoder: EncoderOption = "",
     refinement: RefinementOption = Refinement.solver,
+    exposure: ExposureOption = False,
     device: DeviceOption = Device.auto,
 ) -> None:
     """Estimate the poses of the objects in one image."""
@@ -67,7 +69,8 @@ def refine(
         )
         from pose_refiner_ros.datasets.bop import write_atomically
 
-        pipeline = Pipeline(library, Settings(refinement=refinement.value), place, knowing)
+        settings = Settings(refinement=refinement.value, exposure=exposure)
+        pipeline = Pipeline(library, settings, place, knowing)
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
         write_atomically(out, to_json(frame, poses, problems, image).encode())
         if overlay is not None:
@@ -87,10 +90,11 @@ def refine(
 
 def doubts(pose: ObjectPose, model: ObjectModel) -> Iterator[str]:
     """What makes a pose ambiguous, and what to do about it."""
-    from pose_refiner_ros.frame import AMBIGUOUS_BELIEF
+    from pose_refiner_ros.frame import AMBIGUOUS_BELIEF, colours_differ
 
     some = math.sqrt(AMBIGUOUS_BELIEF)  # one of the two shares is below where their product is
-    if pose.quality == "ambiguous" and pose.belief < some:
+    wrong = colours_differ(pose.photo_rms)  # in all poses: no symmetry explains that
+    if pose.quality == "ambiguous" and pose.belief < some and not wrong:
         yield rival_of(pose, model)
     if pose.quality in ("ambiguous", "poor") and pose.class_probability < some:
         yield (

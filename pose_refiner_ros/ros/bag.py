@@ -18,7 +18,8 @@ class BagOptions:
     """objects: library YAML or BOP models folder; None: the package's vehicles. topics: {masks,
     image, camera_info, detections, initial_poses: topic}, found by itself where missing. rectified:
     the image is, so that CameraInfo's P holds. namespace: of the new topics; "refined" if the bag
-    has some of that name. encoder, refinement: as the node's encoder_file and refinement.
+    has some of that name. encoder, refinement, exposure: as the node's encoder_file, refinement and
+    photo_exposure.
     """
 
     objects: Path | None = None
@@ -30,6 +31,7 @@ class BagOptions:
     namespace: str = ""
     encoder: str = ""
     refinement: str = "solver"
+    exposure: bool = False
 
 
 @dataclass
@@ -167,6 +169,7 @@ class _Estimator:
         self._parameters.device = options.device
         self._parameters.encoder_file = options.encoder
         self._parameters.refinement = options.refinement
+        self._parameters.photo_exposure = options.exposure
         self._library = ObjectLibrary.load(options.objects or shipped.OBJECTS)
         pipeline = default_pipeline(self._library, self._parameters)
         pipeline.warm_up()

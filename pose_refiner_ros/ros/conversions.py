@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pose_refiner_ros.frame import likely_alternatives
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.ros import compat
 from pose_refiner_ros.ros.bad_input import BadInput
@@ -111,7 +112,7 @@ def detection_from_pose(result, model, track_id, header, with_alternatives=False
         _hypothesis(result.name, result.score, result.camera_from_object, result.covariance)
     )
     if with_alternatives:
-        for other in result.alternatives:
+        for other in likely_alternatives(result):
             detection.results.append(
                 _hypothesis(other.name, other.score, other.camera_from_object, other.covariance)
             )

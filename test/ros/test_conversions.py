@@ -103,6 +103,7 @@ def result(**changes):
         "camera_from_object": np.eye(4),
         "covariance": np.arange(36.0).reshape(6, 6),
         "score": np.float32(0.75),
+        "belief": 0.75,
         "alternatives": [],
     }
     return SimpleNamespace(**{**values, **changes})
@@ -134,7 +135,7 @@ def test_detection_of_a_pose():
 def test_alternatives_follow_on_demand():
     other = result(score=0.5, covariance=np.eye(6))
     model = SimpleNamespace(box_center=np.zeros(3), box_size=np.ones(3))
-    pose = result(alternatives=[other])
+    pose = result(alternatives=[other, result(score=0.005, belief=0.005)])
     args = (pose, model, 1, header())
     assert len(conversions.detection_from_pose(*args).results) == 1
     results = conversions.detection_from_pose(*args, with_alternatives=True).results
