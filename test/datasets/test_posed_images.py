@@ -174,6 +174,26 @@ def test_instant_ngp_bounds(tmp_path):
     np.testing.assert_allclose(bounds(), [[-2.2] * 3, [2.2] * 3], atol=0.1)
 
 
+@pytest.mark.parametrize("side", [1, 32, 128])
+def test_instant_ngp_masks_give_bounds_whatever_aabb_scale_says(side, tmp_path):
+    # colmap2nerf.py always writes one, of 97 units a side for 32; objects are the size of a cell.
+    posed = load_posed_images(write_instant_ngp(tmp_path, POSES, masks="masks", aabb_scale=side))
+    assert (posed.bounds[0] < LOW).all() and (posed.bounds[0] > LOW - 0.1).all()
+    assert (posed.bounds[1] > HIGH).all() and (posed.bounds[1] < HIGH + 0.1).all()
+
+
+def test_instant_ngp_masks_of_parallel_views_need_aabb_scale(tmp_path):
+    poses = np.stack([np.eye(4)] * 3)
+    poses[:, :3, 3] = [(x, 0, 1.1) for x in (-0.1, 0.0, 0.1)]
+    source = write_instant_ngp(tmp_path, poses, masks="masks", aabb_scale=1, scale=1)
+    for path in (source / "masks").iterdir():
+        mask = np.zeros((*SIZE, 1), np.uint8)
+        mask[20:40, 30:50] = 255
+        write_png(path, mask)
+    bounds = load_posed_images(source, "test").bounds
+    assert (bounds >= -0.5).all() and (bounds <= 0.5).all()
+
+
 def test_intrinsics_of_frames_and_of_larger_pictures(tmp_path):
     source = write_instant_ngp(tmp_path, POSES)
     height, width = SIZE

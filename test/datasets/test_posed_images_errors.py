@@ -99,9 +99,26 @@ def test_pictures_that_are_not_there(transforms, tmp_path, caplog):
     for i in range(1, 6):
         (transforms / "images" / f"00{i}.png").unlink()
     assert load_posed_images(transforms, "all").names == [f"images/00{i}.png" for i in "06789"]
-    assert "left out 5 of 10 pictures that are missing, such as images/005.png" in caplog.text
+    expected = "5 of 10 pictures are missing and left out: images/001.png, images/002.png, "
+    assert f"{expected}images/003.png and 2 more; if you did not" in caplog.text
+    told = []
+    load_posed_images(transforms, warn=told.append)
+    assert len(told) == 1 and told[0].startswith(f"{transforms / 'transforms.json'}: {expected}")
     (transforms / "images" / "006.png").unlink()
-    fails(r"picture .*images/006\.png is missing, and so are 6 of the 10", transforms)
+    fails(
+        r"picture .*images/001\.png is missing, and so are 6 of the 10.*put them there", transforms
+    )
+
+
+def test_views_of_an_object_that_is_hardly_seen(bop):
+    assert len(load_posed_images(bop, object_id=5, warn=pytest.fail)) == 8
+    infos = {str(i): [{"visib_fract": 0.05 if i in (2, 3, 9) else 1.0}] * 2 for i in range(10)}
+    write_json(bop / "scene_gt_info.json", **infos)
+    write_png(bop / "mask_visib" / "000001_000000.png", BLACK)
+    told = []
+    assert len(load_posed_images(bop, "all", object_id=5, warn=told.append)) == 6
+    assert [text.split(" views")[0] for text in told] == [f"{bop}: 3 of 10", f"{bop}: 1 of 7"]
+    assert "less than 10% of it is visible" in told[0] and "masks are empty" in told[1]
 
 
 def test_pictures(transforms):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImage
 
 __all__ = ["PosedImages", "PosedImagesError", "check_agreement", "load_posed_images"]
 
+log = logging.getLogger(__name__)
 _PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 _LOOKED_FOR = (
     "transforms_train.json (NeRF-synthetic), transforms.json (instant-ngp, nerfstudio), "
@@ -30,6 +33,7 @@ def load_posed_images(
     scale: float = 1.0,
     factor: int = 1,
     object_id: int | None = None,
+    warn: Callable[[str], None] = log.warning,
 ) -> PosedImages:
     """Pictures and cameras of a source, whichever of the layouts it has.
 
@@ -43,6 +47,7 @@ def load_posed_images(
         scale: metres per unit of the source's positions. BOP's are metres already.
         factor: whole number by which pictures are made smaller as they are read.
         object_id: of a BOP scene; may be None if it has only one object.
+        warn: gets a line about pictures that are left out.
 
     Returns:
         PosedImages. Where there are masks the bounds are as small as the loaded ones allow,
@@ -59,7 +64,7 @@ def load_posed_images(
         raise PosedImagesError(f"scale must be positive metres per unit, got {scale}")
     if factor != int(factor) or factor < 1:
         raise PosedImagesError(f"factor must be a whole number from 1, got {factor}")
-    posed, final_bounds = _load(source, split, int(factor), object_id)
+    posed, final_bounds = _load(source, split, int(factor), object_id, warn)
     if split != "test":
         check_several(len(posed), split, source)
     posed.camera_from_object[:, :3, 3] *= scale
@@ -75,7 +80,9 @@ def load_posed_images(
     return posed
 
 
-def _load(source: Path, split: str, factor: int, object_id: int | None) -> tuple[PosedImages, bool]:
+def _load(
+    source: Path, split: str, factor: int, object_id: int | None, warn: Callable[[str], None]
+) -> tuple[PosedImages, bool]:
     """The pictures, and whether the bounds need no tightening."""
     if not source.exists():
         raise PosedImagesError(f"{source} does not exist")
@@ -91,13 +98,13 @@ def _load(source: Path, split: str, factor: int, object_id: int | None) -> tuple
     if wanted in _PARTS or has(_PARTS[0]):
         posed = nerf_synthetic.load(folder, split, factor)
     elif has("transforms.json"):
-        posed = instant_ngp.load(folder / "transforms.json", split, factor)
+        posed = instant_ngp.load(folder / "transforms.json", split, factor, warn)
     elif has("poses_bounds.npy"):
         posed = llff.load(folder / "poses_bounds.npy", split, factor)
     elif is_bop:
-        return bop_views.load(folder, split, factor, object_id)
+        return bop_views.load(folder, split, factor, object_id, warn)
     elif source.suffix == ".json" and wanted is not None:
-        posed = instant_ngp.load(source, split, factor)
+        posed = instant_ngp.load(source, split, factor, warn)
     else:
         raise PosedImagesError(_unknown(source))
     if object_id is not None:

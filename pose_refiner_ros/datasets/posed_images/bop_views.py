@@ -12,7 +12,7 @@ Bounds: the model's box of models_info.json with some margin, else what the mask
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,9 @@ _MARGIN = 0.05  # of the box's diagonal, on each side
 _SEEN = 0.1  # views in which less of the object is visible are left out
 
 
-def load(source: Path, split: str, factor: int, object_id: int | None) -> tuple[PosedImages, bool]:
+def load(
+    source: Path, split: str, factor: int, object_id: int | None, warn: Callable[[str], None]
+) -> tuple[PosedImages, bool]:
     """Views of the object in metres, and whether their bounds are those of its model.
 
     Args:
@@ -46,18 +48,33 @@ def load(source: Path, split: str, factor: int, object_id: int | None) -> tuple[
         dataset = _dataset(source)
         images = list(dataset)
         object_id = _object_id(images, object_id, source)
-        shots = [
+        everywhere = [
             (image, instance)
             for image in images
             for instance in image.instances
             if instance.obj_id == object_id
-            and instance.camera_from_object is not None
+        ]
+        shots = [
+            (image, instance)
+            for image, instance in everywhere
+            if instance.camera_from_object is not None
             and (instance.visible_fraction is None or instance.visible_fraction >= _SEEN)
         ]
         if not shots:
             raise PosedImagesError(f"{source}: object {object_id} is nowhere visible with a pose")
+        if len(shots) < len(everywhere):
+            warn(
+                f"{source}: {len(everywhere) - len(shots)} of {len(everywhere)} views of object "
+                f"{object_id} are left out, as less than {_SEEN:.0%} of it is visible there or it "
+                "has no pose"
+            )
         shots = [shots[i] for i in split_indices(len(shots), split, source)]
         posed = stack(_views(shots), len(shots), factor)
+        if len(posed) < len(shots):
+            warn(
+                f"{source}: {len(shots) - len(posed)} of {len(shots)} views of object {object_id} "
+                "are left out, as their masks are empty"
+            )
     except BopError as error:
         raise PosedImagesError(str(error)) from error
     model_box = _model_box(dataset.path, object_id)

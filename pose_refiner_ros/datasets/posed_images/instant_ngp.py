@@ -6,15 +6,15 @@ shows the object. transforms_test.json, if there is one, has the test pictures, 
 transforms.json is one. Frames whose picture is not there are left out with a warning, as people
 delete those that are blurred; half of them must be there.
 
-Bounds: with aabb_scale, instant-ngp's cube, which has that side about 0.5 after positions were
-multiplied by `scale` (0.33) and moved by `offset` (0.5). Without: with masks the cube that they
-need, else the cube about the point the cameras look at that reaches to them.
+Bounds: with masks the cube that they need. Else with aabb_scale instant-ngp's cube, which has that
+side about 0.5 after positions were multiplied by `scale` (0.33) and moved by `offset` (0.5); it is
+mostly far larger than an object. Else the cube about the point the cameras look at that reaches to
+them.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,20 @@ from pose_refiner_ros.datasets.posed_images.reading import split_indices
 from pose_refiner_ros.datasets.posed_images.transforms import Frame, load_frames, read_transforms
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
 
-log = logging.getLogger(__name__)
+_NAMED = 3  # pictures in a warning
 
 
-def load(path: Path, split: str, factor: int) -> PosedImages:
+def load(path: Path, split: str, factor: int, warn: Callable[[str], None]) -> PosedImages:
     """The pictures of a split, in the file's unit. Bounds are not yet tightened.
 
     Raises:
         PosedImagesError: a file is missing or unusable, or nothing says where the object is.
     """
-    content, frames = _sorted_frames(path)
+    content, frames = _sorted_frames(path, warn)
     test = path.with_name("transforms_test.json")
     if test.exists():
         frames = (frames if split != "test" else []) + (
-            _sorted_frames(test)[1] if split != "train" else []
+            _sorted_frames(test, warn)[1] if split != "train" else []
         )
     else:
         frames = [frames[i] for i in split_indices(len(frames), split, path)]
@@ -47,40 +47,50 @@ def load(path: Path, split: str, factor: int) -> PosedImages:
     return posed
 
 
-def _sorted_frames(path: Path) -> tuple[dict[str, Any], list[Frame]]:
+def _sorted_frames(path: Path, warn: Callable[[str], None]) -> tuple[dict[str, Any], list[Frame]]:
     content, frames = read_transforms(path)
+    frames.sort(key=lambda frame: frame.name)
     there = [frame for frame in frames if frame.picture.is_file()]
     missing = [frame for frame in frames if not frame.picture.is_file()]
     if len(missing) > len(there):
         raise PosedImagesError(
             f"picture {missing[0].picture} is missing, and so are {len(missing)} of the "
-            f"{len(frames)} of {path}"
+            f"{len(frames)} of {path}: put them there or correct file_path"
         )
     if missing:
-        log.warning(
-            "%s: left out %d of %d pictures that are missing, such as %s",
-            path, len(missing), len(frames), missing[0].name,
-        )  # fmt: skip
-    return content, sorted(there, key=lambda frame: frame.name)
+        names = ", ".join(frame.name for frame in missing[:_NAMED])
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        warn(
+            f"{path}: {len(missing)} of {len(frames)} pictures are missing and left out: {names}"
+            f"{more}; if you did not delete them, put them there or correct file_path"
+        )
+    return content, there
 
 
 def _bounds(content: Mapping[str, Any], posed: PosedImages, path: Path) -> np.ndarray:
-    if "aabb_scale" in content:
-        try:
-            side = float(content["aabb_scale"])
-            scale = float(content.get("scale", 0.33))
-            offset = np.broadcast_to(np.asarray(content.get("offset", 0.5), np.float64), 3)
-        except (TypeError, ValueError):
-            side = scale = np.nan
-        if not (side > 0 and scale > 0 and np.isfinite((side, scale, *offset)).all()):
-            raise PosedImagesError(
-                f"{path}: aabb_scale and scale must be positive numbers, offset one or three"
-            )
-        return (0.5 - offset + np.array([[-side / 2], [side / 2]])) / scale
-    box = box_before_cameras(posed) if posed.alpha is None else box_around_masks(posed)
+    box = None if posed.alpha is None else box_around_masks(posed)
+    if box is None and "aabb_scale" in content:
+        return _aabb(content, path)
+    if posed.alpha is None:
+        box = box_before_cameras(posed)
     if box is None:
         raise PosedImagesError(
             f"{path}: nothing says where the scene is, as its cameras look in parallel or its "
             "masks are empty; add aabb_scale, scale and offset"
         )
     return box
+
+
+def _aabb(content: Mapping[str, Any], path: Path) -> np.ndarray:
+    """(2, 3): instant-ngp's cube."""
+    try:
+        side = float(content["aabb_scale"])
+        scale = float(content.get("scale", 0.33))
+        offset = np.broadcast_to(np.asarray(content.get("offset", 0.5), np.float64), 3)
+    except (TypeError, ValueError):
+        side = scale = np.nan
+    if not (side > 0 and scale > 0 and np.isfinite((side, scale, *offset)).all()):
+        raise PosedImagesError(
+            f"{path}: aabb_scale and scale must be positive numbers, offset one or three"
+        )
+    return (0.5 - offset + np.array([[-side / 2], [side / 2]])) / scale
