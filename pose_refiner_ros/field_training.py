@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,8 @@ class Source:
     object_id: int | None = None
     unposed: Path | None = None
 
-    def load(self, split: str) -> PosedImages:
-        return load_posed_images(self.path, split, self.scale, self.factor, self.object_id)
+    def load(self, split: str, warn: Callable[[str], None]) -> PosedImages:
+        return load_posed_images(self.path, split, self.scale, self.factor, self.object_id, warn)
 
 
 def training_folder(out: Path) -> Path:
@@ -79,8 +80,9 @@ def train_field(
 
     The kind of field is that of the options; settings: the size of an MLP. The checkpoint beside
     `out` is written twice a minute and removed when the field is. previews: a folder for a test
-    photo beside the field, at each checkpoint, and for all of them at the end. progress gets "psnr"
-    of the training rays; warn gets what is missing but not needed.
+    photo beside the field, at each checkpoint, and for all of them at the end; where there are none
+    it is a training photo. progress gets "psnr" of the training rays; warn gets what is missing but
+    not needed.
 
     Where the source has photos without poses, they are found first, in a grid of the others
     (self_supervision.py); search then gets what is done, how much of it, and of how much.
@@ -101,7 +103,8 @@ def train_field(
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
         raise FieldError(f"folder {out.parent} cannot be written to: choose another --out")
-    posed, poses = source.load("train"), None
+    warn = cache(warn)  # both splits may be of one file: what it lacks is told once
+    posed, poses = source.load("train", warn), None
     if source.unposed is not None:
         posed, poses = _with_unposed(
             posed, source, options, device, found, resume, progress, search
@@ -130,8 +133,9 @@ def train_field(
     if test is not None:
         field.record["test"] = _measured(field, test)
     if previews is not None:
-        for i, view in enumerate(watched if test is not None else watched.subset([0])):
-            write_png(previews / f"test_{i:03d}.png", beside_photo(field, view))
+        split = "train" if test is None else "test"
+        for i, view in enumerate(watched.subset([0]) if test is None else watched):
+            write_png(previews / f"{split}_{i:03d}.png", beside_photo(field, view))
     save_field(field, out)
     for path in (checkpoint, found):
         path.unlink(missing_ok=True)
@@ -196,7 +200,7 @@ def _training(posed, options, settings, device, state) -> Training:
 
 def _test_photos(source: Source, options, device: str, warn) -> PosedImages | None:
     try:
-        test = source.load("test")
+        test = source.load("test", warn)
     except PosedImagesError as error:
         warn(f"no test photos, so the field is not measured: {error}")
         return None

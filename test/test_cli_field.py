@@ -55,6 +55,26 @@ def test_training_writes_a_field_and_says_how_good_it_is(trained):
     assert not out.with_suffix(".training").exists()
 
 
+def test_photos_that_are_missing_are_told_once(tmp_path):
+    source = posed_scene.write_instant_ngp(tmp_path, posed_scene.orbit(16), masks="masks")
+    (source / "images" / "003.png").unlink()
+    result = run("train", source, "--out", tmp_path / "f.safetensors", "--steps", 20)
+    assert result.exit_code == 0, result.output
+    assert "over 2 photos" in result.stdout
+    told = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(told) == 1, result.stderr
+    assert "transforms.json: 1 of 16 pictures are missing and left out: images/003.png;" in told[0]
+
+
+def test_previews_are_named_after_the_photos_they_show(tmp_path):
+    source = posed_scene.write_nerf_synthetic(tmp_path / "scene", posed_scene.orbit(12))
+    options = ["--steps", 20, "--previews", tmp_path / "seen"]
+    result = run("train", source, "--out", tmp_path / "f.safetensors", *options)
+    assert result.exit_code == 0, result.output
+    assert "no test photos" in result.stderr
+    assert [path.name for path in (tmp_path / "seen").iterdir()] == ["train_000.png"]
+
+
 def test_info_prints_the_record(trained):
     result = run("info", trained[0])
     content = json.loads(result.stdout)
