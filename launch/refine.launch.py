@@ -105,7 +105,8 @@ def _refiner(context):
 
 def _rviz():
     """The configuration names topics of a node without namespace: hence the remapping."""
-    topics = [f"/pose_refiner/{name}" for name in ("overlay", "markers", "scene_view")]
+    shown = ("overlay", "markers", "scene_view", "camera_pose")
+    topics = ["/initialpose", *(f"/pose_refiner/{name}" for name in shown)]
     return Node(
         package="rviz2",
         executable="rviz2",

@@ -14,18 +14,24 @@ import numpy as np
 import pytest
 import trimesh
 import typer
+import yaml
 from blocks import write_bop
+from painted import painted_block, photo
+from posed_scene import opengl, write_json
+from scipy.spatial.transform import Rotation
 from shapes import ell, pose
 from typer.testing import CliRunner
 
 from pose_refiner_ros.cli import app
+from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.rendering.scene import render_scene
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = FENCED.findall(README)
 PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(app).commands
 # These take long or need something that is not here: their options are parsed.
@@ -188,6 +194,46 @@ def test_polygons_become_a_label_image():
     assert (labels == 1).sum() == 21 * 11
     message.detections = []
     assert scope["labels_and_names"](message, (48, 64))[1] == {}
+
+
+def code_of(page: str, word: str) -> str:
+    """The one snippet of a page of docs/ that has this word."""
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    (code,) = [code for kind, code in FENCED.findall(text) if kind == "python" and word in code]
+    return code
+
+
+def test_a_photo_without_a_mask_is_refined_like_this(tmp_path, monkeypatch, capsys):
+    field, camera = (
+        painted_block(),
+        Camera(np.array([[555.6, 0, 199.5], [0, 555.6, 199.5], [0, 0, 1.0]]), (400, 400)),
+    )
+    truth = pose((0.7, 0.4, -0.3), (0.0, 0.0, 0.8))
+    save_field(field, tmp_path / "chair.safetensors")
+    image, _ = photo(field, truth, camera, background=(1.0, 1.0, 1.0))
+    cv2.imwrite(str(tmp_path / "photo.png"), image[..., ::-1])
+    np.savetxt(tmp_path / "start.txt", pose((0.75, 0.45, -0.3), (0.01, 0.0, 0.8)))
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(code_of("inerf.md", "FieldRefiner"), scope)
+    assert abs(scope["found"][0].camera_from_object - truth).max() < 0.005
+    (descended,) = re.findall(r"\[\[[^\[]*(?:\[[^\[]*){3}\Z", capsys.readouterr().out)
+    moved = np.array(re.sub(r"[\[\]]", " ", descended).split(), float).reshape(4, 4)
+    assert abs(moved - truth).max() < 0.02
+
+
+def test_a_photos_pose_becomes_the_initial_pose_like_this(tmp_path, monkeypatch, capsys):
+    camera_from_scene = pose((0.2, -0.4, 0.5), (0.3, 0.1, 2.0))
+    frames = [{"transform_matrix": opengl(camera_from_scene, 0.31)}]
+    (tmp_path / "room").mkdir()
+    write_json(tmp_path / "room" / "transforms.json", frames=frames)
+    monkeypatch.chdir(tmp_path)
+    exec(code_of("ros.md", "scene_initial_pose"), {})
+    x, y, z, *quaternion = yaml.safe_load(capsys.readouterr().out)["scene_initial_pose"]
+    scene_from_camera = np.linalg.inv(camera_from_scene)
+    np.testing.assert_allclose((x, y, z), scene_from_camera[:3, 3], atol=1e-6)
+    turn = Rotation.from_quat(quaternion).as_matrix()
+    np.testing.assert_allclose(turn, scene_from_camera[:3, :3], atol=1e-6)
 
 
 # ---- text ----

@@ -115,7 +115,8 @@ def test_rviz_starts_when_asked_for():
         node.node_executable for node in nodes
     ] == ["pose_refiner", "rviz2"]
     (rviz,) = (node for node in nodes if node.node_executable == "rviz2")
-    assert ("/pose_refiner/overlay", "robot/pose_refiner/overlay") in rviz.expanded_remapping_rules
+    for topic in ("/pose_refiner/overlay", "/pose_refiner/camera_pose", "/initialpose"):
+        assert (topic, f"robot{topic}") in rviz.expanded_remapping_rules
 
 
 @needs_launch
@@ -158,8 +159,16 @@ def test_rviz_shows_what_the_node_publishes():
     config = yaml.safe_load(config_files.config_file("refine.rviz").read_text())
     displays = config["Visualization Manager"]["Displays"]
     topics = {d["Topic"]["Value"] for d in displays if "Topic" in d}
-    assert topics == {f"/pose_refiner/{n}" for n in ("overlay", "markers", "scene_view")}
+    shown = ("overlay", "markers", "scene_view", "camera_pose")
+    assert topics == {f"/pose_refiner/{name}" for name in shown}
     assert "rviz_default_plugins/TF" in {d["Class"] for d in displays}
+
+
+def test_rviz_can_say_where_the_camera_is():
+    config = yaml.safe_load(config_files.config_file("refine.rviz").read_text())
+    tools = {t["Class"]: t for t in config["Visualization Manager"]["Tools"]}
+    button = tools["rviz_default_plugins/SetInitialPose"]
+    assert button["Topic"]["Value"] == "/initialpose"
 
 
 def test_config_files_that_are_not_there_are_none():
