@@ -2,7 +2,7 @@
 """Refining poses against photos through radiance fields: the fast way.
 
 The paper's loss (iNeRF, 2021, eq. 1) by Levenberg-Marquardt with the exact derivative of every ray,
-first through a blurred field against a blurred photo, then less and less so.
+first of pictures that are blurred far, then less and less so.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 
@@ -47,6 +48,8 @@ SAME_ANGLE = np.radians(8.0)
 RESTART_RMS = 0.08
 RESTART_ANGLE = np.radians(25.0)
 OPACITY_WEIGHT = 1.0
+WITHIN = 0.25  # diameters: the least distance for which a field is made coarser
+EXPOSURE_ROUNDS = 3  # of reweighting, until gain and bias of a pose are known
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class FieldSettings:
     """What a user may tune of photometric refinement.
 
     sampling: which rays the finest level follows: random, interest_point or interest_region; rays:
-    how many of each object and level; exposure: solve for a gain and a bias of each colour channel
-    as well, where the light is not that of the training photos; seed: of the rays.
+    how many of each object there, and about as many, up to twice, at the others; exposure: solve
+    for a gain and a bias of each colour channel as well, where the light is not that of the
+    training photos; seed: of the rays.
     """
 
     sampling: str = "interest_region"
@@ -259,7 +263,9 @@ class FieldRefiner:
         ]
         results = self._from_starts(starts, seen, keep, tracked)
         if restart and not tracked:
-            poor = [i for i, found in enumerate(results) if found and found[0].rms > RESTART_RMS]
+            poor = [
+                i for i, found in enumerate(results) if found and not found[0].rms <= RESTART_RMS
+            ]
             again = [
                 _Candidate(owner, pose)
                 for owner in poor
@@ -279,13 +285,15 @@ class FieldRefiner:
         results: list[list[PhotoRefined]] = [[] for _ in seen]
         for candidate, refined in self._measure(finished, seen):
             results[candidate.owner].append(refined)
+        for found in results:
+            found.sort(key=lambda refined: refined.cost)
         return results
 
     def _solve(self, candidates, seen, levels, outlines=False) -> list[_Candidate]:
-        for batch in self._batches(candidates):
+        for batch in self._batches(candidates, seen):
             self._load(batch, seen)
             terms = [self.term]
-            if outlines and all(seen[c.owner].has_outline for c in batch):
+            if outlines and seen[batch[0].owner].has_outline:
                 terms.append(self._outline(batch, seen))
             self.solver.run(terms, levels)
             result = self.solver.result()
@@ -296,15 +304,25 @@ class FieldRefiner:
                 candidate.reason = Reason(int(result["reason"][i]))
         return candidates
 
-    def _batches(self, candidates):
-        candidates.sort(key=lambda c: c.owner)
-        for first in range(0, len(candidates), self.capacity):
-            yield candidates[first : first + self.capacity]
+    def _batches(self, candidates, seen):
+        """Those of an object side by side, and none with an outline beside one without."""
+
+        def outlined(candidate: _Candidate) -> bool:
+            return seen[candidate.owner].has_outline
+
+        candidates.sort(key=lambda c: (outlined(c), c.owner))
+        for _, group in groupby(candidates, outlined):
+            alike = list(group)
+            for first in range(0, len(alike), self.capacity):
+                yield alike[first : first + self.capacity]
 
     def _outline(self, batch, seen) -> AtFinest:
-        masks = [one.mask for one in seen]
-        names = [one.name for one in seen]
-        return AtFinest(self.outlines.outline_term(masks, names, [c.owner for c in batch]))
+        owners = sorted({c.owner for c in batch})
+        masks = [seen[owner].mask for owner in owners]
+        names = [seen[owner].name for owner in owners]
+        return AtFinest(
+            self.outlines.outline_term(masks, names, [owners.index(c.owner) for c in batch])
+        )
 
     def _load(self, batch, seen) -> None:
         objects = []
@@ -312,7 +330,11 @@ class FieldRefiner:
             one = seen[owner]
             opacity = OPACITY_WEIGHT if one.photo.opacity is not None else 0.0
             own = [c for c in batch if c.owner == owner]
-            distance = float(np.median([np.linalg.norm(c.pose[:3, 3]) for c in own]))
+            # a camera within a scene is as far from its walls as that is large
+            distance = max(
+                float(np.median([np.linalg.norm(c.pose[:3, 3]) for c in own])),
+                WITHIN * one.field.diameter,
+            )
             objects.append(ObjectRays(one.look(distance), one.photo.background, opacity, len(own)))
         self.term.load(objects)
         self.solver.load(
@@ -321,9 +343,10 @@ class FieldRefiner:
         )
 
     def _measure(self, candidates, seen):
-        for batch in self._batches(candidates):
+        for batch in self._batches(candidates, seen):
             self._load(batch, seen)
-            fit = self.solver.evaluate(self.term, FINEST, known=False)
+            for _ in range(EXPOSURE_ROUNDS if self.settings.exposure else 1):
+                fit = self.solver.evaluate(self.term, FINEST, known=False)
             diameter = np.array([seen[c.owner].field.diameter for c in batch])
             covariance = pose_covariance(fit.hessian, np.ones(len(batch)), fit.sectors, diameter)
             for i, candidate in enumerate(batch):

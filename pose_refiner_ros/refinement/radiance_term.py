@@ -127,6 +127,15 @@ def over(colour: wp.vec4, background: wp.vec3):
 
 
 @wp.func
+def lit(colour: wp.vec4, opacity: float):
+    """How much of a bias a pixel gets: all, or, where a mask has made what is behind the object
+    black, the object's share."""
+    if opacity > 0.0:
+        return colour[3]
+    return 1.0
+
+
+@wp.func
 def residual_of(
     colour: wp.vec4,
     seen: wp.vec4,
@@ -136,7 +145,7 @@ def residual_of(
     opacity: float,
 ):
     """(red, green, blue, opacity) of what is rendered minus what was observed."""
-    rgb = wp.cw_mul(gain, over(colour, background)) + bias
+    rgb = wp.cw_mul(gain, over(colour, background)) + lit(colour, opacity) * bias
     return wp.vec4(
         rgb[0] - seen[0], rgb[1] - seen[1], rgb[2] - seen[2], opacity * (colour[3] - seen[3])
     )
@@ -164,11 +173,12 @@ def sum_for_exposure(
         r = residual_of(colour, seen, compare.background, gain[i], bias[i], compare.opacity)
         w = compare.weight[ray] / (1.0 + wp.length(r) / compare.robust)
         rgb = over(colour, compare.background)
+        one = lit(colour, compare.opacity)
         for k in range(3):
-            total[5 * k] = total[5 * k] + w
-            total[5 * k + 1] = total[5 * k + 1] + w * rgb[k]
+            total[5 * k] = total[5 * k] + w * one * one
+            total[5 * k + 1] = total[5 * k + 1] + w * one * rgb[k]
             total[5 * k + 2] = total[5 * k + 2] + w * rgb[k] * rgb[k]
-            total[5 * k + 3] = total[5 * k + 3] + w * seen[k]
+            total[5 * k + 3] = total[5 * k + 3] + w * one * seen[k]
             total[5 * k + 4] = total[5 * k + 4] + w * rgb[k] * seen[k]
     for k in range(15):
         wp.atomic_add(sums, i, k, total[k])
@@ -206,19 +216,21 @@ def solve_exposure(
 
 
 @wp.func
-def is_object(seen: wp.vec4, compare: Comparison):
-    """Whether a pixel, observed or rendered, shows more than the background."""
-    off = wp.vec3(seen[0], seen[1], seen[2]) - compare.background
+def is_object(seen: wp.vec4, ground: wp.vec3, compare: Comparison):
+    """Whether a pixel, observed or rendered, shows more than the ground behind the object."""
+    off = wp.vec3(seen[0], seen[1], seen[2]) - ground
     return wp.max(wp.abs(off)) > DIFFERENT or (compare.opacity > 0.0 and seen[3] > 0.5)
 
 
 @wp.func
-def jacobian_row(J: mat46, channel: int, scale: wp.vec3, compare: Comparison):
+def jacobian_row(J: mat46, channel: int, gain: wp.vec3, bias: wp.vec3, compare: Comparison):
     """Of a residual by the pose."""
     row = wp.spatial_vector()
     for a in range(6):
         if channel < 3:
-            row[a] = scale[channel] * (J[channel, a] - compare.background[channel] * J[3, a])
+            row[a] = gain[channel] * (J[channel, a] - compare.background[channel] * J[3, a])
+            if compare.opacity > 0.0:
+                row[a] = row[a] + bias[channel] * J[3, a]
         else:
             row[a] = compare.opacity * J[3, a]
     return row
@@ -252,14 +264,13 @@ def add_residuals(
     square = float(0.0)
     by_gain = vec18()
     by_bias = vec18()
-    scale = gain[i]
     for ray in range(lane, compare.rays, lanes):
         known = compare.weight[ray]
         if known == 0.0:
             continue
         colour = colours[i, ray]
         r = residual_of(
-            colour, compare.observed[ray], compare.background, scale, bias[i], compare.opacity
+            colour, compare.observed[ray], compare.background, gain[i], bias[i], compare.opacity
         )
         size = wp.length(r)
         ratio = size / compare.robust
@@ -272,7 +283,12 @@ def add_residuals(
         weight += w
         behind = over(colour, compare.background)
         drawn = wp.vec4(behind[0], behind[1], behind[2], colour[3])
-        if is_object(compare.observed[ray], compare) or is_object(drawn, compare):
+        ground = compare.background
+        if compare.opacity == 0.0:  # in the photo it is in the photo's light
+            ground = wp.cw_mul(gain[i], ground) + bias[i]
+        if is_object(compare.observed[ray], ground, compare) or is_object(
+            drawn, compare.background, compare
+        ):
             on_object += w
             square += w * (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
         if colour[3] == 0.0:
@@ -280,7 +296,7 @@ def add_residuals(
         J = jacobians[i, ray]
         here = wp.spatial_vector()
         for channel in range(4):
-            row = jacobian_row(J, channel, scale, compare)
+            row = jacobian_row(J, channel, gain[i], bias[i], compare)
             here += (w * r[channel]) * row
             for a in range(6):
                 for b in range(a, 6):
@@ -293,13 +309,14 @@ def add_residuals(
                 H[a, b] = H[a, b] - less * along[a] * along[b]
         if with_coupling == 1:
             left = 1.0 - colour[3]
+            share = lit(colour, compare.opacity)
             for channel in range(3):
-                row = w * jacobian_row(J, channel, scale, compare)
+                row = w * jacobian_row(J, channel, gain[i], bias[i], compare)
                 row -= (less * r[channel] / wp.max(size, 1.0e-12)) * along
                 x = colour[channel] + left * compare.background[channel]
                 for a in range(6):
                     by_gain[6 * channel + a] = by_gain[6 * channel + a] + row[a] * x
-                    by_bias[6 * channel + a] = by_bias[6 * channel + a] + row[a]
+                    by_bias[6 * channel + a] = by_bias[6 * channel + a] + row[a] * share
         g += here
         if with_sectors == 1:
             wp.atomic_add(sectors, i, compare.tile[ray], compare.unit * here)
@@ -525,7 +542,7 @@ class RadianceTerm:
         count = self.count
         square, weight = self._rows.read("measures", count).astype(np.float64).T
         return PhotoFit(
-            hessian=state.trial_hessian.numpy()[:count],
+            hessian=state.trial_hessian.numpy()[:count].copy(),
             sectors=self._rows.read("sectors", count).copy(),
             cost=state.trial_cost.numpy()[:count].copy(),
             rms=np.sqrt(square / np.maximum(weight, 1e-9)),

@@ -12,8 +12,8 @@ rays: of the photo alone, since points in the rendered picture would cost a whol
 
 Where there are fewer interesting pixels than asked for, the rest are random ones. In a photo with
 fewer than 20 points all are random: of one spot alone a pose cannot be told. The paper leaves open
-which detector, and I. Here it is that of Shi and Tomasi (1994), as OpenCV has it, which leads to as
-good poses as SIFT and takes far less time; and I is 3, which reaches 6 pixels from each point.
+which detector, and I. Here it is that of Shi and Tomasi (1994), as OpenCV has it, and I is 3, which
+reaches 6 pixels from each point.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ ITERATIONS = 3
 _FEWEST_POINTS = 20
 _MOST_POINTS = 5000
 _QUALITY = 0.01  # of a corner, beside the best one's
-_APART = 1.0  # pixels
 
 
 class RaySamplingError(ValueError):
@@ -84,7 +83,7 @@ def interest_points(image: np.ndarray, allowed: np.ndarray | None = None) -> np.
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     mask = None if allowed is None else allowed.astype(np.uint8)
     found = np.zeros(grey.shape, bool)
-    corners = cv2.goodFeaturesToTrack(grey, _MOST_POINTS, _QUALITY, _APART, mask=mask)
+    corners = cv2.goodFeaturesToTrack(grey, _MOST_POINTS, _QUALITY, 0.0, mask=mask)
     if corners is not None:
         x, y = corners.reshape(-1, 2).astype(np.intp).T
         found[y, x] = True
