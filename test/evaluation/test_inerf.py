@@ -5,7 +5,6 @@ import re
 import cv2
 import numpy as np
 import pytest
-import torch
 from analytic_field import AnalyticField, as_grid, pinhole, view_from
 from posed_scene import opengl, write_json, write_png
 from typer.testing import CliRunner
@@ -116,7 +115,6 @@ def test_every_block_is_measured_and_written(results):
     assert [row["size"] for row in written["batch"]["rows"]] == [1, 3]
     table1 = written["self_supervision"]
     assert (table1["photos"], table1["steps"], table1["rows"][0]["labelled"]) == (4, 9, 2)
-    assert {t["met"] for t in written["targets"]} <= {True, False}
     last = {block: (done, total) for block, done, total in told}
     assert all(done == total for done, total in last.values())
 
@@ -271,4 +269,3 @@ def test_light_changes_as_said():
     assert np.ptp(grey) == 0 and 0.35 <= grey[0, 0, 0] <= 0.65 and grey[0, 0, 0] != 0.5
     tinted = relit(image, rng, colour=True)
     assert np.ptp(tinted[0, 0]) > 0.01 and relit(2 * image, rng, True).max() <= 1.0
-    assert torch.get_num_threads() == 1

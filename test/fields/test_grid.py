@@ -121,6 +121,11 @@ def test_a_ray_past_the_grid_or_away_from_it_sees_nothing(field):
     assert seen.opacity[2] > 0.9  # from within
 
 
+def test_no_ray_sees_nothing(field):
+    seen = field.render(torch.zeros((0, 3)), torch.zeros((0, 3)))
+    assert seen.colour.shape == (0, 3) and seen.opacity.shape == (0,)
+
+
 def test_a_state_makes_the_same_field(field):
     header = {"settings": dataclasses.asdict(field.settings), "background": None, "record": {}}
     again = GridField.from_state(field.state(), header)

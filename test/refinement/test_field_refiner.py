@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import trimesh
 from analytic_field import AnalyticField, as_grid, pinhole, view_from
 from scipy.spatial.transform import Rotation
 
@@ -161,8 +162,6 @@ def test_no_ray_goes_to_the_border_of_a_mask(ball):
 
 
 def test_silhouettes_pull_as_well(ball):
-    import trimesh
-
     # a mesh somewhat too large: the outline asks for a place farther away
     shape = trimesh.creation.icosphere(subdivisions=3, radius=0.52)
     mesh = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
@@ -176,6 +175,34 @@ def test_silhouettes_pull_as_well(ball):
         assert errors(found[0].camera_from_object, POSE)[0] < 1.0
         distances.append(found[0].camera_from_object[2, 3])
     assert distances[0] + 0.01 < distances[1] < POSE[2, 3] * 0.52 / 0.5
+
+
+def test_outlines_pull_whatever_the_other_objects_are(ball):
+    """Also beside one whose origin is far off, and with more objects than go into a batch."""
+    shape = trimesh.creation.icosphere(subdivisions=3, radius=0.52)
+    mesh = Mesh(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
+    offset = np.array([4.0, 0.0, 0.0])
+    far_mesh = Mesh(mesh.vertices + offset.astype(np.float32), mesh.faces)
+    outlines = Refiner([ObjectModel("ball", mesh), ObjectModel("far", far_mesh)])
+    fields = {"ball": ball, "far": ball.shifted(-offset)}
+    seen, start = masked_ball(ball), moved(POSE, 8.0, 0.04, 4)
+    far_start = start.copy()
+    far_start[:3, 3] -= start[:3, :3] @ offset
+    found = {}
+    for capacity, names in ((64, ["ball"]), (64, ["ball", "far"]), (1, ["ball", "ball"])):
+        refiner = FieldRefiner(
+            fields, FieldSettings(rays=512), capacity=capacity, outlines=outlines
+        )
+        starts = [[start if name == "ball" else far_start] for name in names]
+        count = len(names)
+        all_found = refiner.refine(
+            [masked_photo(seen)] * count, names, starts, masks=[seen] * count
+        )
+        found[(capacity, *names)] = [one[0].camera_from_object[2, 3] for one in all_found]
+    (alone,) = found[64, "ball"]
+    assert alone > POSE[2, 3] + 0.01
+    assert found[64, "ball", "far"][0] == pytest.approx(alone, abs=1e-3)
+    assert found[1, "ball", "ball"] == pytest.approx([alone, alone], abs=1e-3)
 
 
 def test_a_scene_far_from_its_origin_is_the_same_scene(refiner, grid):
