@@ -182,7 +182,7 @@ class Tools:
     seed: int
 
     def __post_init__(self) -> None:
-        self._refiners: dict[FieldSettings, FieldRefiner] = {}
+        self._refiners: dict[tuple[bool, int], FieldRefiner] = {}
 
     def refiner(self, exposure: bool = False, capacity: int = 64) -> FieldRefiner:
         """The fast method; made once for each setting.
@@ -542,7 +542,7 @@ def batch(tools: Tools, sizes: Sequence[int], repeats: int, tick: Tick) -> dict[
     lines = []
     for size in sizes:
         hypotheses, photos = [], []
-        warm_ups = 0 if tools.device == "cpu" else 1  # kernels are compiled by now; graphs are not
+        warm_ups = 0 if tools.device == "cpu" else 1  # what CUDA does the first time is not timed
         for i in range(-warm_ups, repeats):
             view = max(i, 0) % len(protocol.images)
             rng = np.random.default_rng((tools.seed, view, 3))

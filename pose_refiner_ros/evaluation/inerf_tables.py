@@ -240,8 +240,8 @@ def batch_table(report: dict[str, Any]) -> str:
         lines.append([str(row["size"]), f"{total:.3f}", f"{each:.3f}", f"{photos:.3f}"])
     return (
         f"{table(lines)}\n\nMedians of {data['repeats']}. Of several hypotheses of one photo all "
-        "go through the coarse levels and the best two to the end; photos with a start each all go "
-        "to the end."
+        "are looked at in the coarsest level, the best six go through the coarse levels, and two "
+        "of them to the end; photos with a start each all go to the end."
     )
 
 

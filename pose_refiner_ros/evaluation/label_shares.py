@@ -19,7 +19,7 @@ from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors,
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.picture import field_psnr
-from pose_refiner_ros.self_supervision import HYPOTHESES, RIVAL, SLACK, self_supervise
+from pose_refiner_ros.self_supervision import HYPOTHESES, RIVAL, SIGMA, SLACK, self_supervise
 
 STARTS = ("posed", "perturbed")
 _WITH = ("psnr_with", "estimated", "right", "kept", "kept_right", "seconds_with",
@@ -101,8 +101,9 @@ def label_shares(
         "size": list(data.size),
         "rule": f"Poses are searched for from {where}. Kept are those whose RMS difference of "
         f"colour is at most {SLACK:g} times the median of those that are believed, unless another "
-        f"pose costs less than {1.0 / RIVAL:g} times as much. Right: below {RIGHT_DEG:g}° and "
-        f"{100.0 * RIGHT_M:g} cm.",
+        f"pose costs less than {1.0 / RIVAL:g} times as much, or the direction is uncertain by "
+        f"more than {np.degrees(SIGMA):g}°; none if held-out photos are not found. Right: below "
+        f"{RIGHT_DEG:g}° and {100.0 * RIGHT_M:g} cm.",
         "rows": rows,
     }
 

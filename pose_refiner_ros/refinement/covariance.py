@@ -22,7 +22,8 @@ GROUPS = (1, 2, 3, 4)
 def pose_covariance(
     hessian: np.ndarray, slope: np.ndarray, sectors: np.ndarray, diameter: np.ndarray
 ) -> np.ndarray:
-    """Covariances (B, 6, 6), twist order (v, w), of poses at the minimum of the outline cost.
+    """Covariances (B, 6, 6), twist order (v, w), of poses at the minimum of a cost, of outlines or
+    colours.
 
     hessian: (B, 6, 6) Gauss-Newton matrices, which take the distance to the mask to grow by 1 per
     pixel; slope: (B,) how fast it really grows across the outline (a rough border is near on both

@@ -239,7 +239,8 @@ class FieldRefiner:
     ) -> list[list[PhotoRefined]]:
         """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
 
-        All go through the coarse levels, of each object the `keep` best that differ to the end.
+        All are looked at in the coarsest level; of each object the best few go through the coarse
+        levels, and the `keep` best that differ to the end.
         tracked: poses are those of the frame before: only the fine levels, a few iterations.
         restart: an object whose colours end far off is tried again from starts turned about its
         first hypothesis. masks: the crops that `masked_photo` made the photos of; in the fine
