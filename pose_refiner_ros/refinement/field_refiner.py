@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -21,9 +20,8 @@ from .covariance import pose_covariance
 from .evidence import ObjectEvidence
 from .photo_evidence import PhotoEvidence, Rays, chosen_rays, lattice_rays
 from .radiance_term import ObjectRays, RadianceStage, RadianceTerm
-from .ray_sampling import RaySampler
 from .refiner import FINEST as SILHOUETTE_FINEST
-from .refiner import Refiner, turned
+from .refiner import SAME_ANGLE, WORTH_FOLLOWING, Refiner, turned
 from .silhouette_term import Fit, SilhouetteTerm
 from .solver import Level, Reason, Solver, State
 
@@ -42,8 +40,6 @@ FIRST_LOOK = (Level(0, 5, 0.1, 0.0),)
 COARSE = (Level(0, 12, 0.1, 0.0), Level(1, 8, 0.1, 0.0))
 FINE = (Level(2, 10, 0.05, 0.1), Level(3, 40, 0.03, 0.1))
 TRACKED = (Level(2, 6, 0.1, 0.1), Level(3, 10, 0.02, 0.1))
-WORTH_FOLLOWING = 3  # times as many as are kept in the end
-SAME_ANGLE = np.radians(8.0)
 # Colours that end this far off (robust RMS) may be those of a local minimum.
 RESTART_RMS = 0.08
 RESTART_ANGLE = np.radians(25.0)
@@ -136,15 +132,10 @@ class _Seen:
             if stage.sigma:
                 self._rays[level] = lattice_rays(self.photo, count, stage.sigma)
             else:
-                pixels = self._sampler.draw(
-                    count, np.random.default_rng((self.settings.seed, level))
-                )
+                rng = np.random.default_rng((self.settings.seed, level))
+                pixels = self.photo.sampler(self.settings.sampling).draw(count, rng)
                 self._rays[level] = chosen_rays(self.photo, pixels)
         return self._rays[level]
-
-    @cached_property
-    def _sampler(self) -> RaySampler:
-        return self.photo.sampler(self.settings.sampling)
 
     def look(self, distance: float) -> Callable[[int], tuple[GridField, Rays]]:
         """What RadianceTerm asks for, the object being about so many metres away."""
@@ -222,6 +213,8 @@ class FieldRefiner:
         self.settings = settings or FieldSettings()
         self.capacity = capacity
         self._fields = {name: _FieldLevels(grid.to(device)) for name, grid in fields.items()}
+        # At most twice as many as the user asked for; a lattice over a narrow photo may have twice
+        # as many as that.
         self.term = RadianceTerm(
             STAGES, capacity, 4 * self.settings.rays, self.settings.exposure, device
         )
@@ -264,9 +257,8 @@ class FieldRefiner:
         ]
         results = self._from_starts(starts, seen, keep, tracked)
         if restart and not tracked:
-            poor = [
-                i for i, found in enumerate(results) if found and not found[0].rms <= RESTART_RMS
-            ]
+            best = [min(found, key=lambda refined: refined.cost, default=None) for found in results]
+            poor = [i for i, one in enumerate(best) if one and not one.rms <= RESTART_RMS]
             again = [
                 _Candidate(owner, pose)
                 for owner in poor
@@ -286,8 +278,6 @@ class FieldRefiner:
         results: list[list[PhotoRefined]] = [[] for _ in seen]
         for candidate, refined in self._measure(finished, seen):
             results[candidate.owner].append(refined)
-        for found in results:
-            found.sort(key=lambda refined: refined.cost)
         return results
 
     def _solve(self, candidates, seen, levels, outlines=False) -> list[_Candidate]:

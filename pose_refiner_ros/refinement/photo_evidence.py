@@ -85,7 +85,9 @@ class PhotoEvidence:
         """Draws pixels of it: random, interest_point or interest_region (iNeRF, III-C)."""
         weight = self.weight
         if self.mixed is not None:
-            weight = ~self.mixed if weight is None else weight * ~self.mixed
+            clear = ~self.mixed if weight is None else weight * ~self.mixed
+            if clear.any():  # a sliver may be nothing but border
+                weight = clear
         return RaySampler(self.colour, sampling, weight)
 
 
@@ -180,9 +182,8 @@ def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray, sigma: float = 0.0) ->
     directions = np.stack([(x - cx) / fx, (y - cy) / fy, np.ones(len(pixels))], axis=-1)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     height, width = photo.size
-    tile = (y.round().astype(int) * TILES // height) * TILES + x.round().astype(
-        int
-    ) * TILES // width
+    column, row = pixels.round().astype(int).T
+    tile = (row * TILES // height) * TILES + column * TILES // width
     # the blurred picture may be a smaller one
     scale = np.array([observed.shape[1] / width, observed.shape[0] / height])
     place = ((pixels + 0.5) * scale - 0.5).astype(np.float32)

@@ -159,6 +159,8 @@ def test_no_ray_goes_to_the_border_of_a_mask(ball):
                 (y + dy).clip(0, inside.shape[0] - 1), (x + dx).clip(0, inside.shape[1] - 1)
             ]
             assert (beside == inside[y, x]).all()
+    sliver = replace(seen, mixed=np.ones(seen.size, bool))
+    assert sliver.sampler("random").draw(5, np.random.default_rng(0)).shape == (5, 2)
 
 
 def test_silhouettes_pull_as_well(ball):
