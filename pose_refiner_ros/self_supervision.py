@@ -283,10 +283,6 @@ class PoseSearch:
             view, self._refiner.refine([photo], [_NAME], [[near]], tracked=True)[0]
         )
 
-    def is_right(self, estimate: np.ndarray, truth: np.ndarray) -> bool:
-        turn, shift = pose_error(estimate, truth, self.middle)
-        return bool(turn <= FOUND_ANGLE and shift <= FOUND_SHIFT * self.diameter)
-
     def _estimate(self, view: View, found: Sequence[PhotoRefined]) -> Estimate:
         best = found[0]
         rivals = [f.cost for f in found[1:] if self._differs(f, best)]
@@ -361,20 +357,17 @@ def _judge(report: SelfSupervision, truths: np.ndarray, search: PoseSearch) -> N
     """Say which estimates are good; truths: (K, 4, 4) of the held-out photos."""
     for e in (*report.estimates, *report.held_out):
         e.reason = _reason(e, report.limit)
-    right = [
-        search.is_right(e.camera_from_object, truth)
-        for e, truth in zip(report.held_out, truths, strict=True)
-    ]
-    kept = [i for i, e in enumerate(report.held_out) if e.accepted]
-    report.errors = np.array(
-        [pose_error(report.held_out[i].camera_from_object, truths[i], search.middle) for i in kept]
-    ).reshape(-1, 2)
-    wrong = sum(not right[i] for i in kept)
+    poses = np.stack([e.camera_from_object for e in report.held_out])
+    turn, shift = pose_error(poses, truths, search.middle)
+    right = (turn <= FOUND_ANGLE) & (shift <= FOUND_SHIFT * search.diameter)
+    kept = np.array([e.accepted for e in report.held_out])
+    report.errors = np.stack([turn, shift], axis=1)[kept]
+    count, wrong = np.count_nonzero(kept), np.count_nonzero(kept & ~right)
     doubt = ""
-    if not any(right):
+    if not right.any():
         doubt = f"none of {len(right)} held-out photos is found: the field is not good enough"
-    elif wrong > MOST_WRONG * len(kept):
-        doubt = f"of {len(kept)} good poses of held-out photos {wrong} are wrong"
+    elif wrong > MOST_WRONG * count:
+        doubt = f"of {count} good poses of held-out photos {wrong} are wrong"
     for e in report.estimates:
         e.reason = e.reason or doubt
 
