@@ -316,16 +316,14 @@ def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name, value in of.items() if report[name] != _as_json(value)]
-        if other:
-            raise InerfError(
-                f"{path} is of another run, with another {', '.join(other)}: run all blocks"
-            )
         if not all(isinstance(report[name], dict) for name in ("methods", "blocks")):
             raise TypeError("methods and blocks must be JSON objects")
-    except InerfError:
-        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InerfError(f"{path} cannot be used ({error!r}): run all blocks") from error
+    if other:
+        raise InerfError(
+            f"{path} is of another run, with another {', '.join(other)}: run all blocks"
+        )
     return report
 
 
