@@ -91,8 +91,8 @@ def pose_table(pipeline: Pipeline, views) -> None:
                     rng = np.random.default_rng(i)
                     mask = move_border(mask, rng, SIGMA) if drawn else mask
                     tracked = {1} if start == "last frame's" else set()
-                    near = turned(truth, MOVED, rng, 0.02) if tracked else None
-                    near = turned(truth, NEAR, rng, 0.1) if near is None else near
+                    angle, shift = (MOVED, 0.02) if tracked else (NEAR, 0.1)
+                    near = turned(truth, angle, rng, shift)
                     initial = {1: [near]} if start != "none" else {}
                     begin = time.perf_counter()
                     frame = Frame(mask, camera, {1: NAME}, initial, image, tracked)
@@ -116,9 +116,8 @@ def main(field_file: str, data: str) -> None:
     model = ObjectModel(NAME, mesh, simple, field=field)
     pipeline = Pipeline({NAME: model}, device="cpu")
     pipeline.warm_up()
-    size = posed.images.shape[1:3]
     views = [
-        (image, (alpha > 127).view(np.uint8), Camera(K, size), truth)
+        (image, (alpha > 127).view(np.uint8), Camera(K, posed.size), truth)
         for image, alpha, K, truth in zip(
             posed.images, posed.alpha, posed.intrinsics, posed.camera_from_object, strict=True
         )
