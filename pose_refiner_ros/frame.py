@@ -160,8 +160,8 @@ def checked_masks(frame: Frame) -> np.ndarray:
     return masks
 
 
-def pose_problem(pose: np.ndarray) -> str | None:
-    """What is wrong with a start pose, or None."""
+def transform_problem(pose: np.ndarray) -> str | None:
+    """Why an array is no rigid transform (4, 4), or None."""
     if pose.shape != (4, 4):
         return f"it has shape {pose.shape} instead of (4, 4)"
     if not np.isfinite(pose).all():
@@ -169,6 +169,14 @@ def pose_problem(pose: np.ndarray) -> str | None:
     rotation = pose[:3, :3]
     if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
         return "its upper left 3x3 is not a rotation"
+    return None
+
+
+def pose_problem(pose: np.ndarray) -> str | None:
+    """What is wrong with a start pose of an object, or None."""
+    problem = transform_problem(pose)
+    if problem:
+        return problem
     if pose[2, 3] <= 0.0:
         return f"it lies behind the camera (z = {pose[2, 3]:.3g} m)"
     if np.abs(pose[:3, 3]).max() > FARTHEST:

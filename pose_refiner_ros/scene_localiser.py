@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose_refiner_ros.frame import WRONG_COLOURS, colours_differ
+from pose_refiner_ros.frame import WRONG_COLOURS, colours_differ, transform_problem
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.photometric import colour_difference
 from pose_refiner_ros.refinement.photo_evidence import whole_photo
@@ -131,11 +131,9 @@ class SceneTracker:
 def checked_pose(pose: np.ndarray) -> np.ndarray:
     """A rigid transform (4, 4) float64. Raises LocalisationError."""
     pose = np.asarray(pose, np.float64)
-    if pose.shape != (4, 4) or not np.isfinite(pose).all():
-        raise LocalisationError(f"a start pose must be 4x4 finite numbers, not {pose.tolist()}")
-    rotation = pose[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
-        raise LocalisationError("a start pose's upper left 3x3 is not a rotation")
+    problem = transform_problem(pose)
+    if problem:
+        raise LocalisationError(f"a start pose cannot be used: {problem}")
     return pose
 
 

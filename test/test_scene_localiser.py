@@ -127,7 +127,7 @@ def test_bad_input(localiser):
         localiser.locate(image, CAMERA, [])
     with pytest.raises(LocalisationError, match="not a rotation"):
         localiser.locate(image, CAMERA, [2.0 * np.eye(4)])
-    with pytest.raises(LocalisationError, match="finite"):
+    with pytest.raises(LocalisationError, match="NaN or infinity"):
         SceneTracker(localiser, np.full((4, 4), np.nan))
     with pytest.raises(LocalisationError, match="no start pose"):
         SceneTracker(localiser).follow(image, CAMERA)
