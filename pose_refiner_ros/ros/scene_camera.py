@@ -7,7 +7,7 @@ Needs no masks. `process` runs in the worker thread, the callback in the executo
 import time
 
 import numpy as np
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import Point, Pose, PoseWithCovarianceStamped, Quaternion
 from std_msgs.msg import Header
 
 from pose_refiner_ros.ros import images, qos
@@ -22,8 +22,6 @@ def initial_pose(values):
     for what is no pose."""
     if not any(values):
         return None
-    from geometry_msgs.msg import Point, Pose, Quaternion
-
     x, y, z, qx, qy, qz, qw = values
     position, orientation = Point(x=x, y=y, z=z), Quaternion(x=qx, y=qy, z=qz, w=qw)
     return matrix_from_pose(Pose(position=position, orientation=orientation))
