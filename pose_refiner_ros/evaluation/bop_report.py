@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pose_refiner_ros.evaluation.report import cells, heads
+from pose_refiner_ros.evaluation.report import table as markdown_table
 
 Row = dict[str, Any]
 
@@ -82,11 +83,8 @@ def table(report: dict[str, Any]) -> list[list[str]]:
 
 def markdown(report: dict[str, Any]) -> str:
     """The table, and what was asked for."""
-    header, *lines = table(report)
-    rule = [":--", *["--:"] * (len(header) - 1)]
     asked = ", ".join(f"{key} {value}" for key, value in report["options"].items())
-    body = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
-    return f"{body}\n\n{CAPTION}\n\nOptions: {asked}.\n"
+    return f"{markdown_table(table(report))}\n\n{CAPTION}\n\nOptions: {asked}.\n"
 
 
 def _of(function, rows: Sequence[Row], key: str) -> float | None:
