@@ -39,7 +39,7 @@ def test_a_camera_inside_the_box_sees_it_and_one_that_looks_away_does_not():
         check_in_view(field, K, away, (40, 60))
     view = view_of(field)
     (usual,) = orbit(view["centre"], view["up"], view["distance"], 0.0, 1)
-    check_in_view(field, pinhole(tuple(view["size"]), view["fov_deg"]), usual, (400, 400))
+    check_in_view(field, pinhole(view["size"], view["fov_deg"]), usual, view["size"])
 
 
 def test_a_film_that_fails_leaves_nothing(tmp_path):
