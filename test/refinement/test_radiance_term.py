@@ -14,7 +14,9 @@ from pose_refiner_ros.fields.rays import camera_rays, image_pixels
 from pose_refiner_ros.geometry import se3
 from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence, chosen_rays, lattice_rays
 from pose_refiner_ros.refinement.radiance_term import (
+    BIAS_SIGMA,
     COLOUR_OF_PIXEL,
+    GAIN_SIGMA,
     STEP,
     ObjectRays,
     RadianceStage,
@@ -215,23 +217,40 @@ def test_pixels_without_weight_say_nothing(grid):
     np.testing.assert_allclose(costs[0][1], costs[1][1], rtol=1e-4)
 
 
-def test_the_matrix_is_that_of_the_robust_function(grid):
-    """Against float64: far from the truth, where residuals are large and a weight is not enough."""
+@pytest.mark.parametrize("exposure", [False, True], ids=["known", "exposure"])
+def test_the_matrix_is_that_of_the_robust_function(grid, exposure):
+    """Against float64: far from the truth, where residuals are large and a weight is not enough;
+    with exposure less what its gains and biases would explain as well (Schur complement)."""
     photo = photo_of(grid, POSE)
     rays = chosen_rays(photo, image_pixels((SIZE, SIZE)).numpy())
     robust = 0.05
-    term, solver = term_of(grid, photo, RadianceStage(1.0, 0.0, 1.0, robust), rays)
+    term, solver = term_of(grid, photo, RadianceStage(1.0, 0.0, 1.0, robust), rays, exposure)
     off = moved(POSE, 3.0 * TURN)
     _, _, found = looked_at(term, solver, off)
     colours, jacobians = (a[0].astype(np.float64) for a in traced(grid, off[None], rays.directions))
-    r = colours[:, :3] + (1.0 - colours[:, 3:]) * WHITE - rays.observed[:, :3]
-    J = jacobians[:, :3] - WHITE[:, None] * jacobians[:, 3:]
+    x, y = colours[:, :3] + (1.0 - colours[:, 3:]) * WHITE, rays.observed[:, :3]
+    gain, bias = np.ones(3), np.zeros(3)
+    inverses = np.zeros((3, 2, 2))
+    if exposure:
+        w = 1.0 / (1.0 + np.linalg.norm(x - y, axis=1) / robust)
+        prior = np.diag([GAIN_SIGMA**-2, BIAS_SIGMA**-2])
+        for k in range(3):
+            columns = np.stack([x[:, k], np.ones(len(x))], axis=1)
+            inverses[k] = np.linalg.inv((w * columns.T) @ columns + prior)
+            gain[k], bias[k] = inverses[k] @ ((w * columns.T) @ y[:, k] + prior @ [1.0, 0.0])
+    r = gain * x + bias - y
+    J = gain[:, None] * (jacobians[:, :3] - WHITE[:, None] * jacobians[:, 3:])
     size = np.linalg.norm(r, axis=1)
     w = 1.0 / (1.0 + size / robust)
-    along = np.einsum("nc,nca->na", r / np.maximum(size, 1e-12)[:, None], J)
-    less = w - 1.0 / (1.0 + size / robust) ** 2  # of rho'' along the residual
+    toward = r / np.maximum(size, 1e-12)[:, None]
+    less = w - w**2  # its second derivative along the residual is the square of its weight
+    bend = w[:, None, None] * np.eye(3) - np.einsum("n,nc,nd->ncd", less, toward, toward)
+    expected = np.einsum("nca,ncd,ndb->ab", J, bend, J)
+    for k in range(3):
+        rows = np.einsum("nca,nc->na", J, bend[:, :, k])
+        coupling = np.stack([rows.T @ x[:, k], rows.sum(axis=0)])
+        expected -= coupling.T @ inverses[k] @ coupling
     weighted = np.einsum("n,nca,ncb->ab", w, J, J)
-    expected = weighted - np.einsum("n,na,nb->ab", less, along, along)
     unit = COLOUR_OF_PIXEL**-2
     assert not np.allclose(unit * weighted, found, rtol=0.05)
     np.testing.assert_allclose(found, unit * expected, rtol=2e-3, atol=1e-3 * np.abs(found).max())
