@@ -195,7 +195,7 @@ class FrameProcessor:
         try:
             picture = images.decode_color(message)
         except BadInput as error:
-            report(str(error))
+            report(f"{error}; it is not used")
             return None
         if picture.shape[:2] != size:
             report(

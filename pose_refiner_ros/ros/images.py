@@ -69,13 +69,12 @@ def decode_color(message):
         raise BadInput(
             "image encoding",
             f"the image has the encoding '{message.encoding}', which could not be converted to "
-            f"rgb8 ({error}); only the overlay needs it",
+            f"rgb8 ({error})",
         ) from None
     if picture.shape != (message.height, message.width, 3) or picture.dtype != np.uint8:
         raise BadInput(
             "image encoding",
-            f"the image has the encoding '{message.encoding}', which is no colour picture; "
-            "only the overlay needs it",
+            f"the image has the encoding '{message.encoding}', which is no colour picture",
         )
     return picture
 
@@ -149,6 +148,6 @@ def _decode_compressed(message):
         raise BadInput(
             "image encoding",
             f"the compressed image (format '{message.format}', {len(data)} bytes) could not be "
-            "decoded; only the overlay needs it",
+            "decoded",
         )
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

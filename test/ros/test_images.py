@@ -122,7 +122,7 @@ def test_bayer_and_yuv():
 @pytest.mark.parametrize("encoding", ["32FC1", "16UC1", "nonsense", ""])
 def test_pictures_that_are_none_are_explained(encoding):
     message = image(np.zeros((4, 4), np.float32), encoding)
-    with pytest.raises(BadInput, match="overlay") as error:
+    with pytest.raises(BadInput, match=f"the encoding '{encoding}', which") as error:
         images.decode_color(message)
     assert error.value.kind == "image encoding"
 
