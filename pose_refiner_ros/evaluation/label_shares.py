@@ -16,6 +16,7 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors, perturbed
+from pose_refiner_ros.evaluation.report import Progress
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.picture import field_psnr
@@ -25,7 +26,6 @@ STARTS = ("posed", "perturbed")
 _WITH = ("psnr_with", "estimated", "right", "kept", "kept_right", "seconds_with",
          "median_rotation_error_deg", "worst_rotation_error_deg", "median_translation_error_m",
          "worst_translation_error_m")  # fmt: skip
-Progress = Callable[[str, int, int], None]
 
 
 def label_shares(
