@@ -158,9 +158,11 @@ class PoseRefinerNode(LifecycleNode):
     @_logged
     def on_activate(self, state):
         values = parameters.read(self)
-        for name in ("target_frame", "scene_tf_child"):
-            frame = getattr(values, name)
-            if not frame or (name == "scene_tf_child" and self._scene is None):
+        frames = {"target_frame": values.target_frame}
+        if self._scene is not None:
+            frames["scene_tf_child"] = values.scene_tf_child
+        for name, frame in frames.items():
+            if not frame:
                 continue
             try:
                 self._transforms.start()
