@@ -140,11 +140,16 @@ def run_inerf(
         "field": _described(field),
     }
     before = _read(out, of) if only and (out / "inerf.json").is_file() else None
+    if before is not None and (elsewhere := before["machine"].get("device")) != device:
+        raise InerfError(
+            f"{out / 'inerf.json'} was measured on {elsewhere}, not {device}: run all blocks, or give "
+            "another folder"
+        )
     report = {
+        **(before or {**of, "targets": [], "methods": {}, "blocks": {}}),
         "date": now(),
         "version": pose_refiner_ros.__version__,
         "machine": _machine(device),
-        **(before or {**of, "targets": [], "methods": {}, "blocks": {}}),
     }
     todo = _blocks(out, tools, data, scale, mlp, counts, report, progress)
     unknown = [name for name in only if name not in todo]
@@ -316,8 +321,8 @@ def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name, value in of.items() if report[name] != _as_json(value)]
-        if not all(isinstance(report[name], dict) for name in ("methods", "blocks")):
-            raise TypeError("methods and blocks must be JSON objects")
+        if not all(isinstance(report[name], dict) for name in ("methods", "blocks", "machine")):
+            raise TypeError("methods, blocks and machine must be JSON objects")
     except (ValueError, KeyError, TypeError) as error:
         raise InerfError(f"{path} cannot be used ({error!r}): run all blocks") from error
     if other:

@@ -203,6 +203,9 @@ def test_wrong_input_is_one_sentence(results, field, photos, tmp_path):
     with pytest.raises(InerfError, match="is of another run, with another seed"):
         run_inerf(tmp_path, photos, field, counts=TINY, seed=1, only=["fast"])
     assert (tmp_path / "inerf.json").read_text() == done
+    (tmp_path / "inerf.json").write_text(done.replace('"device": "cpu"', '"device": "cuda:0"'))
+    with pytest.raises(InerfError, match="was measured on cuda:0, not cpu"):
+        run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
     with pytest.raises(InerfError, match="steps is 0"):
         Counts(steps=0)
     posed = load_posed_images(photos, "test")

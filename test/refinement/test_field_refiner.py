@@ -104,6 +104,15 @@ def test_objects_of_one_call_do_not_disturb_each_other(refiner, grid):
         assert max(errors(both[i][0].camera_from_object, alone.camera_from_object)) < 0.02
 
 
+def test_colours_that_end_far_off_are_tried_again(refiner, grid):
+    evidence = whole_photo(photo(grid, POSE)[0], CAMERA, WHITE)
+    start = [[moved(POSE, 125.0, 0.05, 5)]]
+    (once,) = refiner.refine([evidence], ["blobs"], start, restart=False)
+    assert errors(once[0].camera_from_object, POSE)[0] > 90.0
+    (again,) = refiner.refine([evidence], ["blobs"], start)
+    assert max(errors(again[0].camera_from_object, POSE)) < 0.3
+
+
 def test_no_hypothesis_no_result(refiner, grid):
     evidence = whole_photo(photo(grid, POSE)[0], CAMERA, WHITE)
     assert refiner.refine([evidence, evidence], ["blobs", "blobs"], [[], [POSE]])[0] == []
