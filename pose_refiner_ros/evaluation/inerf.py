@@ -142,8 +142,8 @@ def run_inerf(
     before = _read(out, of) if only and (out / "inerf.json").is_file() else None
     if before is not None and (elsewhere := before["machine"].get("device")) != device:
         raise InerfError(
-            f"{out / 'inerf.json'} was measured on {elsewhere}, not {device}: run all blocks, or give "
-            "another folder"
+            f"{out / 'inerf.json'} was measured on {elsewhere}, not {device}: run all blocks, or "
+            "give another folder"
         )
     report = {
         **(before or {**of, "targets": [], "methods": {}, "blocks": {}}),
