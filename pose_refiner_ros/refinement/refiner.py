@@ -1,326 +1,397 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refining the hypotheses of many objects together, and judging the results."""
+"""Refining the hypotheses of many objects together, by all that is seen of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
+from pose_refiner_ros.geometry.pose import about, inverse
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.objects.simplify import simplify_for_silhouette
-from pose_refiner_ros.refinement.covariance import pose_covariance, symmetry_covariance
-from pose_refiner_ros.refinement.evidence import ObjectEvidence
-from pose_refiner_ros.refinement.prior_term import PosePrior, PriorTerm
-from pose_refiner_ros.refinement.silhouette_term import SilhouetteTerm
-from pose_refiner_ros.refinement.solver import Level, Reason, Solver
-from pose_refiner_ros.rendering.mesh_batch import MeshBatch
+from pose_refiner_ros.settings import Settings
 
-# Many hypotheses of an object: a few steps show which are worth following.
-FIRST_LOOK = (Level(0, 4, 1.0),)
-WORTH_FOLLOWING = 3  # times as many as are kept in the end
-COARSE = (Level(0, 14, 1.0),)
-ROUGH_PX = 4.0  # the outline error of the coarse level's meshes: one pixel of its pictures
-FINE = (Level(1, 8, 0.15), Level(2, 3, 0.1))
-FINEST = 2
-# An outline that ends farther than this from the mask's border (robust RMS, share of the crop's
-# side) may sit in a local minimum: starts turned by RESTART_ANGLE about each axis are tried too.
-RESTART_RMS = 0.003
-RESTART_ANGLE = np.radians(20.0)
-# Hypotheses that end this near to each other are one.
-SAME_ANGLE = np.radians(8.0)
+from .covariance import pose_covariance, symmetry_covariance
+from .hypotheses import Hypothesis, Reason, around, best_distinct
+from .observation import Observation
+from .search import colour_rms, colours_differ, restart_angle
+from .solver import Level, Solver
+from .terms import ResidualTerm
+from .terms.prior import PriorTerm
+from .terms.silhouette import SilhouetteTerm
+
+Levels = tuple[Level, ...]
+# More candidates than this, times those that are kept, get a first look before the coarse levels.
+WORTH_FOLLOWING = 3
 
 
-@dataclass(eq=False)
-class Refined:
-    """A refined hypothesis of one object.
+@dataclass(frozen=True)
+class Stage:
+    """Evidence that poses are refined by, coarse to fine; objects of which `term` has seen nothing
+    pass through.
 
-    camera_from_object (4, 4) and covariance (6, 6), about the object's origin, in the camera's
-    axes; cost: robust area between silhouette and mask, crop pixels squared, 0 for a perfect fit;
-    iou over the known pixels; contour_rms_px: robust RMS distance between outline and mask border,
-    photo pixels; visible_fraction: share of the model's outline that lies on known pixels;
-    photo_rms: see `ObjectPose`, filled in by who compares it with the photo.
+    Of many candidates the `first_look` shows which are worth the `coarse` levels, and these which
+    are worth the `fine` ones; `promising`: at most so many of an object enter, and `keep` are
+    followed to the end (None: all, as many as asked for). tracked: the levels of a pose that was
+    right a frame ago, where they are fewer. behind: candidates whose cost is behind the best one's
+    by more than this share of it are given up.
     """
 
-    camera_from_object: np.ndarray
-    covariance: np.ndarray
-    cost: float
-    iou: float
-    contour_rms_px: float
-    visible_fraction: float
-    iterations: int
-    reason: Reason
-    prior_cost: float = 0.0  # of being away from what was known before, in units of the cost
-    photo_rms: float | None = None
+    term: str
+    first_look: Levels
+    coarse: Levels
+    fine: Levels
+    tracked: Levels | None = None
+    promising: int | None = None
+    keep: int | None = None
+    behind: float = np.inf
 
     @property
-    def total_cost(self) -> float:
-        return self.cost + self.prior_cost
+    def terms(self) -> set[str]:
+        """Names of those that take part in its last levels."""
+        return {name for level in self.fine for name in level.scales}
 
 
-@dataclass(eq=False)
-class Candidate:
-    """A pose (4, 4) on its way, in the frame of its object's crop."""
+def _outline(iterations: int, tolerance: float, scale: int) -> Level:
+    return Level(iterations, tolerance, {"silhouette": scale, "prior": 0})
 
-    owner: int
-    pose: np.ndarray
-    prior: PosePrior | None = None
-    cost: float = np.inf
-    iterations: int = 0
-    reason: Reason = Reason.RUNNING
+
+def _colours(iterations: int, tolerance: float, scale: int) -> Level:
+    """Where samples lie makes the cost tremble, so that at fine scales the gradients of both ends
+    judge short steps better."""
+    if scale < 2:
+        return Level(iterations, tolerance, {"radiance": scale}, 0.0)
+    scales = {"radiance": scale, "silhouette": SilhouetteTerm.finest, "prior": 0}
+    return Level(iterations, tolerance, scales, 0.1)
+
+
+# Tolerances are pixels of the outline, or changes of colour in units of what counts as one.
+OUTLINE = Stage(
+    "silhouette",
+    first_look=(_outline(4, 1.0, 0),),
+    coarse=(_outline(14, 1.0, 0),),
+    fine=(_outline(8, 0.15, 1), _outline(3, 0.1, 2)),
+    behind=0.3,
+)
+COLOURS = Stage(
+    "radiance",
+    first_look=(_colours(5, 0.1, 0),),
+    coarse=(_colours(12, 0.1, 0), _colours(8, 0.1, 1)),
+    fine=(_colours(10, 0.05, 2), _colours(40, 0.03, 3)),
+    tracked=(_colours(6, 0.1, 2), _colours(10, 0.02, 3)),
+    promising=6,
+    keep=2,
+)
+STAGES = (OUTLINE, COLOURS)
 
 
 class Refiner:
-    """Refines poses of a fixed set of objects against silhouettes.
+    """Refines poses of a fixed set of objects: a list of terms, and one way from coarse to fine.
 
-    capacity: most poses in one batch; more are done in several. Kernels compile at the first use,
-    which takes seconds: `Pipeline.warm_up` does it before the first frame.
+    models: an object without a mask is refined by its field alone, one without a field by its
+    silhouette alone. capacity: most poses in one batch; more are done in several. settings: of the
+    rays. Kernels compile at the first use, which takes seconds: `Pipeline.warm_up` does it before
+    the first frame.
     """
 
     def __init__(
-        self, models: Sequence[ObjectModel], device: str = "cpu", capacity: int = 64
+        self,
+        models: Sequence[ObjectModel],
+        device: str = "cpu",
+        capacity: int = 64,
+        settings: Settings = Settings(),
     ) -> None:
-        self.models = list(models)
-        self.index = {model.name: i for i, model in enumerate(self.models)}
+        self.models = {model.name: model for model in models}
         self.capacity = capacity
-        fine = [model.silhouette_mesh for model in self.models]
-        rough = [simplify_for_silhouette(mesh, tolerance_px=ROUGH_PX) for mesh in fine]
-        self.term = SilhouetteTerm(MeshBatch(fine + rough, device), len(fine), capacity, capacity)
-        self.prior_term = PriorTerm(capacity, device)
+        self.terms: list[ResidualTerm] = [
+            SilhouetteTerm(models, capacity, device),
+            PriorTerm(capacity, device),
+        ]
+        fields = {model.name: model.field for model in models if model.field is not None}
+        self._pivot = {model.name: np.zeros(3) for model in models}
+        if fields:
+            from .terms.radiance import RadianceTerm
+
+            self.terms.append(
+                RadianceTerm(
+                    fields,
+                    self._pivot,
+                    capacity,
+                    settings.photo_rays,
+                    settings.sampling,
+                    settings.exposure,
+                    device=device,
+                )
+            )
+        self._has_field = set(fields)
         self.solver = Solver(capacity, device)
-        self.diameter = np.array([model.diameter for model in self.models])
-        self._loaded: list[Candidate] = []  # whose poses the solver holds
-        self.near = np.maximum(0.02 * self.diameter, 1e-3)
 
     def refine(
         self,
-        evidence: Sequence[ObjectEvidence],
-        names: Sequence[str],
-        hypotheses: Sequence[Sequence[np.ndarray]],
+        observations: Sequence[Sequence[Observation]],
+        hypotheses: Sequence[Sequence[Hypothesis]],
         keep: int = 4,
+        tracked: bool | Sequence[bool] = False,
         restart: bool | Sequence[bool] = True,
-        priors: Sequence[Sequence[PosePrior | None]] | None = None,
-    ) -> list[list[Refined]]:
-        """Refine every object's hypotheses, poses (4, 4) in the camera frame; best result first.
+        given: bool = True,
+    ) -> list[list[Hypothesis]]:
+        """Refine every object's hypotheses by all observations of it; best result first.
 
-        priors: one, or None, beside each hypothesis; it is held to it, as far as the prior's
-        information says.
-
-        All go through the coarse level; of each object the `keep` best that differ go on to the
-        end. With `restart` (one for all, or one each), objects that end in a poor fit are tried
-        again from starts around their first hypothesis. Objects without hypotheses get no result.
+        Of each object the `keep` best that differ are followed to the end. tracked (one for all, or
+        one each): they are those of the frame before. With `restart`, objects that end in a poor
+        fit are tried again from starts around their first hypothesis. given: the hypotheses are
+        results themselves where nothing that was reached fits better, by all evidence at the finest
+        scale. Objects without hypotheses get no result.
         """
-        if isinstance(restart, bool):
-            restart = [restart] * len(evidence)
-        results: list[list[Refined]] = [[] for _ in evidence]
-        for first in range(0, len(evidence), self.capacity):
-            part = slice(first, first + self.capacity)
-            results[part] = self._refine_part(
-                evidence[part],
-                names[part],
-                hypotheses[part],
-                keep,
-                restart[part],
-                None if priors is None else priors[part],
-            )
+        count = len(observations)
+        tracked = [tracked] * count if isinstance(tracked, bool) else tracked
+        restart = [restart] * count if isinstance(restart, bool) else restart
+        results: list[list[Hypothesis]] = []
+        for part in self._parts(observations):
+            seen = list(observations[part])
+            self._observe(seen)
+            starts = _numbered(hypotheses[part])
+            found = self._from_starts(starts, seen, keep, tracked[part], starts if given else [])
+            again = []
+            for i, own in enumerate(found):
+                if not (own and restart[part][i]) or tracked[part][i]:
+                    continue
+                angle = restart_angle(own[0], seen[i])
+                if angle is not None:
+                    first = hypotheses[part][i][0]
+                    again += [
+                        Hypothesis(first.object, pose, index=i)
+                        for pose in around(first.reference_from_object, angle)
+                    ]
+            if again:
+                more = self._from_starts(again, seen, 2, tracked[part], [])
+                found = [a + b for a, b in zip(found, more, strict=True)]
+            results += [self.merge(own, i_seen)[:keep] for own, i_seen in zip(found, seen, strict=True)]
+        self._add_covariances([one for own in results for one in own])
         return results
-
-    @staticmethod
-    def candidate(
-        owner: int,
-        seen: ObjectEvidence,
-        camera_from_object: np.ndarray,
-        prior: PosePrior | None = None,
-    ) -> Candidate:
-        """A start pose (4, 4) of the batch's object number `owner`, taken to its crop's frame."""
-        pose = _crop_transform(seen) @ np.asarray(camera_from_object, np.float64)
-        if prior is not None:
-            prior = prior.turned(seen.crop.crop_from_camera)
-        return Candidate(owner, pose, prior)
 
     def evaluate(
-        self, evidence: ObjectEvidence, name: str, camera_from_object: np.ndarray
-    ) -> Refined:
-        """Measure a pose (4, 4) as it is."""
-        self._load_evidence([evidence])
-        candidate = self.candidate(0, evidence, camera_from_object)
-        return self._measure([candidate], [evidence], [self.index[name]])[0]
+        self, observations: Sequence[Observation], hypotheses: Sequence[Hypothesis]
+    ) -> list[Hypothesis]:
+        """Measure hypotheses of one object as they are."""
+        self._observe([observations])
+        starts = _numbered([hypotheses])
+        found = self._finish([], starts, [observations], (), self.terms)
+        self._add_covariances(found)
+        return found
 
-    def merge(self, name: str, found: Sequence[Refined]) -> list[Refined]:
-        """Results of one object without repeats, best first."""
-        found = sorted(found, key=lambda refined: refined.total_cost)
-        return self._distinct(found, self.index[name])
+    def merge(
+        self, found: Sequence[Hypothesis], observations: Sequence[Observation]
+    ) -> list[Hypothesis]:
+        """Results of one object without repeats, best first, by all the evidence.
 
-    def outline_term(
-        self, evidence: Sequence[ObjectEvidence], names: Sequence[str], owners: Sequence[int]
-    ) -> SilhouetteTerm:
-        """The silhouette as a term for poses (B) in the frames of their crops, to be solved with
-        others: pose i is of object names[owners[i]], seen in evidence[owners[i]]."""
-        self._loaded = []
-        self._load_evidence(evidence)
-        owners = np.asarray(owners, np.int32)
-        index = np.array([self.index[names[owner]] for owner in owners], np.int32)
-        self.term.load(index, owners, self.near[index])
-        return self.term
+        Where the colours fit in no pose they are not those of the object (or the light is another),
+        and the rest of the evidence decides.
+        """
+        if not found:
+            return []
+        if all(colours_differ(colour_rms(one)) for one in found) and observations[0].distances:
+            for one in found:
+                one.cost = sum(float(f.cost) for n, f in one.fits.items() if n != "radiance")
+        return self._distinct(found, observations, len(found))
 
-    def _refine_part(self, evidence, names, hypotheses, keep, restart, priors):
-        self._load_evidence(evidence)
-        mesh = [self.index[name] for name in names]
-        starts = [
-            self.candidate(owner, seen, pose, priors[owner][i] if priors else None)
-            for owner, seen in enumerate(evidence)
-            for i, pose in enumerate(hypotheses[owner])
-        ]
-        results = self._from_starts(starts, evidence, mesh, keep)
-        again = []
-        for owner, found in enumerate(results):
-            seen = evidence[owner]
-            limit = RESTART_RMS * seen.crop.size / seen.crop.scale
-            if restart[owner] and found and not found[0].contour_rms_px < limit:
-                pose = self.candidate(owner, seen, hypotheses[owner][0]).pose
-                again += [Candidate(owner, other) for other in turned(pose, RESTART_ANGLE)]
-        if again:
-            more = self._from_starts(again, evidence, mesh, 2)
-            for owner, found in enumerate(more):
-                if found:
-                    results[owner] = self.merge(names[owner], results[owner] + found)[:keep]
-        return results
+    def _distinct(self, found, observations, keep, behind=np.inf) -> list[Hypothesis]:
+        camera = observations[0].crop_from_reference
+        return best_distinct(
+            found,
+            self.models[found[0].object],
+            lambda pose: camera[2, :3] @ pose[:3, 3] + camera[2, 3],
+            keep,
+            behind,
+        )
 
-    def _from_starts(self, starts, evidence, mesh, keep) -> list[list[Refined]]:
-        if len({c.owner for c in starts}) == len(starts) <= self.capacity:
-            finished = self._solve(starts, mesh, COARSE + FINE)  # one each: nothing to choose from
-        else:
-            several = WORTH_FOLLOWING * keep
-            if len(starts) > several * len({c.owner for c in starts}):
-                starts = self._best(self._solve(starts, mesh, FIRST_LOOK), mesh, several)
-            kept = self._best(self._solve(starts, mesh, COARSE), mesh, keep)
-            finished = self._solve(kept, mesh, FINE)
-        results: list[list[Refined]] = [[] for _ in evidence]
-        for candidate, refined in zip(
-            finished, self._measure(finished, evidence, mesh), strict=True
-        ):
-            results[candidate.owner].append(refined)
-        for owner, found in enumerate(results):
-            found.sort(key=lambda refined: refined.total_cost)
-            if len(found) > 1:
-                results[owner] = self._distinct(found, mesh[owner])
-        return results
-
-    def _load_evidence(self, evidence: Sequence[ObjectEvidence]) -> None:
-        self.term.load_evidence([seen.levels for seen in evidence])
-
-    def _solve(self, candidates, mesh, levels) -> list[Candidate]:
-        """Run candidates through levels, in batches of the solver's capacity."""
-        for first in range(0, len(candidates), self.capacity):
-            batch = candidates[first : first + self.capacity]
-            self._load_batch(batch, mesh)
-            self.solver.run(self._terms(batch), levels)
-            result = self.solver.result()
-            for i, candidate in enumerate(batch):
-                candidate.pose = result["camera_from_object"][i]
-                candidate.cost = float(result["cost"][i])
-                candidate.iterations += int(result["iterations"][i])
-                candidate.reason = Reason(int(result["reason"][i]))
-        return candidates
-
-    def _load_batch(self, batch, mesh) -> None:
-        self._loaded = list(batch)
-        index = np.array([mesh[c.owner] for c in batch], np.int32)
-        owner = np.array([c.owner for c in batch], np.int32)
-        self.term.load(index, owner, self.near[index])
-        self.prior_term.load([c.prior for c in batch])
-        self.solver.load(np.stack([c.pose for c in batch]), self.diameter[index])
-
-    def _terms(self, batch) -> list:
-        """The silhouette alone, where nothing was known before."""
-        known = any(candidate.prior is not None for candidate in batch)
-        return [self.term, self.prior_term] if known else [self.term]
-
-    def _measure(self, candidates, evidence, mesh) -> list[Refined]:
-        results = []
-        for first in range(0, len(candidates), self.capacity):
-            batch = candidates[first : first + self.capacity]
-            if batch != self._loaded:
-                self._load_batch(batch, mesh)
-            # what the solver holds is the sum of all terms; the fit is the silhouette's alone
-            alone = len(self._terms(batch)) == 1
-            found = self.solver.evaluate(self.term, FINEST, known=alone)
-            diameter = self.diameter[[mesh[c.owner] for c in batch]]
-            covariance = pose_covariance(found.hessian, found.slope, found.sectors, diameter)
-            for i, candidate in enumerate(batch):
-                seen = evidence[candidate.owner]
-                camera_from_crop = seen.crop.crop_from_camera.T
-                turn = np.kron(np.eye(2), camera_from_crop)
-                symmetries = self.models[mesh[candidate.owner]].symmetries
-                covariance[i] += symmetry_covariance(symmetries, candidate.pose)
-                pose = candidate.pose.copy()
-                pose[:3] = camera_from_crop @ pose[:3]
-                union = found.area[i] + seen.area - found.overlap[i]
-                results.append(
-                    Refined(
-                        camera_from_object=pose,
-                        covariance=turn @ covariance[i] @ turn.T,
-                        cost=float(found.cost[i]) - seen.least_cost,
-                        iou=float(found.overlap[i] / max(union, 1.0)),
-                        contour_rms_px=float(found.rms[i] / seen.crop.scale),
-                        visible_fraction=float(found.known_share[i]),
-                        iterations=candidate.iterations,
-                        reason=candidate.reason,
-                        prior_cost=candidate.prior.cost(candidate.pose) if candidate.prior else 0.0,
-                    )
+    def _parts(self, observations) -> list[slice]:
+        """Objects whose observations the terms can hold at once."""
+        parts, first, held = [], 0, 0
+        for i, own in enumerate(observations):
+            if len(own) > self.capacity:
+                raise ValueError(
+                    f"{len(own)} observations of an object for a refiner of capacity "
+                    f"{self.capacity}: give it a larger batch"
                 )
+            if held + len(own) > self.capacity:
+                parts.append(slice(first, i))
+                first, held = i, 0
+            held += len(own)
+        return [*parts, slice(first, len(observations))]
+
+    def _observe(self, seen: Sequence[Sequence[Observation]]) -> None:
+        every = [observation for own in seen for observation in own]
+        for term in self.terms:
+            term.observe(every)
+
+    def _from_starts(self, starts, seen, keep, tracked, given) -> list[list[Hypothesis]]:
+        """Through the stages; results of each object, in no order."""
+        stages = [self._takes_part(stage, starts, seen) for stage in STAGES]
+        going, kept = list(starts), list(given)
+        for number, (stage, members) in enumerate(zip(STAGES, stages, strict=True)):
+            later = set().union(*stages[number + 1 :])
+            own = [one for one in going if one.index in members]
+            if not own:
+                continue
+            last = [one for one in kept if one.index in members and one.index not in later]
+            done: list[Hypothesis] = []
+            for fast in (False, True) if stage.tracked else (False,):
+                group = [
+                    one for one in own if not stage.tracked or tracked[one.index] == fast
+                ]
+                numbers = {one.index for one in group}
+                frozen = [one for one in last if one.index in numbers]
+                done += self._through(stage, group, frozen, seen, keep, fast)
+            going = [one for one in going if one.index not in members] + done
+            # what one kind of evidence has found is a start for the next, and a result as well
+            kept += [one for one in done if one.index in later]
+        results: list[list[Hypothesis]] = [[] for _ in seen]
+        for one in going:
+            results[one.index].append(one)
         return results
 
-    def _best(self, candidates, mesh, keep) -> list[Candidate]:
-        """Of each object the `keep` best candidates that differ from each other, without those so
-        far behind the best that the finer levels cannot bring them back."""
-        chosen: list[Candidate] = []
-        by_owner: dict[int, list[Candidate]] = {}
-        for candidate in candidates:
-            if np.isfinite(candidate.cost):
-                by_owner.setdefault(candidate.owner, []).append(candidate)
-        for owner, own in by_owner.items():
-            own.sort(key=lambda c: c.cost)
-            mine: list[Candidate] = []
-            for candidate in own:
-                behind = candidate.cost - own[0].cost
-                if len(mine) == keep or behind > 0.3 * abs(own[0].cost):
-                    break
-                if not any(self._same(candidate.pose, c.pose, mesh[owner]) for c in mine):
-                    mine.append(candidate)
-            chosen += mine
-        return chosen
+    def _takes_part(self, stage: Stage, starts, seen) -> set[int]:
+        names = {one.index: one.object for one in starts}
+        if stage.term == "silhouette":
+            return {i for i in names if any(o.distances for o in seen[i])}
+        return {
+            i
+            for i, name in names.items()
+            if name in self._has_field and any(o.colours is not None for o in seen[i])
+        }
 
-    def _distinct(self, found: list[Refined], mesh: int) -> list[Refined]:
-        chosen: list[Refined] = []
-        for refined in found:
-            pose = refined.camera_from_object
-            if not any(self._same(pose, other.camera_from_object, mesh) for other in chosen):
-                chosen.append(refined)
-        return chosen
+    def _through(self, stage, candidates, frozen, seen, keep, fast) -> list[Hypothesis]:
+        """Candidates through a stage, and among the results those frozen that are better."""
+        if not candidates:
+            return []
+        objects = {one.index for one in candidates}
+        terms = [term for term in self.terms if term.name in stage.terms]
+        if fast:
+            return self._finish(candidates, frozen, seen, stage.tracked, terms)
+        keep = keep if stage.keep is None else stage.keep
+        if stage.promising is not None and len(candidates) > stage.promising * len(objects):
+            look = replace(stage.first_look[0], iterations=1)
+            candidates = self._best(self._solve(candidates, seen, (look,), terms), seen, stage.promising)
+        if len(objects) == len(candidates) <= self.capacity:  # one each: nothing to choose from
+            return self._finish(candidates, frozen, seen, stage.coarse + stage.fine, terms)
+        several = WORTH_FOLLOWING * keep
+        if len(candidates) > several * len(objects):
+            candidates = self._solve(candidates, seen, stage.first_look, terms)
+            candidates = self._best(candidates, seen, several, stage.behind)
+        candidates = self._solve(candidates, seen, stage.coarse, terms)
+        candidates = self._best(candidates, seen, keep, stage.behind)
+        return self._finish(candidates, frozen, seen, stage.fine, terms)
 
-    def _same(self, a: np.ndarray, b: np.ndarray, mesh: int) -> bool:
-        model = self.models[mesh]
-        shift = np.linalg.norm(a[:3, 3] - b[:3, 3])
-        if shift > 0.1 * model.diameter + 0.05 * abs(b[2, 3]):
-            return False
-        return float(model.symmetries.reduced_rotation_error(a, b)) < SAME_ANGLE
+    def _best(self, candidates, seen, keep, behind=np.inf) -> list[Hypothesis]:
+        by_object: dict[int, list[Hypothesis]] = {}
+        for one in candidates:
+            by_object.setdefault(one.index, []).append(one)
+        return [
+            best
+            for i, own in by_object.items()
+            for best in self._distinct(own, seen[i], keep, behind)
+        ]
+
+    def _solve(self, candidates, seen, levels, terms) -> list[Hypothesis]:
+        """Run candidates through levels; their costs are those of the last."""
+        solved = []
+        for batch in self._batches(candidates, seen):
+            self._load(batch, seen, terms)
+            self.solver.run(terms, levels)
+            solved += self._taken(batch)
+        return solved
+
+    def _finish(self, candidates, frozen, seen, levels, terms) -> list[Hypothesis]:
+        """Run candidates through the last levels and measure them; of `frozen`, which are only
+        measured, those come along that are better than all others of their object."""
+        reached, starts = [], []
+        fixed = {id(one) for one in frozen}
+        for batch in self._batches([*candidates, *frozen], seen):
+            is_fixed = np.array([id(one) in fixed for one in batch])
+            self._load(batch, seen, terms, is_fixed)
+            self.solver.run(terms, levels)
+            fits = self.solver.evaluate(terms)
+            for i, one in enumerate(self._taken(batch)):
+                one.fits = {t.name: fits[t.name].at(i) for t in terms if t.sees[i]}
+                one.cost = sum(float(fit.cost) for fit in one.fits.values())
+                (starts if is_fixed[i] else reached).append(one)
+        best: dict[int, float] = {}
+        for one in reached:
+            best[one.index] = min(one.cost, best.get(one.index, np.inf))
+        return reached + [
+            one for one in starts if one.index not in best or one.cost < best[one.index]
+        ]
+
+    def _batches(self, candidates, seen):
+        """Of at most `capacity` poses and observations of them; those of an object side by side."""
+        batch: list[Hypothesis] = []
+        rows = 0
+        for one in sorted(candidates, key=lambda one: one.index):
+            more = max(len(seen[one.index]), 1)
+            if batch and rows + more > self.capacity:
+                yield batch
+                batch, rows = [], 0
+            batch.append(one)
+            rows += more
+        if batch:
+            yield batch
+
+    def _load(self, batch, seen, terms, frozen=None) -> None:
+        rows = [(i, o) for i, one in enumerate(batch) for o in seen[one.index]]
+        for term in terms:
+            term.load(batch, rows)
+        poses = np.stack([one.reference_from_object for one in batch])
+        poses[:, :3, 3] += np.stack(
+            [one.reference_from_object[:3, :3] @ self._pivot[one.object] for one in batch]
+        )
+        eyes = np.stack([seen[one.index][0].reference_from_camera[:3, 3] for one in batch])
+        diameters = np.array([self.models[one.object].diameter for one in batch])
+        self.solver.load(poses, diameters, eyes, frozen)
+
+    def _taken(self, batch) -> list[Hypothesis]:
+        """The batch as the solver has left it."""
+        result = self.solver.result()
+        taken = []
+        for i, one in enumerate(batch):
+            pose = result["reference_from_object"][i]
+            pose[:3, 3] -= pose[:3, :3] @ self._pivot[one.object]
+            taken.append(
+                replace(
+                    one,
+                    reference_from_object=pose,
+                    cost=float(result["cost"][i]),
+                    iterations=one.iterations + int(result["iterations"][i]),
+                    reason=Reason(int(result["reason"][i])),
+                )
+            )
+        return taken
+
+    def _add_covariances(self, found: Sequence[Hypothesis]) -> None:
+        for name in ("radiance", "silhouette"):
+            own = [one for one in found if one.covariance is None and name in one.fits]
+            if not own:
+                continue
+            # the mask is in the colours' matrix already, as opacity
+            fits = [one.fits[name] for one in own]
+            models = [self.models[one.object] for one in own]
+            covariances = pose_covariance(
+                np.stack([fit.hessian for fit in fits]),
+                np.array([fit.slope for fit in fits]),
+                np.stack([fit.sectors for fit in fits]),
+                np.array([model.diameter for model in models]),
+            )
+            for one, model, covariance in zip(own, models, covariances, strict=True):
+                pose, pivot = one.reference_from_object, self._pivot[one.object]
+                covariance = about(-(pose[:3, :3] @ pivot), covariance)
+                one.covariance = covariance + symmetry_covariance(model.symmetries, pose)
 
 
-def _crop_transform(seen: ObjectEvidence) -> np.ndarray:
-    transform = np.eye(4)
-    transform[:3, :3] = seen.crop.crop_from_camera
-    return transform
-
-
-def turned(pose: np.ndarray, angle: float) -> list[np.ndarray]:
-    """The pose (4, 4) turned by an angle both ways about each camera axis through the object's
-    origin."""
-    poses = []
-    for axis in np.concatenate([np.eye(3), -np.eye(3)]):
-        other = pose.copy()
-        other[:3, :3] = cv2.Rodrigues(axis * angle)[0] @ pose[:3, :3]
-        poses.append(other)
-    return poses
+def _numbered(hypotheses: Sequence[Sequence[Hypothesis]]) -> list[Hypothesis]:
+    """All in one list, each with the number of its object."""
+    return [
+        replace(one, index=i, fits={}, covariance=None, iterations=0)
+        for i, own in enumerate(hypotheses)
+        for one in own
+    ]

@@ -8,27 +8,20 @@ inside an iteration, so on CUDA a level can be captured as a graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, Protocol
 
 import numpy as np
 import warp as wp
 
-from .mirror import Mirror
+from pose_refiner_ros.geometry.pose_kernels import exp_so3, orthonormal
+
+from .host_buffer import HostBuffer, RecordedKernel
+from .hypotheses import Reason
+from .normal_equations import NormalEquations, PoseBatch, allocate
+from .terms import ResidualTerm, TermFit
 
 wp.set_module_options({"enable_backward": False})
-
-
-class Reason(IntEnum):
-    """Why a pose stopped moving."""
-
-    RUNNING = 0
-    CONVERGED = 1  # the step moves the outline by less than the tolerance
-    STALLED = 2  # no step however short lowers the cost
-    MAX_ITERATIONS = 3
-    NO_EVIDENCE = 4  # nothing of the object meets known pixels
 
 
 # the same for kernels
@@ -39,84 +32,36 @@ NO_EVIDENCE = wp.constant(int(Reason.NO_EVIDENCE))
 
 @dataclass(frozen=True)
 class Level:
-    """One rung of the coarse-to-fine ladder.
+    """A rung of coarse to fine.
 
-    index: which resolution the terms use; iterations: the most that are made; tolerance: RMS
-    motion of the residuals (pixels of full resolution for the silhouette) below which a pose
-    has converged; integrate_below: RMS motion below which the change of cost is judged by the
-    gradients at both ends of a step, for terms whose cost moves in steps (0: by the cost alone).
+    iterations: the most that are made; tolerance: RMS motion of the residuals (pixels of full
+    resolution for the silhouette) below which a pose has converged; scales: which terms take part,
+    by name, and at which of their scales; integrate_below: RMS motion below which the change of
+    cost is judged by the gradients at both ends of a step, for terms whose cost moves in steps (0:
+    by the cost alone). Poses of which none of its terms has seen anything pass through it.
     """
 
-    index: int
     iterations: int
     tolerance: float
+    scales: Mapping[str, int]
     integrate_below: float = 0.5
 
 
 @wp.struct
 class State:
-    """Per-pose state (B,) of the optimisation: the best pose, the trial and its derivatives."""
+    """Of each pose (B): the best so far with its derivatives, and the step that is being tried."""
 
-    active: wp.array(dtype=wp.int32)
     reason: wp.array(dtype=wp.int32)
     iterations: wp.array(dtype=wp.int32)
     rotation: wp.array(dtype=wp.mat33)
     translation: wp.array(dtype=wp.vec3)
-    trial_rotation: wp.array(dtype=wp.mat33)
-    trial_translation: wp.array(dtype=wp.vec3)
     step: wp.array(dtype=wp.spatial_vector)
+    included: wp.array(dtype=wp.int32)  # in the level
     fresh: wp.array(dtype=wp.int32)  # 1: the trial is the start of a level, taken as it is
     settled: wp.array(dtype=wp.int32)  # 1: the trial is the best pose, its derivatives are current
     damping: wp.array(dtype=wp.float32)
-    cost: wp.array(dtype=wp.float32)
-    hessian: wp.array(dtype=wp.spatial_matrix)
-    gradient: wp.array(dtype=wp.spatial_vector)
-    weight: wp.array(dtype=wp.float32)
     diameter: wp.array(dtype=wp.float32)
-    # what the terms add to at the trial poses
-    trial_hessian: wp.array(dtype=wp.spatial_matrix)
-    trial_gradient: wp.array(dtype=wp.spatial_vector)
-    trial_cost: wp.array(dtype=wp.float32)
-    trial_weight: wp.array(dtype=wp.float32)
-
-
-class Term(Protocol):
-    """Evidence that pulls on poses."""
-
-    level: int
-
-    def set_level(self, index: int) -> None:
-        """Choose the resolution."""
-
-    def accumulate(self, state: State) -> None:
-        """Add cost, gradient, Gauss-Newton matrix and weight at the trial poses to the state."""
-
-    def fit(self, state: State) -> Any:
-        """What the term has to say, beyond their cost, of the poses it saw last."""
-
-
-@wp.func
-def exp_so3(w: wp.vec3):
-    """Rotation matrix of a rotation vector (Rodrigues)."""
-    angle_squared = wp.dot(w, w)
-    a = float(1.0)
-    b = float(0.5)
-    if angle_squared > 1.0e-8:
-        angle = wp.sqrt(angle_squared)
-        a = wp.sin(angle) / angle
-        b = (1.0 - wp.cos(angle)) / angle_squared
-    hat = wp.skew(w)
-    return wp.identity(n=3, dtype=wp.float32) + a * hat + b * (hat * hat)
-
-
-@wp.func
-def orthonormal(m: wp.mat33):
-    """Pull a matrix that drifted by rounding back to a rotation (Gram-Schmidt on rows)."""
-    x = wp.normalize(wp.vec3(m[0, 0], m[0, 1], m[0, 2]))
-    y = wp.vec3(m[1, 0], m[1, 1], m[1, 2])
-    y = wp.normalize(y - wp.dot(x, y) * x)
-    z = wp.cross(x, y)
-    return wp.mat33(x[0], x[1], x[2], y[0], y[1], y[2], z[0], z[1], z[2])
+    eye: wp.array(dtype=wp.vec3)  # where a camera is that sees it
 
 
 @wp.func
@@ -158,14 +103,21 @@ def solve_damped(hessian: wp.spatial_matrix, gradient: wp.spatial_vector, dampin
 
 
 @wp.kernel
-def advance(state: State, tolerance: float, integrate_below: float):
+def advance(
+    state: State,
+    best: NormalEquations,
+    poses: PoseBatch,
+    trial: NormalEquations,
+    tolerance: float,
+    integrate_below: float,
+):
     """Judge each trial, then make the next."""
     i = wp.tid()
-    if state.active[i] == 0:
+    if poses.active[i] == 0:
         return
-    gradient = state.trial_gradient[i]
-    cost = state.trial_cost[i]
-    weight = state.trial_weight[i]
+    gradient = trial.gradient[i]
+    cost = trial.cost[i]
+    weight = trial.weight[i]
     damping = state.damping[i]
     state.iterations[i] = state.iterations[i] + 1
 
@@ -176,51 +128,51 @@ def advance(state: State, tolerance: float, integrate_below: float):
         accepted = True
     else:
         step = state.step[i]
-        old_weight = wp.max(state.weight[i], 1.0e-9)
-        curvature = wp.dot(step, state.hessian[i] * step)
+        old_weight = wp.max(best.weight[i], 1.0e-9)
+        curvature = wp.dot(step, best.hessian[i] * step)
         motion = wp.sqrt(wp.max(curvature, 0.0) / old_weight)
-        change = cost - state.cost[i]
+        change = cost - best.cost[i]
         if motion < integrate_below:
             # A silhouette's cost is a sum over whole pixels; below half a pixel the integral of
             # its gradient along the step (trapezoid rule) measures the change far better.
-            change = 0.5 * wp.dot(step, state.gradient[i] + gradient)
+            change = 0.5 * wp.dot(step, best.gradient[i] + gradient)
         accepted = change <= 0.0 and weight > 0.25 * old_weight
         if wp.isnan(cost) or wp.isnan(change):
             accepted = False
     if accepted:
-        state.rotation[i] = state.trial_rotation[i]
-        state.translation[i] = state.trial_translation[i]
-        state.cost[i] = cost
-        state.hessian[i] = state.trial_hessian[i]
-        state.gradient[i] = gradient
-        state.weight[i] = weight
+        state.rotation[i] = poses.rotation[i]
+        state.translation[i] = poses.translation[i]
+        best.cost[i] = cost
+        best.hessian[i] = trial.hessian[i]
+        best.gradient[i] = gradient
+        best.weight[i] = weight
         damping = wp.max(0.2 * damping, 1.0e-6)
     else:
         damping = wp.max(8.0 * damping, 1.0e-4)
     state.damping[i] = damping
 
-    known = wp.isfinite(state.cost[i]) and wp.isfinite(wp.length(state.gradient[i]))
-    if state.weight[i] <= 0.0 or not known:
+    known = wp.isfinite(best.cost[i]) and wp.isfinite(wp.length(best.gradient[i]))
+    if best.weight[i] <= 0.0 or not known:
         state.reason[i] = NO_EVIDENCE
-        state.active[i] = 0
+        poses.active[i] = 0
         return
     if accepted and motion < tolerance:
         state.reason[i] = CONVERGED
         state.settled[i] = 1
-        state.active[i] = 0
+        poses.active[i] = 0
         return
 
-    step = solve_damped(state.hessian[i], state.gradient[i], damping)
+    step = solve_damped(best.hessian[i], best.gradient[i], damping)
     v = wp.vec3(step[0], step[1], step[2])
     w = wp.vec3(step[3], step[4], step[5])
     t = state.translation[i]
     shrink = float(1.0)
     shrink = wp.min(shrink, 0.35 / wp.max(wp.length(w), 1.0e-9))
-    reach = 0.5 * state.diameter[i] + 0.1 * wp.length(t)
+    reach = 0.5 * state.diameter[i] + 0.1 * wp.length(t - state.eye[i])
     shrink = wp.min(shrink, reach / wp.max(wp.length(v), 1.0e-9))
     step = shrink * step
-    curvature = wp.dot(step, state.hessian[i] * step)
-    planned = wp.sqrt(wp.max(curvature, 0.0) / state.weight[i])
+    curvature = wp.dot(step, best.hessian[i] * step)
+    planned = wp.sqrt(wp.max(curvature, 0.0) / best.weight[i])
     if planned < 0.1 * tolerance:
         # a rejected trial led to a step too short to matter, or the gradient is all but zero
         if accepted:
@@ -228,32 +180,41 @@ def advance(state: State, tolerance: float, integrate_below: float):
             state.settled[i] = 1
         else:
             state.reason[i] = STALLED
-        state.active[i] = 0
+        poses.active[i] = 0
         return
     state.step[i] = step
-    state.trial_rotation[i] = orthonormal(exp_so3(shrink * w) * state.rotation[i])
-    state.trial_translation[i] = t + shrink * v
-    state.trial_hessian[i] = wp.spatial_matrix()
-    state.trial_gradient[i] = wp.spatial_vector()
-    state.trial_cost[i] = 0.0
-    state.trial_weight[i] = 0.0
+    poses.rotation[i] = orthonormal(exp_so3(shrink * w) * state.rotation[i])
+    poses.translation[i] = t + shrink * v
+    trial.hessian[i] = wp.spatial_matrix()
+    trial.gradient[i] = wp.spatial_vector()
+    trial.cost[i] = 0.0
+    trial.weight[i] = 0.0
 
 
 @wp.kernel
-def begin_level(state: State, damping: float):
-    """Try the best pose so far again, at another resolution."""
+def begin_level(
+    state: State, poses: PoseBatch, trial: NormalEquations, damping: float, look_only: int
+):
+    """Try the best pose so far again, at another resolution; look_only: those alone whose
+    derivatives are not current, whether or not the level includes them."""
     i = wp.tid()
-    state.active[i] = 1
+    begins = state.included[i]
+    if look_only == 1:
+        begins = 1 - state.settled[i]
+    poses.active[i] = begins
+    if begins == 0:
+        return
     state.fresh[i] = 1
     state.settled[i] = 0
-    state.reason[i] = 0
+    if look_only == 0:
+        state.reason[i] = 0
     state.damping[i] = damping
-    state.trial_rotation[i] = state.rotation[i]
-    state.trial_translation[i] = state.translation[i]
-    state.trial_hessian[i] = wp.spatial_matrix()
-    state.trial_gradient[i] = wp.spatial_vector()
-    state.trial_cost[i] = 0.0
-    state.trial_weight[i] = 0.0
+    poses.rotation[i] = state.rotation[i]
+    poses.translation[i] = state.translation[i]
+    trial.hessian[i] = wp.spatial_matrix()
+    trial.gradient[i] = wp.spatial_vector()
+    trial.cost[i] = 0.0
+    trial.weight[i] = 0.0
 
 
 class Solver:
@@ -265,74 +226,101 @@ class Solver:
     def __init__(self, capacity: int, device: str = "cpu") -> None:
         self.capacity = capacity
         self.device = wp.get_device(device)
-        state = State()
-        for name, variable in State.vars.items():
-            setattr(state, name, wp.zeros(capacity, dtype=variable.type.dtype, device=device))
-        self.state = state
-        self.count = capacity
-        self._rows = Mirror(state, list(State.vars))
-        self._begin = wp.launch(begin_level, capacity, [state, 0.0], device=device, record_cmd=True)
-        self._advance = wp.launch(
-            advance, capacity, [state, 0.0, 0.0], device=device, record_cmd=True
+        self.count = 0
+        self.state = allocate(State, capacity, device)
+        self.poses = allocate(PoseBatch, capacity, device)  # the trials
+        self.trial = allocate(NormalEquations, capacity, device)
+        best = allocate(NormalEquations, capacity, device)
+        self._rows = HostBuffer(self.state, list(State.vars))
+        self._active = HostBuffer(self.poses, ["active"])
+        self._best = HostBuffer(best, ["cost"])
+        self._frozen = np.zeros(0, bool)
+        self._scales: dict[str, int] = {}  # at which the terms looked last
+        common = [self.state, self.poses, self.trial, 0.0, 0]
+        self._begin = RecordedKernel(begin_level, common, device)
+        self._advance = RecordedKernel(
+            advance, [self.state, best, self.poses, self.trial, 0.0, 0.0], device
         )
 
-    def load(self, camera_from_object: np.ndarray, diameter: np.ndarray) -> None:
-        """Set the start poses (B, 4, 4) and the objects' diameters (B,) in metres."""
-        count = len(camera_from_object)
+    def load(
+        self,
+        reference_from_object: np.ndarray,
+        diameter: np.ndarray,
+        eye: np.ndarray | None = None,
+        frozen: np.ndarray | None = None,
+    ) -> None:
+        """Set the start poses (B, 4, 4) and the objects' diameters (B,) in metres.
+
+        eye: (B, 3) where a camera is that sees each, the reference's origin if not given; frozen:
+        (B,) bool, those that are only to be looked at.
+        """
+        count = len(reference_from_object)
         if count > self.capacity:
             raise ValueError(f"{count} poses for a solver of capacity {self.capacity}")
-        if count != self.count:
-            self.count = count
-            self._begin.set_dim(count)
-            self._advance.set_dim(count)
-        poses = np.asarray(camera_from_object, np.float32)
+        self.count = count
+        poses = np.asarray(reference_from_object, np.float32)
         self._rows.write("rotation", poses[:, :3, :3])
         self._rows.write("translation", poses[:, :3, 3])
         self._rows.write("diameter", np.asarray(diameter, np.float32))
+        self._rows.write("eye", np.zeros((count, 3), np.float32) if eye is None else eye)
         for name in ("settled", "iterations", "reason"):
             self._rows.write(name, np.zeros(count, np.int32))
+        self._frozen = np.zeros(count, bool) if frozen is None else np.asarray(frozen, bool)
+        self._scales = {}
 
-    def run(self, terms: Sequence[Term], levels: Sequence[Level], damping: float = 1e-2) -> None:
+    def run(
+        self, terms: Sequence[ResidualTerm], levels: Sequence[Level], damping: float = 1e-2
+    ) -> None:
         """Refine the loaded poses through the levels."""
         for level in levels:
-            for term in terms:
-                term.set_level(level.index)
-            self._begin.set_param_by_name("damping", damping)
-            self._begin.launch()
-            self._advance.set_param_by_name("tolerance", level.tolerance)
-            self._advance.set_param_by_name("integrate_below", level.integrate_below)
+            taking_part = [term for term in terms if term.name in level.scales]
+            included = np.zeros(self.count, bool)
+            for term in taking_part:
+                included |= term.sees
+            included &= ~self._frozen
+            if not included.any():
+                continue
+            self._scales |= {term.name: level.scales[term.name] for term in taking_part}
+            self._rows.write("included", included)
+            self._begin.set("damping", damping)
+            self._begin.set("look_only", 0)
+            self._begin(self.count)
+            self._advance.set("tolerance", level.tolerance)
+            self._advance.set("integrate_below", level.integrate_below)
             for _ in range(level.iterations):
-                for term in terms:
-                    term.accumulate(self.state)
-                self._advance.launch()
+                for term in taking_part:
+                    term.linearize(self.poses, level.scales[term.name], self.trial)
+                self._advance(self.count)
                 # reading the flags would make CUDA wait; there the launches just do nothing
-                if self.device.is_cpu and not self._rows.read("active", self.count).any():
+                if self.device.is_cpu and not self._active.read("active", self.count).any():
                     break
             damping = 1e-4
 
-    def evaluate(self, term: Term, level: int, known: bool = True) -> Any:
-        """Look at the poses as they are, through one term at one level.
+    def evaluate(self, terms: Sequence[ResidualTerm]) -> dict[str, TermFit]:
+        """How the poses as they are fit each term at its finest scale, by the terms' names.
 
-        Poses that the run before left at this very level need no second look, if `known`: if that
-        term was the only one.
+        Poses that a run has just left there need no second look.
         """
-        if not known or term.level != level or not self._rows.read("settled", self.count).all():
-            term.set_level(level)
-            self._begin.launch()
-            term.accumulate(self.state)
-        return term.fit(self.state)
+        if any(self._scales.get(term.name) != term.finest for term in terms if term.sees.any()):
+            self._rows.write("settled", np.zeros(self.count, np.int32))
+        if not self._rows.read("settled", self.count).all():
+            self._begin.set("look_only", 1)
+            self._begin(self.count)
+            for term in terms:
+                term.linearize(self.poses, term.finest, self.trial)
+        return {term.name: term.fit() for term in terms if term.sees.any()}
 
     def result(self) -> dict[str, np.ndarray]:
-        """Poses (B, 4, 4), cost, iterations and reason of the loaded batch."""
+        """Poses (B, 4, 4), iterations, reason and the cost at which each stopped."""
         count = self.count
         poses = np.tile(np.eye(4), (count, 1, 1))
         poses[:, :3, :3] = self._rows.read("rotation", count)
         poses[:, :3, 3] = self._rows.read("translation", count)
         reason = self._rows.read("reason", count).copy()
-        reason[reason == Reason.RUNNING] = Reason.MAX_ITERATIONS
+        reason[(reason == Reason.RUNNING) & ~self._frozen] = Reason.MAX_ITERATIONS
         return {
-            "camera_from_object": poses,
-            "cost": self._rows.read("cost", count).copy(),
+            "reference_from_object": poses,
+            "cost": self._best.read("cost", count).copy(),
             "iterations": self._rows.read("iterations", count).copy(),
             "reason": reason,
         }

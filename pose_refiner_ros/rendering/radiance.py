@@ -28,7 +28,8 @@ mat46 = wp.types.matrix(shape=(4, 6), dtype=wp.float32)
 
 @lru_cache
 def trace_kernel(degree: int) -> Any:
-    """trace, for grids of a degree: rows are rays of poses `pose_first` on, `rays` of each."""
+    """trace, for grids of a degree: rows are rays of poses `pose_first` on, `rays` of each, in a
+    camera at camera_from_reference; poses and rays as that camera has them."""
     functions = grid_functions(degree)
     Arrays, Row = functions.Arrays, functions.Row
     basis, basis_gradient = functions.basis, functions.basis_gradient
@@ -42,6 +43,8 @@ def trace_kernel(degree: int) -> Any:
         active: wp.array(dtype=wp.int32),
         rotation: wp.array(dtype=wp.mat33),
         translation: wp.array(dtype=wp.vec3),
+        camera_rotation: wp.mat33,
+        camera_translation: wp.vec3,
         pose_first: int,
         rays: int,
         directions: wp.array(dtype=wp.vec3),
@@ -55,9 +58,9 @@ def trace_kernel(degree: int) -> Any:
         ray = item % rays
         if active[pose] == 0:
             return
-        R = rotation[pose]
+        R = camera_rotation * rotation[pose]
         d = wp.transpose(R) * directions[ray]
-        centre = -(wp.transpose(R) * translation[pose])
+        centre = -(wp.transpose(R) * (camera_rotation * translation[pose] + camera_translation))
         o = (centre - grid.origin) / grid.voxel
         b = basis(d)
         span = clip(grid, o, d)

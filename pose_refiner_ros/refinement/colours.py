@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a photo shows of one object, or of a scene: colours and, where there is a mask, opacity."""
+"""What an image shows of one object, or of a scene: colours and, where there is a mask, opacity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from pose_refiner_ros.geometry.camera import Camera
 
-from .evidence import EvidenceError, ObjectEvidence
+from pose_refiner_ros.geometry.crop import Crop
+
 from .ray_sampling import RaySampler
 
 MARGIN = 0.3  # around what differs from the background, share of its longer side
@@ -21,8 +22,8 @@ BORDER = np.ones((3, 3), np.uint8)  # of a mask: a pixel to either side
 
 
 @dataclass(frozen=True, eq=False)
-class PhotoEvidence:
-    """A pinhole picture (H, W) of an object.
+class ColourImage:
+    """A pinhole image (H, W) of an object or a scene.
 
     colour: (H, W, 3) float32 RGB in [0, 1], in front of `background`; opacity: (H, W) float32, the
     mask, or None where there is none; weight: (H, W) float32, 0 where nothing is known; pinhole:
@@ -68,7 +69,7 @@ class PhotoEvidence:
             min(y + h + margin, height),
         )
 
-    def cropped(self) -> PhotoEvidence:
+    def cropped(self) -> ColourImage:
         """The part of it that is worth comparing."""
         x0, y0, x1, y1 = self.box
         part = slice(y0, y1), slice(x0, x1)
@@ -91,22 +92,21 @@ class PhotoEvidence:
         return RaySampler(self.colour, sampling, weight)
 
 
-def whole_photo(
+def image_colours(
     image: np.ndarray, camera: Camera, background: Sequence[float] | None = None
-) -> PhotoEvidence:
-    """Evidence of a whole photo (H, W, 3) uint8 or float RGB, without a mask.
+) -> ColourImage:
+    """Of a whole image (H, W, 3) uint8 or float RGB, without a mask.
 
     background: colour behind the object where the field is an object's; None: the field is that of
-    a scene, which fills the picture. Pixels that are NaN say nothing. A distorted photo is
+    a scene, which fills the image. Pixels that are NaN say nothing. A distorted image is
     undistorted to the pinhole camera of the same intrinsics.
 
-    Raises CameraError where the photo has not the camera's size, EvidenceError where it is no
-    photo.
+    Raises CameraError where the image has not the camera's size, ValueError where it is no image.
     """
     camera.check_image(image, "photo")
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3:
-        raise EvidenceError(f"the photo has shape {image.shape}; it must be (height, width, 3) RGB")
+        raise ValueError(f"the photo has shape {image.shape}; it must be (height, width, 3) RGB")
     colour = image.astype(np.float32)
     if image.dtype.kind in "iu":
         colour /= 255.0
@@ -114,7 +114,7 @@ def whole_photo(
     if not np.isfinite(colour).all():
         broken = ~np.isfinite(colour).all(axis=-1)
         if broken.all():
-            raise EvidenceError("no pixel of the photo is a number: all are NaN or infinite")
+            raise ValueError("no pixel of the photo is a number: all are NaN or infinite")
         weight = (~broken).astype(np.float32)
         colour[broken] = colour[~broken].mean(axis=0)
     if camera.is_distorted:
@@ -123,23 +123,21 @@ def whole_photo(
     opacity = np.ones(colour.shape[:2], np.float32) if background is None else None
     K = camera.intrinsics
     pinhole = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
-    return PhotoEvidence(colour, opacity, weight, pinhole, behind)
+    return ColourImage(colour, opacity, weight, pinhole, behind)
 
 
-def masked_photo(seen: ObjectEvidence) -> PhotoEvidence:
-    """Evidence of an object's crop: its colours inside the mask, and the mask.
-
-    Raises EvidenceError where no photo came with the masks.
-    """
-    if seen.photo is None:
-        raise EvidenceError("no photo came with the mask, and a radiance field needs one")
-    opacity = seen.mask.astype(np.float32)
-    weight = None if seen.unknown is None else 1.0 - seen.unknown.astype(np.float32)
-    colour = seen.photo.astype(np.float32) / 255.0 * opacity[..., None]
-    mask = seen.mask.astype(np.uint8)
+def masked_colours(
+    rgb: np.ndarray, mask: np.ndarray, unknown: np.ndarray | None, crop: Crop
+) -> ColourImage:
+    """Of an object's window: the colours (S, S, 3) uint8 inside its mask (S, S) 0/1, and the mask;
+    nothing of `unknown` pixels."""
+    opacity = mask.astype(np.float32)
+    weight = None if unknown is None else 1.0 - unknown.astype(np.float32)
+    colour = rgb.astype(np.float32) / 255.0 * opacity[..., None]
+    mask = mask.astype(np.uint8)
     mixed = cv2.dilate(mask, BORDER) != cv2.erode(mask, BORDER)
-    return PhotoEvidence(
-        colour, opacity, weight, seen.crop.pinhole, np.zeros(3), seen.crop.crop_from_camera, mixed
+    return ColourImage(
+        colour, opacity, weight, crop.pinhole, np.zeros(3), crop.crop_from_camera, mixed
     )
 
 
@@ -163,25 +161,25 @@ class Rays:
 TILES = 12  # of a picture's side: residuals of one tile may be alike
 
 
-def lattice_rays(photo: PhotoEvidence, count: int, sigma: float) -> Rays:
-    """About `count` rays evenly over a photo that is blurred by `sigma` steps of their lattice."""
-    height, width = photo.size
+def lattice_rays(image: ColourImage, count: int, sigma: float) -> Rays:
+    """About `count` rays evenly over a image that is blurred by `sigma` steps of their lattice."""
+    height, width = image.size
     spacing = max(np.sqrt(width * height / count), 1.0)
     x = np.arange(0.5 * (spacing - 1.0), width - 0.5, spacing)
     y = np.arange(0.5 * (spacing - 1.0), height - 0.5, spacing)
     pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    rays = chosen_rays(photo, pixels, sigma * spacing)
+    rays = chosen_rays(image, pixels, sigma * spacing)
     return replace(rays, lattice=(len(y), len(x)), spacing=spacing)
 
 
-def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray, sigma: float = 0.0) -> Rays:
-    """Rays through pixels (N, 2), x and y, of the photo blurred by `sigma` pixels."""
-    observed, known = _blurred(photo, sigma)
+def chosen_rays(image: ColourImage, pixels: np.ndarray, sigma: float = 0.0) -> Rays:
+    """Rays through pixels (N, 2), x and y, of the image blurred by `sigma` pixels."""
+    observed, known = _blurred(image, sigma)
     x, y = pixels.T
-    fx, fy, cx, cy = photo.pinhole
+    fx, fy, cx, cy = image.pinhole
     directions = np.stack([(x - cx) / fx, (y - cy) / fy, np.ones(len(pixels))], axis=-1)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    height, width = photo.size
+    height, width = image.size
     column, row = pixels.round().astype(int).T
     tile = (row * TILES // height) * TILES + column * TILES // width
     # the blurred picture may be a smaller one
@@ -200,15 +198,15 @@ def chosen_rays(photo: PhotoEvidence, pixels: np.ndarray, sigma: float = 0.0) ->
     )
 
 
-def _blurred(photo: PhotoEvidence, sigma: float) -> tuple[np.ndarray, np.ndarray | None]:
+def _blurred(image: ColourImage, sigma: float) -> tuple[np.ndarray, np.ndarray | None]:
     """Colours and opacity (h, w, 4) blurred by sigma pixels, and which share of each pixel is known
     (None: all); made smaller where the blur allows."""
-    height, width = photo.size
+    height, width = image.size
     observed = np.ones((height, width, 4), np.float32)
-    observed[..., :3] = photo.colour
-    if photo.opacity is not None:
-        observed[..., 3] = photo.opacity
-    known = photo.weight
+    observed[..., :3] = image.colour
+    if image.opacity is not None:
+        observed[..., 3] = image.opacity
+    known = image.weight
     if sigma <= 0.3:
         return observed, known
     if known is not None:

@@ -12,8 +12,22 @@ from __future__ import annotations
 
 import warp as wp
 
-from .coverage import Scratch, cut_at, fill_faces, near_plane, project_vertices, to_pixel
-from .mesh_batch import MeshArrays
+from pose_refiner_ros.rendering.coverage import (
+    Scratch,
+    cut_at,
+    fill_faces,
+    near_plane,
+    project_vertices,
+    to_pixel,
+)
+from pose_refiner_ros.rendering.mesh_batch import MeshArrays
+
+from ..normal_equations import (
+    NormalEquations,
+    PoseBatch,
+    add_normal_equations,
+    vector_in_reference,
+)
 
 wp.set_module_options({"enable_backward": False})
 
@@ -31,31 +45,51 @@ vec7 = wp.types.vector(length=7, dtype=wp.float32)
 
 
 @wp.struct
-class Evidence:
-    """What was observed of each object, at one resolution."""
+class Masks:
+    """Signed distances to the masks of the observations (N), at one resolution."""
 
     # (N, S, S) robust signed distance psi = phi / (1 + |phi| / scale), full-resolution pixels
     distance: wp.array3d(dtype=wp.float32)
     scale: wp.array(dtype=wp.float32)  # (N,) distance that counts half, full-resolution pixels
     size: wp.array(dtype=wp.int32)  # (N,) used part of the S x S image
-    camera: wp.array(dtype=wp.vec4)  # (N,) fx fy cx cy at this resolution
+    pinhole: wp.array(dtype=wp.vec4)  # (N,) fx fy cx cy at this resolution
     image_bounds: wp.array(dtype=wp.vec4)  # (N,) x0 y0 x1 y1 of the photo, this resolution
     pixel: wp.array(dtype=wp.float32)  # (N,) side of a pixel in full-resolution pixels
 
 
 @wp.struct
-class Linearisation:
-    """Cost and derivatives of a batch of poses."""
+class Rows:
+    """Which observations each pose (B) is seen in."""
 
-    hessian: wp.array(dtype=wp.spatial_matrix)  # (B,)
-    gradient: wp.array(dtype=wp.spatial_vector)  # (B,)
-    cost: wp.array(dtype=wp.float32)  # (B,)
-    weight: wp.array(dtype=wp.float32)  # (B,) weighted length of the outline
+    mesh: wp.array(dtype=wp.int32)  # (B,)
+    near: wp.array(dtype=wp.float32)  # (B,) near plane, metres
+    first: wp.array(dtype=wp.int32)  # (B + 1,) where the rows of a pose begin in `observation`
+    observation: wp.array(dtype=wp.int32)
+    # (N,) of the observations: camera_from_reference
+    rotation: wp.array(dtype=wp.mat33)
+    translation: wp.array(dtype=wp.vec3)
+
+
+@wp.struct
+class OutlineFit:
+    """How the silhouettes of poses (B) lie on their masks, over all their observations."""
+
     # (B,) covered known area, its overlap with the mask, sum of squared distance along the
     # outline, its length, unknown part of the length, sums of the robust weight and of the slope of
     # the distance across the outline
     measures: wp.array(dtype=vec7)
     sectors: wp.array2d(dtype=wp.spatial_vector)  # (B, SECTORS) gradient by direction
+
+
+@wp.struct
+class OutlineSums:
+    """Of one silhouette and mask, along the camera's axes."""
+
+    hessian: wp.spatial_matrix
+    gradient: wp.spatial_vector
+    cost: float
+    weight: float
+    measures: vec7
 
 
 @wp.func
@@ -82,72 +116,62 @@ def covered_beside(
 
 
 @wp.func
-def distance_at(evidence: Evidence, index: int, x: float, y: float):
+def distance_at(masks: Masks, index: int, x: float, y: float):
     """Robust signed distance at a point of the crop, or at its border's nearest point."""
-    limit = float(evidence.size[index] - 1)
+    limit = float(masks.size[index] - 1)
     inside_x = wp.clamp(x, 0.0, limit)
     inside_y = wp.clamp(y, 0.0, limit)
-    column = wp.min(int(inside_x), evidence.size[index] - 2)
-    row = wp.min(int(inside_y), evidence.size[index] - 2)
+    column = wp.min(int(inside_x), masks.size[index] - 2)
+    row = wp.min(int(inside_y), masks.size[index] - 2)
     fx = inside_x - float(column)
     fy = inside_y - float(row)
-    a = evidence.distance[index, row, column]
-    b = evidence.distance[index, row, column + 1]
-    c = evidence.distance[index, row + 1, column]
-    d = evidence.distance[index, row + 1, column + 1]
+    a = masks.distance[index, row, column]
+    b = masks.distance[index, row, column + 1]
+    c = masks.distance[index, row + 1, column]
+    d = masks.distance[index, row + 1, column + 1]
     value = (a * (1.0 - fx) + b * fx) * (1.0 - fy) + (c * (1.0 - fx) + d * fx) * fy
     if wp.max(wp.max(a, b), wp.max(c, d)) > UNKNOWN_LIMIT:
         value = UNKNOWN
-    bounds = evidence.image_bounds[index]
+    bounds = masks.image_bounds[index]
     if x < bounds[0] or y < bounds[1] or x > bounds[2] or y > bounds[3]:
         value = UNKNOWN
     return value
 
 
-@wp.kernel
-def linearise_silhouette(
+@wp.func
+def outline_integral(
     meshes: MeshArrays,
-    evidence: Evidence,
-    mesh_of_pose: wp.array(dtype=wp.int32),
-    evidence_of_pose: wp.array(dtype=wp.int32),
-    active: wp.array(dtype=wp.int32),
-    rotation: wp.array(dtype=wp.mat33),
-    translation: wp.array(dtype=wp.vec3),
-    near: wp.array(dtype=wp.float32),
+    masks: Masks,
+    mesh: int,
+    observation: int,
+    R: wp.mat33,
+    t: wp.vec3,
+    near: float,
+    camera_from_reference: wp.mat33,
     spacing: float,
     grain: int,
-    mesh_offset: int,
     with_sectors: int,
     scratch: Scratch,
-    out: Linearisation,
+    fit: OutlineFit,
+    pose: int,
+    lane: int,
 ):
-    """Cost and normal equations of the silhouette of each active pose.
+    """Cost and normal equations of one silhouette, drawn at R, t in its camera.
 
     The cost is the integral over the known covered pixels of the robust signed distance psi. Its
     gradient is the outline integral of psi n.J (Reynolds' transport theorem), its Gauss-Newton
     matrix that of w (n.J)(n.J)^T with w = psi / phi = 1 - |psi| / scale.
     """
-    pose, lane = wp.tid()
     lanes = wp.block_dim()
-    if active[pose] == 0:
-        return
-    mesh = mesh_of_pose[pose] + mesh_offset
-    seen = evidence_of_pose[pose]
-    R = rotation[pose]
-    t = translation[pose]
-    z_near = near_plane(R, t, near[pose])
-    camera = evidence.camera[seen]
-    size = evidence.size[seen]
-    pixel = evidence.pixel[seen]
+    z_near = near_plane(R, t, near)
+    camera = masks.pinhole[observation]
+    size = masks.size[observation]
+    pixel = masks.pixel[observation]
     to_pixel_scale = 1.0 / pixel
-    inverse_scale = 1.0 / evidence.scale[seen]
+    inverse_scale = 1.0 / masks.scale[observation]
     grains = size / grain
     to_grain = 1.0 / float(grain)
     grain_shift = 0.5 * to_grain - 0.5
-
-    if with_sectors != 0:
-        for i in range(lane, SECTORS, lanes):
-            out.sectors[pose, i] = wp.spatial_vector()
 
     # 1. project, 2. fill the coverage
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
@@ -228,7 +252,7 @@ def linearise_silhouette(
                         outward = 1.0
                     if outward != 0.0:
                         ds = step * pixel
-                        psi = distance_at(evidence, seen, x, y)
+                        psi = distance_at(masks, observation, x, y)
                         length_sum += ds
                         if psi > UNKNOWN_LIMIT:
                             unknown_sum += ds
@@ -258,8 +282,8 @@ def linearise_silhouette(
                                 # distance really grows across it
                                 step_x = REACH * mx * to_pixel_scale
                                 step_y = REACH * my * to_pixel_scale
-                                beyond = distance_at(evidence, seen, x + step_x, y + step_y)
-                                before = distance_at(evidence, seen, x - step_x, y - step_y)
+                                beyond = distance_at(masks, observation, x + step_x, y + step_y)
+                                before = distance_at(masks, observation, x - step_x, y - step_y)
                                 slope = (beyond - before) / (2.0 * REACH)
                                 if beyond > UNKNOWN_LIMIT or before > UNKNOWN_LIMIT:
                                     slope = robust
@@ -272,7 +296,8 @@ def linearise_silhouette(
                                 if oy < 0.0:
                                     turned = 4.0 - turned
                                 sector = wp.min(int(turned * float(SECTORS) / 4.0), SECTORS - 1)
-                                wp.atomic_add(out.sectors, pose, sector, force)
+                                force = vector_in_reference(camera_from_reference, force)
+                                wp.atomic_add(fit.sectors, pose, sector, force)
 
     hessian_sum = wp.tile_sum(wp.tile(hessian, preserve_type=True))[0]
     gradient_sum = wp.tile_sum(wp.tile(gradient, preserve_type=True))[0]
@@ -301,8 +326,8 @@ def linearise_silhouette(
                         column = (block * 32 + bit) * grain
                         # the mean of two opposite corners is the value at the grain's middle
                         psi = 0.5 * (
-                            evidence.distance[seen, row * grain, column]
-                            + evidence.distance[seen, row * grain + grain - 1, column + grain - 1]
+                            masks.distance[observation, row * grain, column]
+                            + masks.distance[observation, row * grain + grain - 1, column + grain - 1]
                         )
                         if psi < UNKNOWN_LIMIT:
                             area += 1.0
@@ -312,18 +337,87 @@ def linearise_silhouette(
     cost = wp.tile_sum(wp.tile(cost))[0]
     area = wp.tile_sum(wp.tile(area))[0]
     overlap = wp.tile_sum(wp.tile(overlap))[0]
+    square = pixel * pixel * float(grain * grain)
+    sums = OutlineSums()
+    sums.hessian = hessian_sum
+    sums.gradient = gradient_sum
+    sums.cost = cost * square
+    sums.weight = weight_sum
+    sums.measures = vec7(
+        area * square,
+        overlap * square,
+        square_sum,
+        length_sum,
+        unknown_sum,
+        weight_sum,
+        slope_sum,
+    )
+    return sums
+
+
+@wp.kernel
+def linearize_silhouette(
+    meshes: MeshArrays,
+    masks: Masks,
+    rows: Rows,
+    poses: PoseBatch,
+    spacing: float,
+    grain: int,
+    mesh_offset: int,
+    with_sectors: int,
+    scratch: Scratch,
+    own: NormalEquations,
+    fit: OutlineFit,
+    total: NormalEquations,
+):
+    """Normal equations of the silhouettes of each active pose in all cameras that see it, kept in
+    `own` and added to `total`."""
+    pose, lane = wp.tid()
+    if poses.active[pose] == 0:
+        return
+    if with_sectors != 0:
+        for i in range(lane, SECTORS, wp.block_dim()):
+            fit.sectors[pose, i] = wp.spatial_vector()
     if lane == 0:
-        square = pixel * pixel * float(grain * grain)
-        out.hessian[pose] += hessian_sum
-        out.gradient[pose] += gradient_sum
-        out.cost[pose] += cost * square
-        out.weight[pose] += weight_sum
-        out.measures[pose] = vec7(
-            area * square,
-            overlap * square,
-            square_sum,
-            length_sum,
-            unknown_sum,
-            weight_sum,
-            slope_sum,
+        own.hessian[pose] = wp.spatial_matrix()
+        own.gradient[pose] = wp.spatial_vector()
+        own.cost[pose] = 0.0
+        own.weight[pose] = 0.0
+    measures = vec7()
+    for row in range(rows.first[pose], rows.first[pose + 1]):
+        observation = rows.observation[row]
+        camera_from_reference = rows.rotation[observation]
+        sums = outline_integral(
+            meshes,
+            masks,
+            rows.mesh[pose] + mesh_offset,
+            observation,
+            camera_from_reference * poses.rotation[pose],
+            camera_from_reference * poses.translation[pose] + rows.translation[observation],
+            rows.near[pose],
+            camera_from_reference,
+            spacing,
+            grain,
+            with_sectors,
+            scratch,
+            fit,
+            pose,
+            lane,
         )
+        measures += sums.measures
+        if lane == 0:
+            add_normal_equations(
+                own,
+                pose,
+                camera_from_reference,
+                sums.hessian,
+                sums.gradient,
+                sums.cost,
+                sums.weight,
+            )
+    if lane == 0:
+        fit.measures[pose] = measures
+        total.hessian[pose] += own.hessian[pose]
+        total.gradient[pose] += own.gradient[pose]
+        total.cost[pose] += own.cost[pose]
+        total.weight[pose] += own.weight[pose]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Poses that objects may have: what is known of one, which are the same, which are worth more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pose_refiner_ros.geometry.pose import rotated
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.objects.model import ObjectModel
+
+    from .terms import TermFit
+    from .terms.prior import PosePrior
+
+# Hypotheses that end this near to each other are one.
+SAME_ANGLE = np.radians(8.0)
+SAME_PLACE = 0.1  # diameters
+SAME_DEPTH = 0.05  # of the distance, beside that
+
+
+class Reason(IntEnum):
+    """Why a pose stopped moving."""
+
+    RUNNING = 0
+    CONVERGED = 1  # the step moves the outline by less than the tolerance
+    STALLED = 2  # no step however short lowers the cost
+    MAX_ITERATIONS = 3
+    NO_EVIDENCE = 4  # nothing of the object meets known pixels
+
+
+@dataclass(eq=False)
+class Hypothesis:
+    """A pose that an object may have, from a guess to a result.
+
+    object: its name; reference_from_object: (4, 4) float64; prior: what was known before. Of a
+    result: cost over all that was seen at the finest scale, 0 for a perfect fit; covariance
+    (6, 6), twist order, the reference's axes, about the object's origin; fits: what each term says
+    of it, by the terms' names; iterations; reason: why it stopped moving.
+    """
+
+    object: str
+    reference_from_object: np.ndarray
+    prior: PosePrior | None = None
+    cost: float = np.inf
+    covariance: np.ndarray | None = None
+    fits: dict[str, TermFit] = field(default_factory=dict)
+    iterations: int = 0
+    reason: Reason = Reason.RUNNING
+    index: int = 0  # of the object, among those of a call
+
+
+def same_pose(a: np.ndarray, b: np.ndarray, model: ObjectModel, distance: float) -> bool:
+    """Whether two poses (4, 4) of an object, so many metres away, are one as far as can be seen."""
+    shift = np.linalg.norm(a[:3, 3] - b[:3, 3])
+    if shift > SAME_PLACE * model.diameter + SAME_DEPTH * distance:
+        return False
+    return float(model.symmetries.reduced_rotation_error(a, b)) < SAME_ANGLE
+
+
+def best_distinct(
+    found: Sequence[Hypothesis],
+    model: ObjectModel,
+    depth_of,
+    keep: int,
+    behind: float = np.inf,
+) -> list[Hypothesis]:
+    """Of one object's hypotheses the `keep` best that differ from each other, best first; without
+    those whose cost is behind the best one's by more than a share of that.
+
+    depth_of: distance along the optical axis of a pose (4, 4).
+    """
+    found = sorted((one for one in found if np.isfinite(one.cost)), key=lambda one: one.cost)
+    chosen: list[Hypothesis] = []
+    for one in found:
+        if len(chosen) == keep or one.cost - found[0].cost > behind * abs(found[0].cost):
+            break
+        pose = one.reference_from_object
+        if not any(
+            same_pose(
+                pose,
+                other.reference_from_object,
+                model,
+                abs(depth_of(other.reference_from_object)),
+            )
+            for other in chosen
+        ):
+            chosen.append(one)
+    return chosen
+
+
+def around(pose: np.ndarray, angle: float) -> list[np.ndarray]:
+    """The pose (4, 4) turned by an angle both ways about each axis of the reference through the
+    object's origin."""
+    return [rotated(pose, angle * axis) for axis in np.concatenate([np.eye(3), -np.eye(3)])]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When what was found is not believed, and looked for elsewhere: all the rules in one place.
+
+Three searches, from near to far: starts turned a little around the first one, where the best result
+fits badly (`restart_angle`); all views of the codebook, where a given pose does not fit or proves
+nothing (`needs_views`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.settings import Settings
+
+from .hypotheses import Hypothesis
+from .observation import Observation
+
+# An outline that ends farther than this from the mask's border (robust RMS, share of the crop's
+# side), or colours that end this far off, may sit in a local minimum.
+RESTART_OUTLINE = 0.003
+RESTART_COLOUR = 0.08
+RESTART_ANGLE = np.radians(20.0)
+RESTART_ANGLE_UNMASKED = np.radians(25.0)
+
+CONFIRM_ANGLE = np.radians(12.0)
+START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
+SURE_COLOURS = 0.06  # a difference that wrong poses do not come down to
+# Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
+# (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
+WRONG_COLOURS = 0.1
+
+
+def colours_differ(colour_rms: float | None) -> bool:
+    """Whether the image contradicts a pose; None: it was not asked."""
+    return colour_rms is not None and not colour_rms <= WRONG_COLOURS
+
+
+def colour_rms(found: Hypothesis) -> float | None:
+    """The robust RMS difference of its field's colours and the image's; None where there is no
+    field or no image."""
+    fit = found.fits.get("radiance")
+    return None if fit is None else float(fit.colour_rms)
+
+
+def restart_angle(best: Hypothesis, observations: Sequence[Observation]) -> float | None:
+    """By how much to turn the first start about each axis, to try again what ended as badly as the
+    best result did; None where that fits."""
+    outline, colours = best.fits.get("silhouette"), best.fits.get("radiance")
+    angle = RESTART_ANGLE_UNMASKED if outline is None else RESTART_ANGLE
+    if outline is not None:
+        crops = [seen.crop for seen in observations if seen.distances]
+        limit = RESTART_OUTLINE * np.mean([crop.size / crop.scale for crop in crops])
+        if not outline.rms < limit:
+            return angle
+    if colours is not None and not colours.rms <= RESTART_COLOUR:
+        return angle
+    return None
+
+
+def needs_views(
+    found: Sequence[Hypothesis],
+    start: np.ndarray | None,
+    model: ObjectModel,
+    settings: Settings,
+    tracked: bool,
+    due: bool,
+) -> bool:
+    """Whether the codebook's views are to be tried beside what was found from given poses.
+
+    start: the first of those, (4, 4); tracked: it is that of the frame before; due: a fresh look is
+    asked for, to find out whether the track has been wrong all along.
+    """
+    if settings.search == "never":
+        return False
+    if settings.search == "always" or not found or start is None:
+        return True
+    best, colours = found[0], colour_rms(found[0])
+    overlap = float(best.fits["silhouette"].iou)
+    if overlap < settings.confirm_iou:
+        return True
+    # where colours clearly fit, a tracked pose needs no fresh look: that takes far longer
+    if due and not (colours is not None and colours <= SURE_COLOURS):
+        return True
+    if tracked:
+        return False
+    if colours_differ(colours):
+        return True
+    # A fit like that of real masks proves a pose that was nearly right already (a tracked one). One
+    # that had to turn further must fit better, and one that turned far proves nothing: its
+    # silhouette may fit as well as the right one's.
+    pose = best.reference_from_object
+    turned = model.symmetries.reduced_rotation_error(pose, start)
+    moved = np.linalg.norm(pose[:3, 3] - start[:3, 3])
+    if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
+        return False
+    return turned > START_SIGMA or overlap < settings.accept_iou

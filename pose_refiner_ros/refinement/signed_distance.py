@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signed distances to the border of a mask, at several resolutions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.special import erfinv
+
+UNKNOWN = np.float32(1.0e8)
+UNKNOWN_LIMIT = np.float32(1.0e4)
+
+
+# A distance that counts half, as a share of the crop's side, at each scale from coarse to fine: far
+# off at first, then less and less, so that what is wrong in the mask (a missing handle, a strip of
+# the table) pulls little at the end.
+ROBUST_SHARE = (0.1, 0.015)
+
+
+SCALE_SIZES = (128, 256)  # largest crop side at each scale, coarse to fine
+
+
+@dataclass(frozen=True)
+class DistanceMap:
+    """Signed distances to a mask's border at one resolution.
+
+    distance: (S, S) float32 robust signed distance psi = phi / (1 + |phi| / scale) with phi in crop
+    pixels, negative inside, UNKNOWN where nothing is known; scale in crop pixels; pinhole: fx, fy,
+    cx, cy and bounds: x0, y0, x1, y1 of the photo, in pixels of this map; pixel: side of a pixel
+    of this map in crop pixels.
+    """
+
+    distance: np.ndarray
+    scale: float
+    pinhole: np.ndarray
+    bounds: np.ndarray
+    pixel: float
+
+
+def build_pyramid(
+    distance: np.ndarray,
+    hidden: bool,
+    pinhole: np.ndarray,
+    bounds: np.ndarray,
+    sizes: tuple[int, ...] = SCALE_SIZES,
+    robust_share: tuple[float, ...] = ROBUST_SHARE,
+) -> list[DistanceMap]:
+    """Signed distances of a crop at each of the given largest sizes, the last being the crop's own.
+
+    distance: (S, S) float32 with S at most sizes[-1]; hidden: whether any of it is UNKNOWN;
+    pinhole: fx, fy, cx, cy and bounds: x0, y0, x1, y1 of the photo in crop pixels. A map is the crop
+    shrunk by the least power of two that fits its size, so a small object starts at a resolution
+    that still shows it.
+    """
+    side = distance.shape[0]
+    shrunk = {1: distance}
+    for factor in (2, 4, 8):
+        if min(sizes) * factor // 2 < side:
+            half = shrunk[factor // 2]
+            size = (half.shape[1] // 2, half.shape[0] // 2)
+            shrunk[factor] = cv2.resize(half, size, interpolation=cv2.INTER_AREA)
+    maps = []
+    for size, share in zip(sizes, robust_share, strict=True):
+        factor = 1
+        while side > size * factor:
+            factor *= 2
+        scale = share * side
+        distance = shrunk[factor]
+        weight = np.abs(distance)
+        weight *= 1.0 / scale
+        weight += 1.0
+        robust = np.divide(distance, weight, out=weight)
+        if hidden:
+            robust[distance > UNKNOWN_LIMIT] = UNKNOWN
+        maps.append(
+            DistanceMap(
+                robust,
+                scale,
+                shrink_pinhole(pinhole, factor),
+                shrink_points(bounds, factor),
+                float(factor),
+            )
+        )
+    return maps
+
+
+def shrink_points(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Pixel coordinates (pixel centres are integers) in an image shrunk by a factor."""
+    return (pixels + 0.5) / factor - 0.5
+
+
+def shrink_pinhole(pinhole: np.ndarray, factor: float) -> np.ndarray:
+    """fx, fy, cx, cy of an image shrunk by a factor."""
+    return np.concatenate([pinhole[:2] / factor, shrink_points(pinhole[2:], factor)])
+
+
+def signed_distance(
+    mask: np.ndarray, unknown: np.ndarray | None = None, share: np.ndarray | None = None
+) -> np.ndarray:
+    """Distance in pixels to the border of mask (S, S) uint8 0/1, negative inside.
+
+    Unknown pixels (S, S) 0/1, apart from the mask, may hide more of the object: they belong to
+    neither side, and are marked UNKNOWN. share: (S, S) uint8, how much of each pixel the mask and
+    the unknown cover, 0 to 255, where the mask was resampled: it places the border between pixels.
+    S is even.
+    """
+    if share is None:
+        share = (mask if unknown is None else mask | unknown) * np.uint8(255)
+    # Near the border the blurred share tells where it runs, to a fraction of a pixel. Farther off
+    # a distance transform at half the resolution will do, at a quarter of its time.
+    coarse = _whole_distance(half_covered(share))
+    coarse *= 2.0
+    coarse += 0.4  # a coarse pixel half inside counts as inside, so the border is that far out
+    distance = cv2.resize(coarse, share.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    blurred = cv2.GaussianBlur(share, (5, 5), _BLUR)
+    near = cv2.inRange(blurred, 10, 245)
+    cv2.copyTo(cv2.LUT(blurred, _BORDER_DISTANCE), near, distance)
+    if unknown is not None:
+        distance[unknown.view(bool)] = UNKNOWN
+    return distance
+
+
+def half_covered(share: np.ndarray) -> np.ndarray:
+    """(S / 2, S / 2) uint8 0/1, the pixels half covered at half the resolution."""
+    size = (share.shape[1] // 2, share.shape[0] // 2)
+    return (cv2.resize(share, size, interpolation=cv2.INTER_AREA) > 127).view(np.uint8)
+
+
+def _whole_distance(region: np.ndarray) -> np.ndarray:
+    """Signed distance (S, S) float32 in whole pixels to the border of a region (S, S) 0/1."""
+    # one transform serves both sides: distances to the region's own border pixels
+    free = 1 - region
+    free += cv2.erode(region, _CROSS, borderType=cv2.BORDER_REPLICATE)
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_5)
+    sign = region.astype(np.float32)
+    sign *= -2.0
+    sign += 1.0
+    distance *= sign
+    distance -= 0.5
+    return distance
+
+
+_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+_BLUR = 0.7
+# Blurring a straight edge makes its profile a normal distribution, whatever its direction; the
+# inverse of that tells the distance of the edge from a blurred share of 0 to 255.
+_BORDER_DISTANCE = (
+    -_BLUR * np.sqrt(2.0) * erfinv(np.clip(np.linspace(-1.0, 1.0, 256), -0.9999, 0.9999))
+).astype(np.float32)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kinds of evidence that pull on poses: a file each. The solver knows none of them.
+
+    silhouette.py   the outline against the mask
+    radiance.py     a radiance field's colours against the image (iNeRF, 2021)
+    prior.py        what was known of a pose before
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ..hypotheses import Hypothesis
+    from ..normal_equations import NormalEquations, PoseBatch
+    from ..observation import Observation
+
+
+@dataclass(frozen=True, eq=False)
+class TermFit:
+    """How poses (B) fit what one term has seen of them; `at` gives the fit of one.
+
+    cost: (B,), 0 for a perfect fit; rms: (B,) robust RMS residual, in the term's own unit: photo
+    pixels of the outline, or colour in [0, 1]; hessian: (B, 6, 6) Gauss-Newton matrix of this term
+    alone; sectors: (B, S, 6) parts of its gradient whose residuals are alike; slope: (B,) how fast
+    residuals really grow, relative to the matrix.
+
+    Of silhouettes: iou over known pixels; visible: share of the outline on known pixels. Of
+    colours: colour_rms: that of the pixels which both mask and field cover, covered: their share of
+    the mask; gain, bias: (B, 3) from the field's colours to the image's.
+    """
+
+    cost: np.ndarray
+    rms: np.ndarray
+    hessian: np.ndarray | None = None
+    sectors: np.ndarray | None = None
+    slope: np.ndarray | None = None
+    iou: np.ndarray | None = None
+    visible: np.ndarray | None = None
+    colour_rms: np.ndarray | None = None
+    covered: np.ndarray | None = None
+    gain: np.ndarray | None = None
+    bias: np.ndarray | None = None
+
+    def at(self, i: int) -> TermFit:
+        """The fit of pose i."""
+        values = [getattr(self, name) for name in _FIELDS]
+        return TermFit(*[None if value is None else value[i] for value in values])
+
+
+_FIELDS = [field.name for field in fields(TermFit)]
+
+
+class ResidualTerm(Protocol):
+    """Evidence that pulls on poses.
+
+    name: by which levels choose it; finest: its sharpest scale; sees: (B,) bool, the loaded poses
+    of which it has seen something.
+    """
+
+    name: str
+    finest: int
+    sees: np.ndarray
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Take in what rows of the batches to come refer to."""
+
+    def load(
+        self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]
+    ) -> None:
+        """The batch: its poses, and rows (index of a pose, what was seen of it), by the poses'
+        order."""
+
+    def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
+        """Add cost, gradient, Gauss-Newton matrix and weight at the active poses."""
+
+    def fit(self) -> TermFit:
+        """How the poses fit that were linearised last."""

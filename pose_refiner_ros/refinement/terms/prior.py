@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was known of a pose before anything was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import warp as wp
+
+from pose_refiner_ros.geometry.pose import in_axes, rigid
+from pose_refiner_ros.geometry.pose_kernels import log_so3
+
+from ..host_buffer import HostBuffer, RecordedKernel
+from ..normal_equations import NormalEquations, PoseBatch, allocate
+from . import TermFit
+
+if TYPE_CHECKING:
+    from ..hypotheses import Hypothesis
+    from ..observation import Observation
+
+wp.set_module_options({"enable_backward": False})
+
+
+@dataclass(frozen=True, eq=False)
+class PosePrior:
+    """A normal distribution of poses: reference_from_object (4, 4) and its information (6, 6), the
+    inverse of a covariance in twist order, the reference's axes, about the object's origin, in the
+    units of the cost that it is added to."""
+
+    reference_from_object: np.ndarray
+    information: np.ndarray
+
+    def turned(self, rotation: np.ndarray) -> PosePrior:
+        """The same along axes turned by (3, 3)."""
+        pose = rigid(rotation) @ self.reference_from_object
+        return PosePrior(pose, in_axes(rotation, self.information))
+
+
+@wp.struct
+class Priors:
+    """Of a batch of poses (B)."""
+
+    rotation: wp.array(dtype=wp.mat33)
+    translation: wp.array(dtype=wp.vec3)
+    information: wp.array(dtype=wp.spatial_matrix)
+    cost: wp.array(dtype=wp.float32)  # of the poses that were looked at last
+
+
+@wp.kernel
+def add_priors(priors: Priors, poses: PoseBatch, out: NormalEquations):
+    i = wp.tid()
+    if poses.active[i] == 0:
+        return
+    w = log_so3(poses.rotation[i] * wp.transpose(priors.rotation[i]))
+    v = poses.translation[i] - priors.translation[i]
+    away = wp.spatial_vector(v[0], v[1], v[2], w[0], w[1], w[2])
+    # d away / d update: the identity for v, the inverse left Jacobian of SO(3) for w
+    hat = wp.skew(w)
+    angle = wp.length(w)
+    third = float(1.0 / 12.0)
+    if angle > 0.1:
+        third = (1.0 - 0.5 * angle / wp.tan(0.5 * angle)) / (angle * angle)
+    inverse = wp.identity(n=3, dtype=wp.float32) - 0.5 * hat + third * (hat * hat)
+    J = wp.spatial_matrix()
+    for r in range(3):
+        J[r, r] = 1.0
+        for c in range(3):
+            J[r + 3, c + 3] = inverse[r, c]
+    information = priors.information[i]
+    pull = information * away
+    cost = 0.5 * wp.dot(away, pull)
+    priors.cost[i] = cost
+    out.cost[i] = out.cost[i] + cost
+    out.gradient[i] = out.gradient[i] + wp.transpose(J) * pull
+    out.hessian[i] = out.hessian[i] + wp.transpose(J) * information * J
+
+
+class PriorTerm:
+    """Pulls each of up to `capacity` poses towards what was known of it."""
+
+    name = "prior"
+    finest = 0
+
+    def __init__(self, capacity: int, device: str = "cpu") -> None:
+        self._device = device
+        self._priors = allocate(Priors, capacity, device)
+        self._buffer = HostBuffer(self._priors, list(Priors.vars))
+        self._kernels: dict[int, RecordedKernel] = {}
+        self.sees = np.zeros(0, bool)
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Nothing: what was known is with the poses."""
+
+    def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
+        """The batch; see `ResidualTerm`."""
+        self.sees = np.array([pose.prior is not None for pose in poses], bool)
+        if not self.sees.any():
+            return
+        means = np.tile(np.eye(4), (len(poses), 1, 1))
+        information = np.zeros((len(poses), 6, 6))
+        for i in np.flatnonzero(self.sees):
+            means[i] = poses[i].prior.reference_from_object
+            information[i] = poses[i].prior.information
+        self._buffer.write("rotation", means[:, :3, :3])
+        self._buffer.write("translation", means[:, :3, 3])
+        self._buffer.write("information", information)
+
+    def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
+        """Add the priors' cost and derivatives; see `ResidualTerm`."""
+        if not self.sees.any():
+            return
+        if id(out) not in self._kernels:
+            self._kernels[id(out)] = RecordedKernel(
+                add_priors, [self._priors, poses, out], self._device
+            )
+        self._kernels[id(out)](len(self.sees))
+
+    def fit(self) -> TermFit:
+        """Half the squared Mahalanobis distances from what was known."""
+        cost = self._buffer.read("cost", len(self.sees)).astype(np.float64)
+        return TermFit(cost=np.where(self.sees, cost, 0.0), rms=np.sqrt(2.0 * cost))

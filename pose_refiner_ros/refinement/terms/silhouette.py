@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The silhouette's outline against the mask's border.
+
+The cost is the integral over the covered pixels of a robust signed distance to the mask; by
+Reynolds' transport theorem its derivative is an integral along the outline (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import warp as wp
+
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
+from pose_refiner_ros.rendering.coverage import Scratch
+from pose_refiner_ros.rendering.mesh_batch import MeshBatch
+
+from ..host_buffer import HostBuffer, RecordedKernel
+from ..hypotheses import Hypothesis
+from ..normal_equations import NormalEquations, PoseBatch, allocate
+from ..observation import SCALE_SIZES, Observation
+from . import TermFit
+from .silhouette_kernel import SECTORS, Masks, OutlineFit, Rows, linearize_silhouette, vec7
+
+BLOCK = 128
+COARSE_PX = 4.0  # the outline error of the coarse scale's meshes: one pixel of its pictures
+SPACING = 1.5  # of the samples along the outline, pixels of the resolution
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How closely the term looks: which resolution of the mask it compares with, how many of its
+    pixels (stride x stride) one pixel of the drawn silhouette stands for, and whether a coarse
+    version of the mesh will do."""
+
+    resolution: int
+    stride: int
+    coarse_mesh: bool = False
+
+
+# Coarse pixels are enough to tell which edges are outline; the outline itself is never rounded.
+SCALES = (Scale(0, 2, coarse_mesh=True), Scale(1, 2), Scale(1, 1))
+
+
+class SilhouetteTerm:
+    """Silhouettes of up to `capacity` poses against up to `capacity` masks at a time."""
+
+    name = "silhouette"
+    finest = len(SCALES) - 1
+
+    def __init__(self, models: Sequence[ObjectModel], capacity: int, device: str = "cpu") -> None:
+        fine = [model.silhouette_mesh for model in models]
+        coarse = [simplify_for_silhouette(mesh, tolerance_px=COARSE_PX) for mesh in fine]
+        self._mesh_of = {model.name: i for i, model in enumerate(models)}
+        self._near = {model.name: max(0.02 * model.diameter, 1e-3) for model in models}
+        self._meshes = MeshBatch(fine + coarse, device)
+        self._device = wp.get_device(device)
+        self._count = 0
+        self.sees = np.zeros(0, bool)
+
+        self._masks = [_masks(size, capacity, device) for size in SCALE_SIZES]
+        self._mask_rows = [HostBuffer(masks, list(Masks.vars)) for masks in self._masks]
+        self._rows = allocate(Rows, capacity + 1, device)
+        self._own = allocate(NormalEquations, capacity, device)
+        self._fit = OutlineFit()
+        self._fit.measures = wp.zeros(capacity, dtype=vec7, device=device)
+        self._fit.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)
+        self._scratch = _scratch(self._meshes, capacity, device)
+        self._row_buffer = HostBuffer(self._rows, list(Rows.vars))
+        self._own_buffer = HostBuffer(self._own, ["hessian", "cost"])
+        self._fit_buffer = HostBuffer(self._fit, list(OutlineFit.vars))
+        self._kernels: dict[tuple[int, int], RecordedKernel] = {}
+
+        self._slots: dict[Observation, int] = {}
+        # of the poses: best cost, area of the masks, and mean scale of the crops
+        self._least_cost = self._area = self._crop_scale = np.zeros(0)
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Upload the signed distances of observations that have a mask."""
+        masked = [seen for seen in observations if seen.distances]
+        self._slots = {seen: slot for slot, seen in enumerate(masked)}
+        if not masked:
+            return
+        for index, rows in enumerate(self._mask_rows):
+            maps = [seen.distances[index] for seen in masked]
+            for slot, one in enumerate(maps):
+                size = one.distance.shape[0]
+                if self._device.is_cpu:
+                    rows.read("distance", slot + 1)[slot, :size, :size] = one.distance
+                else:
+                    target = self._masks[index].distance[slot, :size, :size]
+                    wp.copy(target, wp.array(one.distance, device=self._device))
+            rows.write("size", np.array([len(one.distance) for one in maps], np.int32))
+            rows.write("scale", np.array([one.scale for one in maps], np.float32))
+            rows.write("pinhole", np.array([one.pinhole for one in maps], np.float32))
+            rows.write("image_bounds", np.array([one.bounds for one in maps], np.float32))
+            rows.write("pixel", np.array([one.pixel for one in maps], np.float32))
+        cameras = np.array([seen.crop_from_reference for seen in masked], np.float32)
+        self._row_buffer.write("rotation", cameras[:, :3, :3])
+        self._row_buffer.write("translation", cameras[:, :3, 3])
+
+    def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
+        """The batch; see `ResidualTerm`."""
+        count = self._count = len(poses)
+        rows = [(i, seen) for i, seen in rows if seen.distances]
+        pose_of_row = np.array([i for i, _ in rows], np.int64)
+        number = np.bincount(pose_of_row, minlength=count)
+        self.sees = number > 0
+        buffer = self._row_buffer
+        buffer.write("observation", np.array([self._slots[seen] for _, seen in rows], np.int32))
+        buffer.write("first", np.concatenate([[0], np.cumsum(number)]).astype(np.int32))
+        mesh = np.array([self._mesh_of[pose.object] for pose in poses], np.int32)
+        buffer.write("mesh", mesh)
+        buffer.write("near", np.array([self._near[pose.object] for pose in poses], np.float32))
+
+        def summed(values: list[float]) -> np.ndarray:
+            return np.bincount(pose_of_row, values, minlength=count)
+
+        self._least_cost = summed([seen.least_cost for _, seen in rows])
+        self._area = summed([seen.area for _, seen in rows])
+        self._crop_scale = summed([seen.crop.scale for _, seen in rows]) / np.maximum(number, 1)
+
+    def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
+        """Add the silhouettes' normal equations; see `ResidualTerm`."""
+        key = scale, id(out)
+        if key not in self._kernels:
+            look = SCALES[scale]
+            self._kernels[key] = RecordedKernel(
+                linearize_silhouette,
+                [
+                    self._meshes.arrays,
+                    self._masks[look.resolution],
+                    self._rows,
+                    poses,
+                    SPACING,
+                    look.stride,
+                    len(self._mesh_of) if look.coarse_mesh else 0,
+                    int(scale == self.finest),
+                    self._scratch,
+                    self._own,
+                    self._fit,
+                    out,
+                ],
+                self._device,
+                lanes=1 if self._device.is_cpu else BLOCK,
+            )
+        self._kernels[key](self._count)
+
+    def fit(self) -> TermFit:
+        """How the silhouettes that were drawn last lie on their masks."""
+        count = self._count
+        measures = self._fit_buffer.read("measures", count).astype(np.float64)
+        area, overlap, square, length, unknown, weight, slope = measures.T
+        rms = np.sqrt(square / np.maximum(weight, 1e-9)) + np.where(weight > 0, 0.0, np.inf)
+        return TermFit(
+            cost=self._own_buffer.read("cost", count) - self._least_cost,
+            rms=rms / np.maximum(self._crop_scale, 1e-9),
+            hessian=self._own_buffer.read("hessian", count).copy(),
+            sectors=self._fit_buffer.read("sectors", count).copy(),
+            slope=slope / np.maximum(weight, 1e-9),
+            iou=overlap / np.maximum(area + self._area - overlap, 1.0),
+            visible=1.0 - unknown / np.maximum(length, 1e-9),
+        )
+
+
+def _masks(size: int, count: int, device: str) -> Masks:
+    """Room for `count` signed distances of a resolution."""
+    shapes = {"distance": (count, size, size)}
+    masks = Masks()
+    for name, variable in Masks.vars.items():
+        array = wp.zeros(shapes.get(name, count), dtype=variable.type.dtype, device=device)
+        setattr(masks, name, array)
+    return masks
+
+
+def _scratch(meshes: MeshBatch, capacity: int, device: str) -> Scratch:
+    """Room for the pictures of a batch."""
+    scratch = Scratch()
+    scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
+    scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
+    side = SCALE_SIZES[-1]
+    words = (side + 31) // 32
+    scratch.coverage = wp.zeros((capacity, side, words), dtype=wp.uint32, device=device)
+    return scratch
