@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.posed_images import (
     PosedImages,
     PosedImagesError,
@@ -30,6 +29,7 @@ from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, tra
 from pose_refiner_ros.fields.orbit import usual_view, write_png
 from pose_refiner_ros.fields.picture import beside_photo, field_psnr, render_picture
 from pose_refiner_ros.fields.training import Progress, Training, quiet, run
+from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.self_supervision import alike, find_poses, joined
 
 if TYPE_CHECKING:

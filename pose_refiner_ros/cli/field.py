@@ -96,7 +96,7 @@ def train(
     """Train a field from photos whose cameras are known."""
     begun = time.monotonic()
     with user_errors():
-        from pose_refiner_ros.single_image import InputError
+        from pose_refiner_ros.cli.single_image import InputError
 
         if kind is Kind.mlp and (voxel is not None or degree is not None):
             raise InputError("--voxel and --degree belong to --kind grid")
@@ -186,6 +186,7 @@ def render(
     Without a background a PNG is transparent where the field is.
     """
     with user_errors():
+        from pose_refiner_ros.cli.single_image import InputError
         from pose_refiner_ros.fields.field_file import load_field
         from pose_refiner_ros.fields.orbit import (
             check_in_view,
@@ -195,7 +196,6 @@ def render(
             write_png,
         )
         from pose_refiner_ros.fields.orbit import orbit as orbit_poses
-        from pose_refiner_ros.single_image import InputError
 
         suffix = ".mp4" if orbit else ".png"
         if out.suffix.lower() != suffix:
@@ -234,8 +234,8 @@ def info(
 ) -> None:
     """Say what a field is and how it was trained."""
     with user_errors():
+        from pose_refiner_ros.cli.single_image import readable_json
         from pose_refiner_ros.fields.field_file import load_field
-        from pose_refiner_ros.single_image import readable_json
 
         field = load_field(path)
         background = field.background
@@ -286,7 +286,7 @@ def _quality(field: RadianceField) -> str:
 
 
 def _colour(text: str | None) -> tuple[float, float, float] | None:
-    from pose_refiner_ros.single_image import InputError
+    from pose_refiner_ros.cli.single_image import InputError
 
     if text is None or text in _NAMED:
         return _NAMED.get(text)
@@ -305,8 +305,8 @@ def _intrinsics(view: dict, size: str | None, fov: float | None, camera: Path | 
     """(3, 3) and (height, width)."""
     import numpy as np
 
+    from pose_refiner_ros.cli.single_image import InputError
     from pose_refiner_ros.fields.orbit import pinhole
-    from pose_refiner_ros.single_image import InputError
 
     if camera is not None:
         from pose_refiner_ros.geometry.camera_file import load_camera
@@ -328,7 +328,7 @@ def _read_pose(path: Path) -> np.ndarray:
     """(4, 4) camera_from_object: the matrix, an object with it, or the first object of a file."""
     import numpy as np
 
-    from pose_refiner_ros.single_image import InputError, read_json
+    from pose_refiner_ros.cli.single_image import InputError, read_json
 
     content = read_json(path, "pose")
     if isinstance(content, dict) and content.get("objects"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pose_refiner_ros.files.atomic import write_atomically
+
 from .network import EncoderSettings
 
 HEADLINES = {
@@ -75,8 +77,6 @@ def _advice(settings: EncoderSettings) -> str:
 
 def write_card(weights: Path, settings: EncoderSettings, record: dict) -> Path:
     """Write the card beside the weights; returns its path."""
-    from pose_refiner_ros.datasets.bop import write_atomically
-
     path = weights.with_suffix(".md")
     write_atomically(path, card_text(weights.name, settings, record).encode())
     return path

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 import pose_refiner_ros
-from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
 from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tools
@@ -39,6 +38,7 @@ from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
 from pose_refiner_ros.fields.mlp_training import MlpOptions, train_mlp
 from pose_refiner_ros.fields.orbit import view_of
+from pose_refiner_ros.files.atomic import write_atomically
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from pose_refiner_ros.datasets.bop import write_atomically
+from pose_refiner_ros.files.atomic import write_atomically
 
 from .field import FieldError, RadianceField
 from .picture import picture_over, render_picture

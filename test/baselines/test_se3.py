@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from pose_refiner_ros.geometry import se3
+from pose_refiner_ros.baselines import se3
 
 vectors = st.tuples(*[st.floats(-1, 1)] * 3)
 angles = st.one_of(

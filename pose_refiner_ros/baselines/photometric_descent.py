@@ -45,10 +45,10 @@ from torch import Tensor
 
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.rays import camera_rays, cross_box
-from pose_refiner_ros.geometry import se3
+from pose_refiner_ros.refinement.ray_sampling import ITERATIONS, RaySampler
 
+from . import se3
 from .photometric_loss import LOSSES, photometric_loss
-from .ray_sampling import ITERATIONS, RaySampler
 
 STEPS = 300
 RAYS = 1024

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pose_refiner_ros.refinement.photometric_loss import (
+from pose_refiner_ros.baselines.photometric_loss import (
     PhotometricLossError,
     photometric_loss,
     rgb_to_uv,

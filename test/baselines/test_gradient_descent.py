@@ -9,16 +9,16 @@ import torch
 from shapes import angle_deg, ell, pose, random_rotation, random_turn, turned
 from torch import nn
 
-from pose_refiner_ros.geometry import se3
-from pose_refiner_ros.refinement.gradient_descent import (
+from pose_refiner_ros.baselines import se3
+from pose_refiner_ros.baselines.gradient_descent import (
     GradientDescentError,
     alignment_error,
     refine_encoder,
     refine_pose,
 )
+from pose_refiner_ros.baselines.soft_rasterizer import SoftRasterizer
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
-from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
 
 SIZE = 64
 PINHOLE = np.array([120.0, 120.0, 31.5, 31.5])

@@ -9,8 +9,8 @@ import torch
 from shapes import box, ell, pose, random_rotation
 from soft_rasterizer_twin import soft_picture
 
-from pose_refiner_ros.geometry import se3
-from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer, SoftRasterizerError
+from pose_refiner_ros.baselines import se3
+from pose_refiner_ros.baselines.soft_rasterizer import SoftRasterizer, SoftRasterizerError
 
 
 @pytest.fixture(autouse=True)

@@ -44,9 +44,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pose_refiner_ros.geometry import se3
-from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
 from pose_refiner_ros.torch_threads import one_thread
+
+from . import se3
+from .soft_rasterizer import SoftRasterizer
 
 STEPS = 30
 RATE = 0.03  # of poses: radians, radii, and shares of the distance, per step

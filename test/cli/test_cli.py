@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.cli.refine import doubts
+from pose_refiner_ros.cli.single_image import to_json
 from pose_refiner_ros.evaluation import metrics
 from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.frame import Frame, ObjectPose, weighed
-from pose_refiner_ros.single_image import to_json
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ Weaknesses of the formula, and what becomes of them here:
   a lower `max_faces` does not, as it tears holes. For the same reason a picture of 1x1 pixels, all
   whose triangles have max x = min x, is 0.
 * Pixels that several triangles cover add up to 5 to 8, and a triangle is 0 at its edges, so that
-  covered is anything above 0. Kept; the losses of `refinement/gradient_descent.py` squash it.
+  covered is anything above 0. Kept; the losses of `baselines/gradient_descent.py` squash it.
 * A thin triangle goes from 0 to 1 in a fraction of a pixel, so its gradient is huge and says
   nothing about the next pixel. Kept, but `gradient_limit` can cut each triangle's gradient to what
   moving a triangle of its length by a pixel could change; pictures stay as they are.

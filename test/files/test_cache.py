@@ -9,8 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from pose_refiner_ros import cache
-from pose_refiner_ros.cache import cache_folder, cache_key, cached_arrays
+from pose_refiner_ros.files import cache
+from pose_refiner_ros.files.cache import cache_folder, cache_key, cached_arrays
 
 
 @pytest.fixture(autouse=True)

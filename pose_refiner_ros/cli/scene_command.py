@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pose_refiner_ros.cli.single_image import (
+    InputError,
+    Problem,
+    read_json,
+    readable_json,
+    wrong_form,
+)
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.scene import (
     GroundPlane,
@@ -20,7 +27,6 @@ from pose_refiner_ros.scene import (
     look_at,
     scene_from_camera,
 )
-from pose_refiner_ros.single_image import InputError, Problem, read_json, readable_json, wrong_form
 
 if TYPE_CHECKING:
     from pose_refiner_ros.objects.library import ObjectLibrary

@@ -16,7 +16,7 @@ def config_file(name):
 
 
 def _folders():
-    yield Path(__file__).resolve().parents[1] / "config"
+    yield Path(__file__).resolve().parents[2] / "config"
     try:
         from ament_index_python.packages import get_package_share_directory
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo: a simulated camera, the pose refiner and a printer as three ROS 2 processes.
 
-    python -m pose_refiner_ros.demo [--seconds 30] [--output demo_output]
+    python -m pose_refiner_ros.cli.demo [--seconds 30] [--output demo_output]
 
 This process only starts and ends the others; it is no ROS node itself. The exit status is 0 if the
 poses were good.
@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from pose_refiner_ros.config_files import config_file, fastdds_environment
+from pose_refiner_ros.files.config_files import config_file, fastdds_environment
 
-LIBRARY = Path(__file__).resolve().parent / "data" / "demo_objects.yaml"
+LIBRARY = Path(__file__).resolve().parents[1] / "data" / "demo_objects.yaml"
 START_SECONDS = 80  # for the node to load; the first time it compiles kernels
 DOMAIN = "77"
 NOT_CONFIGURED = "not configured; "  # what the node logs then; it waits for a remedy
@@ -143,7 +143,7 @@ def demo_environment(environment):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(
-        prog="python -m pose_refiner_ros.demo",
+        prog="python -m pose_refiner_ros.cli.demo",
         description="A simulated drive past several vehicles, estimated over ROS 2.",
     )
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the drive")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from shapes import angle_deg, box, ell, model, pinhole_camera, pose, silhouette, turned
 
+from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
 from pose_refiner_ros.encoder.inference import UNLIKELY, PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
 from pose_refiner_ros.refinement.evidence import gather_evidence, shrink_camera
-from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.rendering.soft_rasterizer import SoftRasterizer
+from pose_refiner_ros.refinement.evidence import ObjectEvidence, shrink_camera
 
-from .evidence import ObjectEvidence, shrink_camera
 from .gradient_descent import STEPS, GradientResult, refine_encoder, refine_pose
+from .soft_rasterizer import SoftRasterizer
 
 if TYPE_CHECKING:
     from pose_refiner_ros.encoder.inference import PoseEncoder

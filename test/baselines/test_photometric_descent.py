@@ -7,13 +7,13 @@ import torch
 from analytic_field import AnalyticField, pinhole, view_from
 from shapes import angle_deg
 
-from pose_refiner_ros.fields.picture import picture_over
-from pose_refiner_ros.geometry import se3
-from pose_refiner_ros.refinement.photometric_descent import (
+from pose_refiner_ros.baselines import se3
+from pose_refiner_ros.baselines.photometric_descent import (
     PhotometricDescent,
     PhotometricDescentError,
     _moved,
 )
+from pose_refiner_ros.fields.picture import picture_over
 from pose_refiner_ros.refinement.ray_sampling import RaySampler
 
 SIZE = (40, 40)
