@@ -103,7 +103,7 @@ def train(
         if kind is Kind.grid and network is not Network.auto:
             raise InputError("--network belongs to --kind mlp")
         where = start_warp(device)
-        from pose_refiner_ros.field_training import Source, train_field, training_folder
+        from pose_refiner_ros.learning.field_training import Source, train_field, training_folder
 
         chosen = {
             "steps": steps, "seed": seed, "voxel": voxel, "degree": degree,
@@ -250,11 +250,11 @@ def info(
 
 def _options(kind: Kind, network: Network, where: str, chosen: dict):
     if kind is Kind.grid:
-        from pose_refiner_ros.fields.grid_training import GridOptions
+        from pose_refiner_ros.learning.grid_training import GridOptions
 
         return GridOptions(**chosen), None
     from pose_refiner_ros.fields.mlp import PAPER, SMALL
-    from pose_refiner_ros.fields.mlp_training import MlpOptions
+    from pose_refiner_ros.learning.mlp_training import MlpOptions
 
     small = network is Network.small or (network is Network.auto and where == "cpu")
     return MlpOptions(**chosen), SMALL if small else PAPER

@@ -11,10 +11,10 @@ import posed_scene
 import pytest
 from typer.testing import CliRunner
 
-from pose_refiner_ros import field_training
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.fields.field_file import load_field
-from pose_refiner_ros.fields.grid_training import GridTraining
+from pose_refiner_ros.learning import field_training
+from pose_refiner_ros.learning.grid_training import GridTraining
 
 
 @pytest.fixture(scope="module")

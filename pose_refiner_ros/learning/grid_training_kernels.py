@@ -7,7 +7,7 @@ from typing import Any
 
 import warp as wp
 
-from .grid_kernels import COEFFICIENTS, grid_functions
+from pose_refiner_ros.fields.grid_kernels import COEFFICIENTS, grid_functions
 
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from .field import FieldError, RadianceField
+from pose_refiner_ros.fields.field import FieldError, RadianceField
 
 if TYPE_CHECKING:
     from pose_refiner_ros.datasets.posed_images.views import PosedImages

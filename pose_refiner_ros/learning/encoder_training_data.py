@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset
 
+from pose_refiner_ros.encoder.network import EncoderSettings
+from pose_refiner_ros.encoder.window import mask_window, window_at
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.warp_start import start_warp_quietly
-
-from .network import EncoderSettings
-from .window import mask_window, window_at
 
 # Poses of vehicles as a camera sees them: (count, rng) -> camera_from_object (N, 4, 4).
 PoseSampler = Callable[[int, np.random.Generator], np.ndarray]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .network import Encoder, EncoderError, EncoderSettings
+from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
 
 CHECKPOINT = "checkpoint.ckpt"
 PLACES = ("u", "v", "log_distance", "w_x", "w_y", "w_z")

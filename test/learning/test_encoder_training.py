@@ -13,16 +13,16 @@ from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Vehicle
 from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera
-from pose_refiner_ros.encoder import training as training_module
-from pose_refiner_ros.encoder.model_card import card_text
 from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
-from pose_refiner_ros.encoder.training import (
+from pose_refiner_ros.encoder.weights import load_encoder
+from pose_refiner_ros.learning import encoder_training as training_module
+from pose_refiner_ros.learning.encoder_training import (
     CHECKPOINT,
     TrainingOptions,
     train_encoder,
     validate,
 )
-from pose_refiner_ros.encoder.training_data import (
+from pose_refiner_ros.learning.encoder_training_data import (
     CLEAN,
     MIN_PIXELS,
     ROUGH,
@@ -31,8 +31,8 @@ from pose_refiner_ros.encoder.training_data import (
     occluder,
     roughened,
 )
-from pose_refiner_ros.encoder.weights import load_encoder
-from pose_refiner_ros.vehicle_training import TRAINING_CAMERAS, Cameras, vehicle_windows
+from pose_refiner_ros.learning.model_card import card_text
+from pose_refiner_ros.learning.vehicle_training import TRAINING_CAMERAS, Cameras, vehicle_windows
 
 SMALL = EncoderSettings(CLUSTERS, size=32, channels=(8, 16, 32, 32, 32), dense=64)
 TINY = dataclasses.replace(SMALL, channels=(4, 4, 4, 4, 4), dense=8)
@@ -89,7 +89,7 @@ def test_a_clean_window_is_the_silhouette_that_its_camera_sees(vehicles, monkeyp
     from pose_refiner_ros.rendering.draw import draw
     from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
-    monkeypatch.setattr("pose_refiner_ros.encoder.training_data.PATCH_SIZES", (320,))
+    monkeypatch.setattr("pose_refiner_ros.learning.encoder_training_data.PATCH_SIZES", (320,))
     settings = dataclasses.replace(SMALL, size=96)
     batch = first(windows_of(vehicles[:3], settings, 24, disturbance=CLEAN))[0]
     windows, pinhole, pose, index = (part.numpy() for part in batch)
@@ -214,7 +214,7 @@ def test_a_short_training_learns(vehicles, tmp_path):
     ],
 )
 def test_every_kind_can_be_trained(vehicles, tmp_path, monkeypatch, changes):
-    monkeypatch.setattr("pose_refiner_ros.encoder.training_data.CHUNK", 12)
+    monkeypatch.setattr("pose_refiner_ros.learning.encoder_training_data.CHUNK", 12)
     settings = dataclasses.replace(TINY, **changes)
     encoder, record = train(vehicles, tmp_path, settings)
     assert encoder.settings == settings

@@ -13,15 +13,16 @@ import torch
 import warp as wp
 
 from pose_refiner_ros.datasets.posed_images import load_posed_images
-from pose_refiner_ros.fields import grid_training
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid_march import march_kernels
-from pose_refiner_ros.fields.grid_nodes import first_nodes
-from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
-from pose_refiner_ros.fields.grid_training_kernels import sky_adam, training_kernels
-from pose_refiner_ros.fields.picture import field_psnr, render_picture
-from pose_refiner_ros.fields.training import run
-from pose_refiner_ros.fields.training_rays import RayOrder
+from pose_refiner_ros.fields.picture import render_picture
+from pose_refiner_ros.learning import grid_training
+from pose_refiner_ros.learning.field_photos import field_psnr
+from pose_refiner_ros.learning.grid_nodes import first_nodes
+from pose_refiner_ros.learning.grid_training import GridOptions, GridTraining, train_grid
+from pose_refiner_ros.learning.grid_training_kernels import sky_adam, training_kernels
+from pose_refiner_ros.learning.training_loop import run
+from pose_refiner_ros.learning.training_rays import RayOrder
 
 QUICK = GridOptions(steps=60, rays=4096, degree=1)
 

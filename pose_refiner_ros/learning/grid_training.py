@@ -22,14 +22,19 @@ import warp as wp
 
 from pose_refiner_ros.datasets.posed_images.hull import box_before_cameras
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.fields.field import FieldError
+from pose_refiner_ros.fields.grid import MAX_NODES, GridField
+from pose_refiner_ros.fields.grid_kernels import (
+    COEFFICIENTS,
+    cpu_threads,
+    grid_functions,
+    launch_over,
+)
 from pose_refiner_ros.warp_start import start_warp_quietly
 
-from .field import FieldError
-from .grid import MAX_NODES, GridField
-from .grid_kernels import COEFFICIENTS, cpu_threads, grid_functions, launch_over
 from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
 from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
-from .training import Progress, check_several, quiet, run, state_errors
+from .training_loop import Progress, check_several, quiet, run, state_errors
 from .training_rays import RayOrder
 
 _STEP = 1.0  # between samples of a ray, in voxels; they lie anywhere, so no need for more

@@ -12,8 +12,9 @@ import numpy as np
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, Vehicle
 from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera
 from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
-from pose_refiner_ros.encoder.training import DEFAULT, TrainingOptions, train_encoder
-from pose_refiner_ros.encoder.training_data import CLEAN, ROUGH, Disturbance, VehicleWindows
+
+from .encoder_training import DEFAULT, TrainingOptions, train_encoder
+from .encoder_training_data import CLEAN, ROUGH, Disturbance, VehicleWindows
 
 VALIDATION_BATCHES = 32
 VALIDATION_SEED = 1_000_003

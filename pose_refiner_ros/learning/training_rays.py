@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .field import FieldError
+from pose_refiner_ros.fields.field import FieldError
 
 if TYPE_CHECKING:
     from pose_refiner_ros.datasets.posed_images.views import PosedImages

@@ -15,8 +15,7 @@ from pose_refiner_ros.datasets.posed_images.hull import (
     visual_hull,
 )
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
-
-from .field import FieldError
+from pose_refiner_ros.fields.field import FieldError
 
 _NEAR = 0.1  # of the cameras' distance: nothing is that near to a camera, if no source says more
 _VIEWS = 100  # more cameras than this change little of what two of them see

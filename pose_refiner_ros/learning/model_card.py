@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pose_refiner_ros.encoder.network import EncoderSettings
 from pose_refiner_ros.files.atomic import write_atomically
-
-from .network import EncoderSettings
 
 HEADLINES = {
     "val_accuracy": "class accuracy",

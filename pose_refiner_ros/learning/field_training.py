@@ -25,16 +25,19 @@ from pose_refiner_ros.datasets.posed_images import (
 from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
-from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
-from pose_refiner_ros.fields.orbit import usual_view, write_png
-from pose_refiner_ros.fields.picture import beside_photo, field_psnr, render_picture
-from pose_refiner_ros.fields.training import Progress, Training, quiet, run
+from pose_refiner_ros.fields.orbit import write_png
+from pose_refiner_ros.fields.picture import render_picture
 from pose_refiner_ros.files.atomic import write_atomically
-from pose_refiner_ros.self_supervision import alike, find_poses, joined
+
+from .field_photos import beside_photo, field_psnr, usual_view
+from .grid_training import GridOptions, GridTraining, train_grid
+from .self_supervision import alike, find_poses, joined
+from .training_loop import Progress, Training, quiet, run
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.mlp import MlpSettings
-    from pose_refiner_ros.fields.mlp_training import MlpOptions
+
+    from .mlp_training import MlpOptions
 
 CHECKPOINT = "checkpoint.pt"
 FOUND = "unposed.json"  # poses that were found, beside the checkpoint
@@ -193,7 +196,8 @@ def _training(posed, options, settings, device, state) -> Training:
     if isinstance(options, GridOptions):
         return GridTraining(posed, options, device, state)
     from pose_refiner_ros.fields.mlp import PAPER
-    from pose_refiner_ros.fields.mlp_training import MlpTraining
+
+    from .mlp_training import MlpTraining
 
     return MlpTraining(posed, settings or PAPER, options, device, state)
 

@@ -12,9 +12,10 @@ from analytic_field import AnalyticField, pinhole, view_from
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.mlp import MlpSettings
-from pose_refiner_ros.fields.mlp_training import MlpOptions, MlpTraining, train_mlp
-from pose_refiner_ros.fields.picture import field_psnr, picture_over, render_picture
-from pose_refiner_ros.fields.training import run
+from pose_refiner_ros.fields.picture import picture_over, render_picture
+from pose_refiner_ros.learning.field_photos import field_psnr
+from pose_refiner_ros.learning.mlp_training import MlpOptions, MlpTraining, train_mlp
+from pose_refiner_ros.learning.training_loop import run
 
 SIZE = (32, 32)
 SETTINGS = MlpSettings(width=32, depth=3, point_frequencies=4, direction_frequencies=1,

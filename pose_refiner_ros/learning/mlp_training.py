@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .field import FieldError
-from .mlp import PAPER, MlpField, MlpSettings
-from .rays import camera_rays
-from .training import Progress, check_several, quiet, run, state_errors
+from pose_refiner_ros.fields.field import FieldError
+from pose_refiner_ros.fields.mlp import PAPER, MlpField, MlpSettings
+from pose_refiner_ros.fields.rays import camera_rays
+
+from .training_loop import Progress, check_several, quiet, run, state_errors
 
 if TYPE_CHECKING:
     from pose_refiner_ros.datasets.posed_images.views import PosedImages

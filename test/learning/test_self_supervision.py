@@ -12,14 +12,14 @@ import posed_scene
 import pytest
 from typer.testing import CliRunner
 
-from pose_refiner_ros import field_training
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation.label_shares import label_shares
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.field_file import load_field
-from pose_refiner_ros.fields.grid_training import GridOptions, GridTraining, train_grid
-from pose_refiner_ros.self_supervision import (
+from pose_refiner_ros.learning import field_training
+from pose_refiner_ros.learning.grid_training import GridOptions, GridTraining, train_grid
+from pose_refiner_ros.learning.self_supervision import (
     Estimate,
     PoseSearch,
     alike,
