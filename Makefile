@@ -31,7 +31,7 @@ setup:
 	@$(PYTHON) tools/make_venv.py $(PIP_ARGS)
 
 demo: setup
-	$(ROS_ENV) ROS_DOMAIN_ID=$(DEMO_DOMAIN) $(BIN)/python -m pose_refiner_ros.demo $(DEMO_ARGS)
+	$(ROS_ENV) ROS_DOMAIN_ID=$(DEMO_DOMAIN) $(BIN)/python -m pose_refiner_ros.cli.demo $(DEMO_ARGS)
 
 test: setup
 	$(ROS_ENV) ROS_DOMAIN_ID=$(TEST_DOMAIN) ROS_PYTHON_CHECK_FIELDS=1 $(BIN)/python -m pytest $(TEST_ARGS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated drive past several vehicles: camera, pose refiner, printer and, if wanted, RViz.
 
-Ends when the drive is over. `python3 -m pose_refiner_ros.demo` does the same without launch.
+Ends when the drive is over. `python3 -m pose_refiner_ros.cli.demo` does the same without launch.
 """
 
 from pathlib import Path

@@ -10,7 +10,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from pose_refiner_ros.config_files import config_file, fastdds_environment
+from pose_refiner_ros.files.config_files import config_file, fastdds_environment
 
 # Parameters of the node that are launch arguments as well: name, type, description. An empty
 # argument leaves the value to the parameter file.

@@ -297,7 +297,7 @@ class Pipeline:
         """Poses (4, 4) after the paper's 30 steps."""
         model = self.library[one.name]
         if self._gradient_refiner is None:
-            from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
+            from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
 
             self._gradient_refiner = GradientRefiner(device=self.device)
         camera_from_crop = np.eye(4)

@@ -23,10 +23,10 @@ from shapes import (
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.frame import Frame, FrameError
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.views import look_at
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 from pose_refiner_ros.pipeline import Pipeline, Settings, choose_device
-from pose_refiner_ros.refinement.codebook import look_at
 from pose_refiner_ros.refinement.evidence import gather_evidence
 from pose_refiner_ros.rendering.scene import render_scene
 

@@ -296,7 +296,7 @@ def tiny_encoder() -> PoseEncoder:
 
 @pytest.fixture
 def small_pictures(monkeypatch):
-    from pose_refiner_ros.refinement import gradient_refiner
+    from pose_refiner_ros.baselines import gradient_refiner
 
     monkeypatch.setattr(gradient_refiner.GradientRefiner.__init__, "__defaults__", (32, 5, "cpu"))
 

@@ -147,7 +147,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     options = parser.parse_args()
 
-    from pose_refiner_ros.config_files import fastdds_environment
+    from pose_refiner_ros.files.config_files import fastdds_environment
 
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.update(fastdds_environment(os.environ))

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from pose_refiner_ros.files.atomic import write_atomically
+
 console = Console()
 errors = Console(stderr=True)
 WRONG_INPUT = 2
@@ -141,8 +143,8 @@ def start_warp(device: Device) -> str:
     from pose_refiner_ros.warp_start import start_warp_quietly
 
     start_warp_quietly()
+    from pose_refiner_ros.cli.single_image import InputError
     from pose_refiner_ros.pipeline import choose_device
-    from pose_refiner_ros.single_image import InputError
 
     try:
         return choose_device(device.value)
@@ -153,8 +155,7 @@ def start_warp(device: Device) -> str:
 def write_picture(path: Path, rgb) -> None:
     import cv2
 
-    from pose_refiner_ros.datasets.bop import write_atomically
-    from pose_refiner_ros.single_image import InputError
+    from pose_refiner_ros.cli.single_image import InputError
 
     suffix = path.suffix or ".png"
     try:

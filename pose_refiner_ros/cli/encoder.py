@@ -81,10 +81,10 @@ def train(
         collection = collection_of(shapenet, clusters, per_cluster)
         from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-        from pose_refiner_ros.encoder.model_card import write_card
-        from pose_refiner_ros.encoder.training import TrainingOptions
         from pose_refiner_ros.encoder.weights import save_encoder
-        from pose_refiner_ros.vehicle_training import train_on
+        from pose_refiner_ros.learning.encoder_training import TrainingOptions
+        from pose_refiner_ros.learning.model_card import write_card
+        from pose_refiner_ros.learning.vehicle_training import train_on
 
         options = TrainingOptions(
             steps, batch, learning_rate, precision=precision, workers=workers, seed=seed
@@ -122,8 +122,8 @@ def info(
     with user_errors():
         from rich.markdown import Markdown
 
-        from pose_refiner_ros.encoder.model_card import card_text
         from pose_refiner_ros.encoder.weights import load_encoder
+        from pose_refiner_ros.learning.model_card import card_text
         from pose_refiner_ros.shipped import ENCODER
 
         weights = weights or ENCODER

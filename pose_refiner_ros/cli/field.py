@@ -96,14 +96,14 @@ def train(
     """Train a field from photos whose cameras are known."""
     begun = time.monotonic()
     with user_errors():
-        from pose_refiner_ros.single_image import InputError
+        from pose_refiner_ros.cli.single_image import InputError
 
         if kind is Kind.mlp and (voxel is not None or degree is not None):
             raise InputError("--voxel and --degree belong to --kind grid")
         if kind is Kind.grid and network is not Network.auto:
             raise InputError("--network belongs to --kind mlp")
         where = start_warp(device)
-        from pose_refiner_ros.field_training import Source, train_field, training_folder
+        from pose_refiner_ros.learning.field_training import Source, train_field, training_folder
 
         chosen = {
             "steps": steps, "seed": seed, "voxel": voxel, "degree": degree,
@@ -186,6 +186,7 @@ def render(
     Without a background a PNG is transparent where the field is.
     """
     with user_errors():
+        from pose_refiner_ros.cli.single_image import InputError
         from pose_refiner_ros.fields.field_file import load_field
         from pose_refiner_ros.fields.orbit import (
             check_in_view,
@@ -195,7 +196,6 @@ def render(
             write_png,
         )
         from pose_refiner_ros.fields.orbit import orbit as orbit_poses
-        from pose_refiner_ros.single_image import InputError
 
         suffix = ".mp4" if orbit else ".png"
         if out.suffix.lower() != suffix:
@@ -234,8 +234,8 @@ def info(
 ) -> None:
     """Say what a field is and how it was trained."""
     with user_errors():
+        from pose_refiner_ros.cli.single_image import readable_json
         from pose_refiner_ros.fields.field_file import load_field
-        from pose_refiner_ros.single_image import readable_json
 
         field = load_field(path)
         background = field.background
@@ -250,11 +250,11 @@ def info(
 
 def _options(kind: Kind, network: Network, where: str, chosen: dict):
     if kind is Kind.grid:
-        from pose_refiner_ros.fields.grid_training import GridOptions
+        from pose_refiner_ros.learning.grid_training import GridOptions
 
         return GridOptions(**chosen), None
     from pose_refiner_ros.fields.mlp import PAPER, SMALL
-    from pose_refiner_ros.fields.mlp_training import MlpOptions
+    from pose_refiner_ros.learning.mlp_training import MlpOptions
 
     small = network is Network.small or (network is Network.auto and where == "cpu")
     return MlpOptions(**chosen), SMALL if small else PAPER
@@ -286,7 +286,7 @@ def _quality(field: RadianceField) -> str:
 
 
 def _colour(text: str | None) -> tuple[float, float, float] | None:
-    from pose_refiner_ros.single_image import InputError
+    from pose_refiner_ros.cli.single_image import InputError
 
     if text is None or text in _NAMED:
         return _NAMED.get(text)
@@ -305,8 +305,8 @@ def _intrinsics(view: dict, size: str | None, fov: float | None, camera: Path | 
     """(3, 3) and (height, width)."""
     import numpy as np
 
+    from pose_refiner_ros.cli.single_image import InputError
     from pose_refiner_ros.fields.orbit import pinhole
-    from pose_refiner_ros.single_image import InputError
 
     if camera is not None:
         from pose_refiner_ros.geometry.camera_file import load_camera
@@ -328,7 +328,7 @@ def _read_pose(path: Path) -> np.ndarray:
     """(4, 4) camera_from_object: the matrix, an object with it, or the first object of a file."""
     import numpy as np
 
-    from pose_refiner_ros.single_image import InputError, read_json
+    from pose_refiner_ros.cli.single_image import InputError, read_json
 
     content = read_json(path, "pose")
     if isinstance(content, dict) and content.get("objects"):

@@ -25,6 +25,7 @@ from pose_refiner_ros.cli.common import (
     user_errors,
     write_picture,
 )
+from pose_refiner_ros.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from pose_refiner_ros.frame import ObjectPose
@@ -59,7 +60,7 @@ def refine(
 ) -> None:
     """Estimate the poses of the objects in one image."""
     with user_errors():
-        from pose_refiner_ros.single_image import Problem, read_inputs, to_json
+        from pose_refiner_ros.cli.single_image import Problem, read_inputs, to_json
 
         place = start_warp(device)
         from pose_refiner_ros.pipeline import Pipeline, Settings
@@ -67,8 +68,6 @@ def refine(
         frame, library, knowing, problems = read_inputs(
             image, masks, camera, objects, label or [], init, encoder, place, refinement.value
         )
-        from pose_refiner_ros.datasets.bop import write_atomically
-
         settings = Settings(refinement=refinement.value, exposure=exposure)
         pipeline = Pipeline(library, settings, place, knowing)
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))

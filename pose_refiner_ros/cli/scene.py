@@ -19,6 +19,7 @@ from pose_refiner_ros.cli.common import (
     user_errors,
     write_picture,
 )
+from pose_refiner_ros.files.atomic import write_atomically
 
 
 class SceneView(str, Enum):
@@ -86,9 +87,8 @@ def scene(
     """Place the objects of an image in one scene, and draw it from any side."""
     with user_errors():
         start_warp(Device.cpu)
-        from pose_refiner_ros import scene_command as command
         from pose_refiner_ros import shipped
-        from pose_refiner_ros.datasets.bop import write_atomically
+        from pose_refiner_ros.cli import scene_command as command
         from pose_refiner_ros.objects.library import ObjectLibrary
         from pose_refiner_ros.rendering.scene_view import draw_scene
 

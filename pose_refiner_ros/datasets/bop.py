@@ -11,8 +11,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 
 MASK_FOLDERS = {"visib": "mask_visib", "full": "mask"}
@@ -262,24 +261,6 @@ def write_results(path: str | Path, estimates: Iterable[BopEstimate]) -> None:
         t = " ".join(repr(float(x)) for x in 1000.0 * pose[:3, 3])
         writer.writerow((e.scene_id, e.im_id, e.obj_id, f"{e.score:.6f}", R, t, f"{e.time:.6f}"))
     write_atomically(path, lines.getvalue().encode())
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it: readers never see half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp makes private files; a result is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _instances(entries: Any, infos: Any, where: str) -> tuple[BopInstance, ...]:

@@ -7,7 +7,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pose_refiner_ros.tensor_file import TensorFileError, read_tensors
+from pose_refiner_ros.files.atomic import write_atomically
+from pose_refiner_ros.files.tensor_file import TensorFileError, read_tensors
 
 from .network import Encoder, EncoderError, EncoderSettings
 
@@ -20,8 +21,6 @@ def save_encoder(encoder: Encoder, path: str | Path, record: dict) -> None:
     Raises EncoderError, and writes nothing, where a weight is not a number of half precision.
     """
     from safetensors.torch import save
-
-    from pose_refiner_ros.datasets.bop import write_atomically
 
     tensors = {name: value.half().contiguous() for name, value in encoder.state_dict().items()}
     if not all(value.isfinite().all() for value in tensors.values()):

@@ -25,11 +25,11 @@ import numpy as np
 
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.views import look_at
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import choose_device
-from pose_refiner_ros.refinement.codebook import look_at
 from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
 from pose_refiner_ros.refinement.refiner import COARSE, FINE, FINEST, Refiner
 from pose_refiner_ros.rendering.draw import draw

@@ -25,11 +25,11 @@ from pose_refiner_ros.datasets.bop import (
     BopEstimate,
     BopImage,
     BopInstance,
-    write_atomically,
     write_results,
 )
 from pose_refiner_ros.evaluation import metrics
 from pose_refiner_ros.evaluation.bop_report import markdown, summarise
+from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.frame import Frame, ObjectPose
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 import pose_refiner_ros
-from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
 from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tools
@@ -35,10 +34,11 @@ from pose_refiner_ros.evaluation.report import (
     write_json,
 )
 from pose_refiner_ros.fields.field import RadianceField
-from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
-from pose_refiner_ros.fields.mlp_training import MlpOptions, train_mlp
 from pose_refiner_ros.fields.orbit import view_of
+from pose_refiner_ros.files.atomic import write_atomically
+from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
+from pose_refiner_ros.learning.mlp_training import MlpOptions, train_mlp
 
 
 @dataclass(frozen=True)

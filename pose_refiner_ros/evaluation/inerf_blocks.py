@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from pose_refiner_ros.baselines.photometric_descent import DescentResult, PhotometricDescent
 from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.metrics import pose_errors
 from pose_refiner_ros.evaluation.report import Tick
@@ -28,7 +29,6 @@ from pose_refiner_ros.fields.picture import picture_over
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.refinement.field_refiner import FieldRefiner, FieldSettings, PhotoRefined
 from pose_refiner_ros.refinement.photo_evidence import whole_photo
-from pose_refiner_ros.refinement.photometric_descent import DescentResult, PhotometricDescent
 from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
 
 TURN = 40.0  # degrees

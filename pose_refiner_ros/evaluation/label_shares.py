@@ -18,9 +18,15 @@ from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors, perturbed
 from pose_refiner_ros.evaluation.report import Progress
 from pose_refiner_ros.fields.grid import GridField
-from pose_refiner_ros.fields.grid_training import GridOptions, train_grid
-from pose_refiner_ros.fields.picture import field_psnr
-from pose_refiner_ros.self_supervision import HYPOTHESES, RIVAL, SIGMA, SLACK, self_supervise
+from pose_refiner_ros.learning.field_photos import field_psnr
+from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
+from pose_refiner_ros.learning.self_supervision import (
+    HYPOTHESES,
+    RIVAL,
+    SIGMA,
+    SLACK,
+    self_supervise,
+)
 
 STARTS = ("posed", "perturbed")
 _WITH = ("psnr_with", "estimated", "right", "kept", "kept_right", "seconds_with",

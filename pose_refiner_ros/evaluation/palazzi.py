@@ -20,7 +20,6 @@ import yaml
 
 import pose_refiner_ros
 from pose_refiner_ros import shipped
-from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, PER_CLUSTER, Collection, Vehicle
 from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder
@@ -38,6 +37,7 @@ from pose_refiner_ros.evaluation.report import (
     targets,
     write_json,
 )
+from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.mesh import load_mesh
 from pose_refiner_ros.objects.model import ObjectModel

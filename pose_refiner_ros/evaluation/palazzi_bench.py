@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
+from pose_refiner_ros.baselines.soft_rasterizer import MAX_FACES, SoftRasterizer
 from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouettes
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.category import category_prior
 from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
-from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
 from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
 from pose_refiner_ros.refinement.solver import Level
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
-from pose_refiner_ros.rendering.soft_rasterizer import MAX_FACES, SoftRasterizer
 from pose_refiner_ros.torch_threads import one_thread
 
 from .palazzi_blocks import Tools, true_model

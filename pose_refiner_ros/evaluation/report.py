@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pose_refiner_ros.datasets.bop import write_atomically
+from pose_refiner_ros.files.atomic import write_atomically
 
 Progress = Callable[[str, int, int], None]  # block, done, total
 Tick = Callable[[], None]

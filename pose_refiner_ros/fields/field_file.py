@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_refiner_ros.tensor_file import TensorFileError, read_tensors
+from pose_refiner_ros.files.atomic import write_atomically
+from pose_refiner_ros.files.tensor_file import TensorFileError, read_tensors
 
 from .field import FieldError, RadianceField, check_bounds
 
@@ -43,8 +44,6 @@ def save_field(field: RadianceField, path: str | Path) -> None:
     Raises FieldFileError where the field holds NaN or infinite values.
     """
     from safetensors.numpy import save
-
-    from pose_refiner_ros.datasets.bop import write_atomically
 
     state = {name: np.ascontiguousarray(value) for name, value in field.state().items()}
     if (name := _not_finite(state)) is not None:

@@ -9,46 +9,19 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
-from pose_refiner_ros.datasets.bop import write_atomically
+from pose_refiner_ros.files.atomic import write_atomically
 
 from .field import FieldError, RadianceField
 from .picture import picture_over, render_picture
 from .rays import camera_rays, cross_box, image_pixels
 
-if TYPE_CHECKING:
-    from pose_refiner_ros.datasets.posed_images.views import PosedImages
-
 _FOV_DEG = 40.0
-_UP_SNAP = math.cos(math.radians(15.0))
-
-
-def usual_view(posed: PosedImages) -> dict[str, Any]:
-    """How the photos look at the box, for pictures that are to look alike; JSON-able.
-
-    centre: (3,) metres, of the box; up: (3,) unit, the mean of what is up in the photos, or the
-    axis of the object's frame that it nearly is; distance: metres to the centre; fov_deg: of the
-    picture's height; size: (height, width). Medians.
-    """
-    up = -posed.camera_from_object[:, 1, :3].mean(axis=0)
-    up /= max(float(np.linalg.norm(up)), 1e-9)
-    if abs(up).max() > _UP_SNAP:
-        up = np.where(abs(up) == abs(up).max(), np.sign(up), 0.0)
-    centre = posed.bounds.mean(axis=0)
-    distance = np.median(np.linalg.norm(posed.camera_positions - centre, axis=1))
-    focal = np.median(posed.intrinsics[:, 1, 1])
-    return {
-        "centre": centre.tolist(),
-        "up": up.tolist(),
-        "distance": float(distance),
-        "fov_deg": math.degrees(2.0 * math.atan(0.5 * posed.size[0] / focal)),
-        "size": list(posed.size),
-    }
 
 
 def view_of(field: RadianceField) -> dict[str, Any]:

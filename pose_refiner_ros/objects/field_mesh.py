@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-from pose_refiner_ros.cache import cache_key, cached_arrays
+from pose_refiner_ros.files.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.mesh import Mesh, MeshError, clean
 from pose_refiner_ros.objects.outline import view_axes
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from pose_refiner_ros.cache import cache_key, cached_arrays
+from pose_refiner_ros.files.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.mesh import Mesh, clean
 from pose_refiner_ros.objects.outline import (
     EXACT,

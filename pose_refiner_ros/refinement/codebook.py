@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from pose_refiner_ros.cache import cache_key, cached_arrays
+from pose_refiner_ros.files.cache import cache_key, cached_arrays
+from pose_refiner_ros.geometry.views import look_at, view_directions
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.refinement.evidence import ObjectEvidence
@@ -166,24 +167,6 @@ def _thread_pools() -> ThreadpoolController:
 _APART = np.radians(25.0)
 _RING_RADIUS = (np.arange(RINGS) + 0.5) / RINGS * REACH
 _RING_WEIGHT = (_RING_RADIUS / _RING_RADIUS.sum()).astype(np.float32)
-
-
-def view_directions(count: int) -> np.ndarray:
-    """(count, 3) unit vectors spread evenly over the sphere (Fibonacci spiral)."""
-    index = np.arange(count) + 0.5
-    z = 1.0 - 2.0 * index / count
-    turn = np.pi * (1.0 + 5.0**0.5) * index
-    ring = np.sqrt(1.0 - z * z)
-    return np.stack([ring * np.cos(turn), ring * np.sin(turn), z], axis=1)
-
-
-def look_at(direction: np.ndarray) -> np.ndarray:
-    """(N, 3, 3) camera_from_object of cameras that sit in the directions (N, 3) and look back."""
-    z = -direction
-    up = np.where(np.abs(direction[:, 2:]) < 0.99, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
-    x = np.cross(z, up)
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    return np.stack([x, np.cross(z, x), z], axis=1)
 
 
 def _build(mesh, center: np.ndarray, diameter: float) -> dict[str, np.ndarray]:

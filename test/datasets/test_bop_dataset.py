@@ -2,7 +2,6 @@
 import csv
 import json
 import shutil
-import stat
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ from pose_refiner_ros.datasets.bop import (
     BopDataset,
     BopError,
     BopEstimate,
-    write_atomically,
     write_results,
 )
 
@@ -174,16 +172,6 @@ def test_results_file_has_bops_columns_and_units(tmp_path):
     R = np.array(row["R"].split(), float).reshape(3, 3)
     np.testing.assert_array_equal(R, pose[:3, :3])
     np.testing.assert_allclose(np.array(row["t"].split(), float), [100, 0, 700])
-
-
-def test_atomic_writing_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    write_atomically(path, b"old")
-    assert stat.S_IMODE(path.stat().st_mode) & 0o400
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
-    with pytest.raises(OSError, match="disk"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.data

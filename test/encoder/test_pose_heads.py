@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from pose_refiner_ros.baselines import se3
 from pose_refiner_ros.encoder.inference import hypothesis_covariances
 from pose_refiner_ros.encoder.pose_heads import (
     ContinuousHead,
@@ -13,7 +14,6 @@ from pose_refiner_ros.encoder.pose_heads import (
     PoseHypotheses,
     camera_from_ray,
 )
-from pose_refiner_ros.geometry import se3
 
 SIZE = 64
 # windows that look straight ahead, to the side, far into a corner, and with pixels not square

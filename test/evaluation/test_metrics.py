@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pose_refiner_ros.baselines import se3
 from pose_refiner_ros.evaluation import metrics
-from pose_refiner_ros.geometry import se3
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 

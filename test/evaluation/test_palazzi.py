@@ -9,6 +9,7 @@ import trimesh
 from shapes import turned
 from typer.testing import CliRunner
 
+from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.vehicles import KINDS
 from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS, Collection, Vehicle
@@ -20,7 +21,6 @@ from pose_refiner_ros.evaluation.palazzi import Counts, PalazziError, run_palazz
 from pose_refiner_ros.evaluation.palazzi_tables import markdown
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.refinement.evidence import gather_evidence
-from pose_refiner_ros.refinement.gradient_refiner import GradientRefiner
 
 TINY = Counts(
     views=3, gradient=1, true_vehicles=2, true_views=2, true_gradient=1, table2=1, speed=1,

@@ -12,7 +12,6 @@ import torch
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import GridField, empty_blocks
 from pose_refiner_ros.fields.grid_kernels import BLOCK
-from pose_refiner_ros.fields.grid_nodes import cropped, finer_nodes
 
 COUNT = 40
 VOXEL = 2.0 / (COUNT - 1)
@@ -152,16 +151,3 @@ def test_a_wrong_state_is_refused(field, change, message):
     state = {**field.state(), **{n: v for n, v in change.items() if n != "settings"}}
     with pytest.raises(FieldError, match=message):
         GridField.from_state(state, header)
-
-
-def test_a_finer_grid_has_nodes_where_the_coarse_one_had():
-    coarse = np.zeros((5, 4, 3), bool)
-    coarse[2, 1, 1] = True
-    fine = finer_nodes(coarse, 0.5)
-    assert fine.shape == (9, 7, 5)
-    assert fine[4, 2, 2]
-    index = np.argwhere(fine) * 0.5
-    assert (abs(index - (2, 1, 1)) <= 0.5).all()
-    part = cropped(fine)
-    assert fine[part].sum() == fine.sum()
-    assert max(fine[part].shape) <= 5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pose_refiner_ros import config_files
+from pose_refiner_ros.files import config_files
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = ["refine.launch.py", "demo.launch.py"]

@@ -19,10 +19,11 @@ from shapes import (
 
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.views import look_at, view_directions
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries, rotation_angle
 from pose_refiner_ros.refinement import codebook
-from pose_refiner_ros.refinement.codebook import VIEWS, ViewCodebook, look_at, view_directions
+from pose_refiner_ros.refinement.codebook import VIEWS, ViewCodebook
 from pose_refiner_ros.refinement.evidence import gather_evidence
 from pose_refiner_ros.rendering.scene import render_scene
 

@@ -9,9 +9,9 @@ import torch
 import warp as wp
 from analytic_field import AnalyticField, as_grid, pinhole, view_from
 
+from pose_refiner_ros.baselines import se3
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.rays import camera_rays, image_pixels
-from pose_refiner_ros.geometry import se3
 from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence, chosen_rays, lattice_rays
 from pose_refiner_ros.refinement.radiance_term import (
     BIAS_SIGMA,

@@ -7,9 +7,9 @@ import pytest
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.views import look_at
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.pipeline import Pipeline
-from pose_refiner_ros.refinement.codebook import look_at
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 

@@ -13,7 +13,7 @@ import cv2
 import pytest
 from rosbags.highlevel import AnyReader
 
-from pose_refiner_ros import demo
+from pose_refiner_ros.cli import demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def start(output, *options, **environment):
     # A session of its own, so that what it leaves behind can be found.
     return subprocess.Popen(
-        [sys.executable, "-m", "pose_refiner_ros.demo", "--output", str(output), *options],
+        [sys.executable, "-m", "pose_refiner_ros.cli.demo", "--output", str(output), *options],
         cwd=REPOSITORY,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

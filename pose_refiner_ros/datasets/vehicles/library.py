@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pose_refiner_ros import shipped
-from pose_refiner_ros.datasets.bop import write_atomically
 from pose_refiner_ros.datasets.vehicles import obj_text
+from pose_refiner_ros.files.atomic import write_atomically
 
 from .collection import Collection, procedural_collection
 

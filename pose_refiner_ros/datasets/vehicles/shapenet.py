@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_refiner_ros.cache import cache_key, cached_arrays
+from pose_refiner_ros.files.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.mesh import Mesh, MeshError, load_mesh
 from pose_refiner_ros.objects.simplify import collapse_edges
 

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of a sparse voxel grid from photos whose cameras are known.
+
+Like Plenoxels (Fridovich-Keil et al. 2022): nodes are fitted directly, on a coarse grid first, and
+nodes that stop no light are left out of the next, finer one. With masks the fit starts inside the
+visual hull, and opacity is fitted to the mask, so that no background is learned. Without
+masks, what lies beyond the box is fitted as a coarse sky, which is not kept. Differences: Adam,
+colours without a rectifier, polynomials up to degree 2, no smoothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import warp as wp
+
+from pose_refiner_ros.datasets.posed_images.hull import box_before_cameras
+from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.fields.field import FieldError
+from pose_refiner_ros.fields.grid import MAX_NODES, GridField
+from pose_refiner_ros.fields.grid_kernels import (
+    COEFFICIENTS,
+    cpu_threads,
+    grid_functions,
+    launch_over,
+)
+from pose_refiner_ros.warp_start import start_warp_quietly
+
+from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
+from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
+from .training_loop import Progress, check_several, quiet, run, state_errors
+from .training_rays import RayOrder
+
+_STEP = 1.0  # between samples of a ray, in voxels; they lie anywhere, so no need for more
+_LEVELS = 3  # each with half the voxel of the one before; more where the first would be too large
+_EACH = 0.38  # share of the steps of a level and all before that are over when it begins
+_FIRST_NODES = 500_000
+_MOST_NODES = 3_000_000  # what a grid of the finest voxel may have
+_FIRST_DENSITY = 0.1  # optical depth of a voxel at first, inside a visual hull
+_FIRST_FOG = 3.0  # that of the whole box where there are no masks
+_WARM = 0.05  # share of the density's rate in the first step in a fog
+_KEEP = 0.05  # of a ray's light: nodes that never stop so much are left out
+_WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
+_CUDA_LANES = 16384
+_SKY = (16, 32)  # texels from pole to pole and around
+_SKY_RATE = 0.05
+_PLAIN = 0.05  # the sky is one colour if most of its texels are no farther from the median
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """How a grid is trained.
+
+    steps: of `rays` rays each; voxel: metres, None: what a pixel sees at the object's distance;
+    degree: of the colours' polynomials in the viewing direction, 0 to 2; background: (r, g, b)
+    behind the field, which photos without masks show; density_rate, colour_rate: Adam's first, of
+    density times a voxel's length and of colours in [0, 1]; last_rate: the share of them that is
+    left at the end; opacity_weight: of the squared error of opacity beside that of colour;
+    sparsity: price of the light that a sample would stop alone, for photos without masks, against
+    fog; seed: of the rays.
+    """
+
+    steps: int = 1600
+    rays: int = 16384
+    voxel: float | None = None
+    degree: int = 1
+    background: tuple[float, float, float] | None = None
+    density_rate: float = 0.1
+    colour_rate: float = 0.012
+    last_rate: float = 0.2
+    opacity_weight: float = 3.0
+    sparsity: float = 2e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "rays"):
+            if getattr(self, name) < 1:
+                raise FieldError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.degree not in COEFFICIENTS:
+            raise FieldError(f"degree is {self.degree}; it must be 0, 1 or 2")
+        if self.voxel is not None and not 0.0 < self.voxel < math.inf:
+            raise FieldError(f"voxel is {self.voxel} m; it must be above 0")
+
+
+DEFAULT = GridOptions()
+
+
+class GridTraining:
+    """See `training.Training`. resume_state: what `state` returned, to go on from.
+
+    Raises FieldError for photos that show nothing, a voxel that does not fit them, or a state of
+    another training.
+    """
+
+    def __init__(
+        self,
+        posed: PosedImages,
+        options: GridOptions = DEFAULT,
+        device="cpu",
+        resume_state: dict[str, Any] | None = None,
+    ) -> None:
+        check_several(posed)
+        start_warp_quietly()
+        self.options, self.done, self.seconds = options, 0, 0.0
+        self._device = str(device)
+        self._masked = posed.alpha is not None
+        self._sky_is_learned = _background_is_unknown(posed, options)
+        if self._sky_is_learned:
+            posed = replace(posed, bounds=_before_cameras(posed))
+        self._kernels = training_kernels(options.degree)
+        self._Row = grid_functions(options.degree).Row
+        self._lanes = cpu_threads() if wp.get_device(self._device).is_cpu else _CUDA_LANES
+        self._photo_count, self._footprint = len(posed), pixel_footprint(posed)
+        self._photos = _photos(posed, options, self._sky_is_learned, self._device)
+        self._sky = [wp.zeros_like(self._photos.sky) for _ in range(3)]  # gradient, mean, square
+        self._finest = _finest_voxel(posed.bounds, options.voxel, self._footprint)
+        self._ends: list[float] = []  # of each level, as shares of the steps
+        self._level = 0
+        if resume_state is None:
+            self._start(posed)
+        else:
+            self._resume(resume_state)
+        margin = math.ceil(1.5 * self._voxel_of(0) / self._footprint)
+        self._order = RayOrder(posed, options.rays, margin, options.seed)
+
+    def step(self) -> float:
+        """One batch of rays; returns the squared error over white, as if over all pixels."""
+        begun = time.monotonic()
+        options, share = self.options, self.done / self.options.steps
+        if share >= self._ends[self._level]:
+            self._refine()
+        first = self._ends[self._level - 1] if self._level else 0.0
+        last = self._ends[self._level]
+        pixels = wp.array(self._order.batch(self.done), dtype=wp.int32, device=self._device)
+        fit = self._fit
+        fit.errors.zero_()
+        decay = options.last_rate**share
+        follow = [
+            self.field.arrays, self._photos, fit, pixels, _STEP, options.seed + self.done,
+            int(share >= last - _WATCHED * (last - first)), self._lanes, self._gradient,
+        ]  # fmt: skip
+        launch_over(self._kernels["follow"], self._lanes, follow, self._device, least=1)
+        rates = np.full(self._gradient_columns, options.colour_rate)
+        rates[0] = options.density_rate / self.field.voxel
+        if not self._masked and self._level == 0:
+            # The fog is thinner than a step at full rate, and what is gone does not come back.
+            rates[0] *= min(_WARM + share / last, 1.0)
+        rates *= decay
+        adam = [
+            self.field.arrays.values, self._gradient, self._mean, self._square, fit.touched,
+            self._Row(*rates),
+        ]  # fmt: skip
+        launch_over(self._kernels["adam"], len(self.field.values), adam, self._device)
+        if self._sky_is_learned:
+            sky = [self._photos.sky, *self._sky, _SKY_RATE * decay]
+            wp.launch(sky_adam, _SKY, sky, device=self._device)
+        shown, rays = fit.errors.numpy().sum(axis=0, dtype=np.float64)
+        self.done += 1
+        self.seconds += time.monotonic() - begun
+        return float(shown / rays * self._order.share)
+
+    def state(self) -> dict[str, Any]:
+        arrays = {
+            "occupied": self.field.links > 0,
+            "values": self.field.arrays.values.numpy(),
+            "mean": self._mean.numpy(),
+            "square": self._square.numpy(),
+            "largest": self._fit.largest.numpy(),
+            "origin": self.field.origin,
+            "sky": self._photos.sky.numpy(),
+            "sky_mean": self._sky[1].numpy(),
+            "sky_square": self._sky[2].numpy(),
+        }
+        return {
+            "options": dataclasses.asdict(self.options),
+            **{name: torch.from_numpy(np.array(a)) for name, a in arrays.items()},
+            "voxel": self.field.voxel,
+            "finest": self._finest,
+            "ends": self._ends,
+            "level": self._level,
+            "step": self.done,
+            "seconds": self.seconds,
+        }
+
+    def finish(self, figures: dict[str, Any] | None = None) -> GridField:
+        """The field with the record of its training, without nodes that stop no light."""
+        occupied = self._kept() & (self.field.links > 0)
+        values = self.field.arrays.values.numpy()[self.field.links[occupied]]
+        part = cropped(occupied)
+        record = {
+            "kind": GridField.kind,
+            "steps": self.done,
+            "rays": self.done * self.options.rays,
+            "photos": self._photo_count,
+            "seconds": round(self.seconds, 1),
+            "device": self._device,
+            "threads": cpu_threads() if self._device == "cpu" else None,
+            "voxel": self.field.voxel,
+            "nodes": len(values),
+            "sky_left_out": self._sky_is_learned,  # photos show more than the field
+            "options": dataclasses.asdict(self.options),
+            **(figures or {}),
+        }
+        return GridField.from_nodes(
+            occupied[part],
+            values,
+            self.field.origin + self.field.voxel * np.array([s.start for s in part]),
+            self.field.voxel,
+            background=self._background(),
+            record=record,
+            device=self._device,
+        )
+
+    @property
+    def _gradient_columns(self) -> int:
+        return 1 + 3 * COEFFICIENTS[self.options.degree]
+
+    def _voxel_of(self, level: int) -> float:
+        return self._finest * 2.0 ** (len(self._ends) - 1 - level)
+
+    def _background(self) -> np.ndarray | None:
+        """(3,) RGB behind all photos: the given, or what was learned if that is one colour."""
+        if not self._sky_is_learned:
+            return self.options.background
+        seen = self._photos.sky.numpy()[self._sky[2].numpy().any(axis=-1)]
+        colour = np.median(seen, axis=0) if len(seen) else np.zeros(3)
+        plain = np.mean(abs(seen - colour).max(axis=-1) < _PLAIN) > 0.75 if len(seen) else False
+        return colour.clip(0.0, 1.0) if plain else None
+
+    def _start(self, posed: PosedImages) -> None:
+        levels = _LEVELS
+        while True:
+            voxel = self._finest * 2.0 ** (levels - 1)
+            occupied, origin = first_nodes(posed, voxel)
+            if np.count_nonzero(occupied) <= _FIRST_NODES or min(occupied.shape) < 16:
+                break
+            levels += 1
+        self._ends = [_EACH ** (levels - 1 - level) for level in range(levels)]
+        values = np.zeros((np.count_nonzero(occupied), self._gradient_columns), np.float32)
+        size = float((posed.bounds[1] - posed.bounds[0]).max())
+        values[:, 0] = _FIRST_DENSITY / voxel if self._masked else _FIRST_FOG / size
+        values[:, 1:4] = 0.5
+        self._set(GridField.from_nodes(occupied, values, origin, voxel, device=self._device))
+
+    def _refine(self) -> None:
+        """Go on with half the voxel, where light was stopped."""
+        field, kept = self.field, self._kept()
+        self._level += 1
+        voxel = self._voxel_of(self._level)
+        while True:
+            occupied = finer_nodes(kept, voxel / field.voxel)
+            excess = np.count_nonzero(occupied) / _MOST_NODES
+            if excess <= 1.0:
+                break
+            voxel *= 1.02 * excess ** (1.0 / 3.0)
+        points = (np.argwhere(occupied) * (voxel / field.voxel)).astype(np.float32)
+        rows = wp.zeros(len(points), dtype=self._Row, device=self._device)
+        where = wp.array(points, dtype=wp.vec3, device=self._device)
+        launch_over(
+            self._kernels["resample"], len(points), [field.arrays, where, rows], self._device
+        )
+        part = cropped(occupied)
+        origin = field.origin + voxel * np.array([s.start for s in part])
+        self._set(
+            GridField.from_nodes(occupied[part], rows.numpy(), origin, voxel, device=self._device)
+        )
+
+    def _kept(self) -> np.ndarray:
+        """(X, Y, Z) bool: places where light was stopped, and their neighbours."""
+        largest = self._fit.largest.numpy().copy()
+        largest[0] = 0.0  # the row of all places without nodes
+        kept = largest[self.field.links] > _KEEP
+        if not kept.any():
+            raise FieldError(
+                f"after {self.done} steps nothing stops light any more: more steps, or check poses "
+                "and masks"
+            )
+        return grown(kept)
+
+    def _set(self, field: GridField) -> None:
+        self.field = field
+        rows, device = len(field.values), self._device
+        self._gradient, self._mean, self._square = (
+            wp.zeros(rows, dtype=self._Row, device=device) for _ in range(3)
+        )
+        self._fit = Fit()
+        self._fit.touched = wp.zeros(rows, dtype=wp.uint8, device=device)
+        self._fit.largest = wp.zeros(rows, dtype=float, device=device)
+        self._fit.samples = wp.zeros((self._lanes, SAMPLES), dtype=wp.vec4, device=device)
+        self._fit.places = wp.zeros((self._lanes, SAMPLES), dtype=float, device=device)
+        self._fit.errors = wp.zeros(self._lanes, dtype=wp.vec2, device=device)
+        self._fit.sky = self._sky[0]
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        with state_errors():
+            options = dataclasses.asdict(self.options)
+            if state["options"] != options:
+                name = next(n for n in options if state["options"].get(n) != options[n])
+                raise FieldError(
+                    f"the checkpoint is of a training with {name} {state['options'].get(name)}, "
+                    f"not {options[name]}: give the same options, or start anew"
+                )
+            arrays = {n: v.numpy() for n, v in state.items() if isinstance(v, torch.Tensor)}
+            stored = GridField.from_nodes(
+                arrays["occupied"], arrays["values"][1:], arrays["origin"], state["voxel"],
+                device=self._device,
+            )  # fmt: skip
+            self._set(stored)
+            for name in ("mean", "square"):
+                getattr(self, f"_{name}").assign(arrays[name])
+            self._fit.largest.assign(arrays["largest"])
+            self._photos.sky.assign(arrays["sky"])
+            self._sky[1].assign(arrays["sky_mean"])
+            self._sky[2].assign(arrays["sky_square"])
+            self._finest, self._ends = state["finest"], list(state["ends"])
+            self._level, self.done = int(state["level"]), int(state["step"])
+            self.seconds = float(state["seconds"])
+
+
+def train_grid(
+    posed: PosedImages,
+    options: GridOptions = DEFAULT,
+    device="cpu",
+    progress: Progress = quiet,
+) -> GridField:
+    """Train a grid from photos; the record of the training is in the field.
+
+    progress: as for `run`; the PSNR is that over white. Raises FieldError.
+    """
+    training = GridTraining(posed, options, device)
+    run(training, progress)
+    return training.finish()
+
+
+def _photos(posed: PosedImages, options: GridOptions, sky_is_learned: bool, device: str) -> Photos:
+    count, height, width = posed.images.shape[:3]
+    if count * height * width >= 2**31:
+        raise FieldError(
+            f"{count} photos of {width}x{height} are too many pixels: make them smaller (--factor)"
+        )
+    alpha = posed.alpha
+    if alpha is None:
+        alpha = np.full((count, height, width), 255, np.uint8)
+    rgba = np.concatenate([posed.images, alpha[..., None]], axis=-1).reshape(-1, 4)
+    object_from_camera = posed.camera_from_object[:, :3, :3].transpose(0, 2, 1)
+    rays = (object_from_camera @ np.linalg.inv(posed.intrinsics)).astype(np.float32)
+    photos = Photos()
+    photos.rgba = wp.array(rgba, dtype=wp.vec4ub, device=device)
+    photos.ray_from_pixel = wp.array(rays, dtype=wp.mat33, device=device)
+    positions = posed.camera_positions.astype(np.float32)
+    photos.positions = wp.array(positions, dtype=wp.vec3, device=device)
+    photos.height, photos.width = height, width
+    photos.opacity_weight = options.opacity_weight
+    photos.sparsity = 0.0 if posed.alpha is not None else options.sparsity
+    sky = np.full((1, 1, 3), 0.5, np.float32)
+    if sky_is_learned:
+        photos.opacity_weight = 0.0
+        sky = np.tile(sky, (*_SKY, 1))
+    elif posed.alpha is None and options.background is not None:
+        photos.opacity_weight = 0.0
+        sky[:] = options.background
+    photos.sky = wp.array(sky, dtype=wp.vec3, device=device)
+    return photos
+
+
+def _background_is_unknown(posed: PosedImages, options: GridOptions) -> bool:
+    """Whether photos show what lies beyond the box: not where near and far enclose all."""
+    return posed.alpha is None and options.background is None and posed.near_far is None
+
+
+def _before_cameras(posed: PosedImages) -> np.ndarray:
+    """(2, 3): the part of the photos' bounds that lies between the cameras."""
+    box = box_before_cameras(posed)
+    if box is None:
+        return posed.bounds
+    low, high = np.maximum(box[0], posed.bounds[0]), np.minimum(box[1], posed.bounds[1])
+    return np.stack((low, high)) if (low < high).all() else posed.bounds
+
+
+def _finest_voxel(bounds: np.ndarray, wanted: float | None, footprint: float) -> float:
+    """Metres. Raises FieldError for one that makes too few or too many nodes."""
+    longest = float((bounds[1] - bounds[0]).max())
+    least = longest / (MAX_NODES - 8)
+    if wanted is None:
+        return min(max(footprint, least), longest / 16)
+    if not least <= wanted <= longest / 16:
+        raise FieldError(
+            f"a voxel of {wanted:g} m does not suit a box of {longest:.3g} m: give {least:.2g} to "
+            f"{longest / 16:.2g} m"
+        )
+    return wanted
