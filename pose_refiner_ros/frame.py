@@ -10,17 +10,19 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import transform_problem
+from pose_refiner_ros.refinement.search import colours_differ
 
 FARTHEST = 1e5  # metres; start poses beyond are mistakes
 POOR_IOU = 0.7  # below: poor
 AMBIGUOUS_BELIEF = 0.7  # of pose and class together; below: ambiguous
 PARTIAL_VISIBLE = 0.75
 LEAST_BELIEF = 0.01  # of an alternative that is worth telling
-# Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
-# (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
-WRONG_COLOURS = 0.1
 
 Report = Callable[[int | None, str], None]
+# Called once in a frame, when the encoder has looked at the labels without a name: with label ->
+# {object name: probability}, before names and start poses of the frame are used; may change them.
+Follow = Callable[[dict[int, dict[str, float]]], None]
 log = logging.getLogger(__name__)
 
 
@@ -131,11 +133,6 @@ def _quality(pose: ObjectPose, belief: float) -> str:
     return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
 
 
-def colours_differ(photo_rms: float | None) -> bool:
-    """Whether the photo contradicts a pose; None: it was not asked."""
-    return photo_rms is not None and not photo_rms <= WRONG_COLOURS
-
-
 def likely_alternatives(pose: ObjectPose) -> list[ObjectPose]:
     """The alternatives that are written and published. Only those that follow an object from frame
     to frame want the others too: what is unlikely in one need not be in the next."""
@@ -158,18 +155,6 @@ def checked_masks(frame: Frame) -> np.ndarray:
             "have the camera's size"
         )
     return masks
-
-
-def transform_problem(pose: np.ndarray) -> str | None:
-    """Why an array is no rigid transform (4, 4), or None."""
-    if pose.shape != (4, 4):
-        return f"it has shape {pose.shape} instead of (4, 4)"
-    if not np.isfinite(pose).all():
-        return "it holds NaN or infinity"
-    rotation = pose[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
-        return "its upper left 3x3 is not a rotation"
-    return None
 
 
 def pose_problem(pose: np.ndarray) -> str | None:

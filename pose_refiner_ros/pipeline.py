@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import warp as wp
 
 from pose_refiner_ros.frame import (
+    Follow,
     Frame,
     ObjectPose,
     Report,
@@ -23,56 +23,56 @@ from pose_refiner_ros.frame import (
     weighed,
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
+from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.photometric import PhotoStage, with_photo
 from pose_refiner_ros.refinement.category import category_prior, known_as_category
 from pose_refiner_ros.refinement.codebook import ViewCodebook
-from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
-from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
-from pose_refiner_ros.refinement.prior_term import PosePrior
-from pose_refiner_ros.refinement.refiner import Refined, Refiner
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import Observation, observe_mask
+from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.search import (
+    START_SIGMA,
+    WRONG_COLOURS,
+    colour_rms,
+    colours_differ,
+    needs_views,
+)
 from pose_refiner_ros.settings import Settings
 
-if TYPE_CHECKING:  # torch is imported where an encoder or a field is used
+if TYPE_CHECKING:  # torch is imported where an encoder is used
     from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
 
+TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
+# With a field the image tells views apart that silhouettes do not: more are followed, for it to
+# choose from. A cube has 24.
+FIELD_VIEWS = 48
+FIELD_KEEP = 24
+SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
+CATEGORY_SHARPNESS = 1.0
+LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
 
-@dataclass(eq=False)
-class SeenObject:
-    """An object on its way through the pipeline: what is seen of it, what is known, what is found.
 
-    given: start poses from outside; starts: all that are refined, priors: beside them;
-    is_category: its mesh stands for a category and is not its own.
+@dataclass(frozen=True, eq=False)
+class Target:
+    """An object that is to be found: what is seen of it, which it is, where to start.
+
+    estimate: the encoder's; is_category: the mesh stands for a category and is not its own; starts:
+    of these the first `given` come from outside; tracked: they are those of the frame before.
     """
 
-    evidence: ObjectEvidence
-    name: str | None
-    class_probability: float = 1.0
-    estimate: Estimate | None = None
-    given: list[np.ndarray] = field(default_factory=list)
-    tracked: bool = False
-    is_category: bool = False
-    starts: list[np.ndarray] = field(default_factory=list)
-    priors: list[PosePrior | None] = field(default_factory=list)
-    photo: PhotoEvidence | None = None  # of one that has a field
-    found: list[Refined] = field(default_factory=list)
+    observation: Observation
+    name: str
+    class_probability: float
+    estimate: Estimate | None
+    is_category: bool
+    starts: tuple[Hypothesis, ...]
+    given: int
+    tracked: bool
+    due: bool  # a fresh look at all views is asked for
 
     @property
     def label(self) -> int:
-        return self.evidence.label
-
-
-TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
-# With a field the photo tells views apart that silhouettes do not: more are followed, for it to
-# choose from. A cube has 24.
-PHOTO_VIEWS = 48
-PHOTO_KEEP = 24
-SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
-CATEGORY_SHARPNESS = 1.0
-SURE_COLOURS = 0.06  # a difference that wrong poses do not come down to
-LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
-CONFIRM_ANGLE = np.radians(12.0)
-START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
+        return self.observation.label
 
 
 class Pipeline:
@@ -96,13 +96,11 @@ class Pipeline:
         self.settings = settings or Settings()
         self.device = choose_device(device)
         self.encoder = encoder
-        self._refiner = Refiner(list(library.values()), self.device, self.settings.batch)
-        self._photos = PhotoStage(library, self._refiner, self.settings, self.device)
+        self.refiner = Refiner(
+            list(library.values()), self.device, self.settings.batch, self.settings
+        )
         self._codebooks: dict[str, ViewCodebook] = {}
-        self._gradient_refiner = None  # made at the first use: torch is not needed otherwise
-        # What classify has seen, for process.
-        self._looked: WeakKeyDictionary[Frame, dict[int, ObjectEvidence]] = WeakKeyDictionary()
-        self._estimates: WeakKeyDictionary[ObjectEvidence, Estimate] = WeakKeyDictionary()
+        self._baseline = None  # made at the first use: torch is not needed otherwise
 
     def warm_up(self) -> None:
         """Compile the kernels (seconds, once per machine) and build the codebooks."""
@@ -116,66 +114,83 @@ class Pipeline:
         labels = {1: model.name}
         if self.encoder is not None:
             masks[4:28, 4:28], labels[2] = 2, None
-        photo = np.zeros((96, 96, 3), np.uint8)
-        self.process(Frame(masks, camera, labels, image=photo), report=lambda label, text: None)
+        image = np.zeros((96, 96, 3), np.uint8)
+        self.process(Frame(masks, camera, labels, image=image), report=lambda label, text: None)
 
-    def process(self, frame: Frame, report: Report = log_warning) -> list[ObjectPose]:
+    def process(
+        self, frame: Frame, report: Report = log_warning, follow: Follow | None = None
+    ) -> list[ObjectPose]:
         """Find the pose of every labelled object of a frame, in the order of its labels.
 
         What is left out is told to report(label or None, text); one bad object does not harm the
-        others. Raises FrameError where nothing of the frame can be used.
+        others. follow: may change names and start poses of the frame, knowing what the encoder says
+        of the labels without a name. Raises FrameError where nothing of the frame can be used.
         """
-        masks = checked_masks(frame)
-        seen = [
-            SeenObject(evidence, frame.labels[evidence.label])
-            for evidence in self._look(frame, frame.labels, masks, report)
-        ]
-        seen = self._name(seen, report)
-        if not seen:
-            return []
-        for one in seen:
-            one.given = self._initial(frame, one.label, report)
-            one.tracked = one.label in frame.tracked
-        self._photos.look(seen, frame, self.settings, report)
-        self._refine(seen, frame.search, report)
+        observations = self._observe(frame, report)
+        estimates = self._estimate(observations, frame.labels)
+        if follow is not None:
+            nameless = [label for label in estimates if not frame.labels[label]]
+            follow({label: self._names_of(estimates[label]) for label in nameless})
+        targets = self._targets(frame, observations, estimates, report)
         poses = []
-        for one in seen:
-            found = [r for r in one.found if np.isfinite(r.camera_from_object).all()]
-            if not found or found[0].iou == 0.0:
-                report(one.label, f"no pose of {one.name} found that overlaps its mask")
+        for target, found in zip(targets, self._find(targets, report), strict=True):
+            found = [one for one in found if np.isfinite(one.reference_from_object).all()]
+            if not found or found[0].fits["silhouette"].iou == 0.0:
+                report(target.label, f"no pose of {target.name} found that overlaps its mask")
                 continue
-            poses.append(self._judge(one, found))
+            poses.append(self._judge(target, found))
         return poses
 
-    def classify(self, frame: Frame, report: Report = log_warning) -> dict[int, dict[str, float]]:
-        """Label -> {object name: probability}, for the labels of a frame that have no name and a
-        mask of which the encoder can say something.
+    def _observe(self, frame: Frame, report: Report) -> dict[int, Observation]:
+        """Label -> what is seen, of the labels that can be used."""
+        masks, observations = checked_masks(frame), {}
+        for label in sorted(frame.labels):
+            name = frame.labels[label]
+            if label == 0:
+                report(label, f"{name} left out: 0 is the background in label images")
+                continue
+            if name is not None and name not in self.library:
+                known = ", ".join(sorted(self.library))
+                report(label, f"class {name!r} is not in the object library (it has {known})")
+                continue
+            try:
+                seen = observe_mask(masks, label, frame.camera)
+            except ValueError as error:
+                report(label, f"{name or 'an object'} left out: {error}")
+                continue
+            if frame.image is not None and self.encoder is not None and self.encoder.needs_photo:
+                try:
+                    seen = seen.with_image(frame.image)
+                except CameraError as error:
+                    report(label, f"the encoder cannot look at it: {error}")
+            observations[label] = seen
+            if seen.second_part > TWO_PARTS:
+                report(
+                    label,
+                    f"its mask is in parts, the second of them {seen.second_part:.0%} of it: "
+                    "the pose is to fit all; if they are several objects, give each its own label",
+                )
+        return observations
 
-        Classes that no object of the library stands for are there as `class_without_object`. Name
-        the labels in the same Frame, and process has less to do.
-        """
-        nameless = {label: name for label, name in frame.labels.items() if not name}
-        if self.encoder is None or not nameless:
-            return {}
-        seen = self._look(frame, nameless, checked_masks(frame), report)
-        self._looked[frame] = {evidence.label: evidence for evidence in seen}
-        seen = [evidence for evidence in seen if self._can_ask(evidence)]
-        return {
-            evidence.label: self._names_of(estimate)
-            for evidence, estimate in zip(seen, self._estimate(seen), strict=True)
-        }
-
-    def _estimate(self, seen: Sequence[ObjectEvidence]) -> list[Estimate]:
-        """The encoder's, of each mask; it is asked once about each."""
-        new = [evidence for evidence in seen if evidence not in self._estimates]
-        self._estimates.update(zip(new, self.encoder.estimate(new), strict=True))
-        return [self._estimates[evidence] for evidence in seen]
-
-    def _can_ask(self, evidence: ObjectEvidence) -> bool:
+    def _estimate(
+        self, observations: Mapping[int, Observation], names: Mapping[int, str | None]
+    ) -> dict[int, Estimate]:
+        """What the encoder says of those that it knows or that have no name."""
         encoder = self.encoder
-        return encoder is not None and (evidence.photo is not None or not encoder.needs_photo)
+        if encoder is None:
+            return {}
+        asked = [
+            label
+            for label, seen in observations.items()
+            if (seen.rgb is not None or not encoder.needs_photo)
+            and (not names[label] or self.library[names[label]].category in encoder.classes)
+        ]
+        estimates = encoder.estimate([observations[label] for label in asked])
+        return dict(zip(asked, estimates, strict=True))
 
     def _names_of(self, estimate: Estimate) -> dict[str, float]:
+        """Object name -> probability; classes that no object of the library stands for are there as
+        `class_without_object`."""
         models = {c: self.library_of_category(c) for c in estimate.class_probabilities}
         return {
             models[c].name if models[c] else class_without_object(c): share
@@ -186,172 +201,59 @@ class Pipeline:
         """The object of the library that stands for a class of the encoder."""
         return next((m for m in self.library.values() if m.category == category), None)
 
-    def _name(self, seen: list[SeenObject], report: Report) -> list[SeenObject]:
-        """Ask the encoder about those that it knows or that have no name; leave out those that it
-        cannot name either."""
-        asked = [
-            one for one in seen if self._can_ask(one.evidence) and self._is_for_encoder(one.name)
-        ]
-        if asked:
-            estimates = self._estimate([one.evidence for one in asked])
-            for one, estimate in zip(asked, estimates, strict=True):
-                one.estimate = estimate
-        named = []
-        for one in seen:
-            if one.name is None:
-                if one.estimate is None:
+    def _targets(
+        self,
+        frame: Frame,
+        observations: Mapping[int, Observation],
+        estimates: Mapping[int, Estimate],
+        report: Report,
+    ) -> list[Target]:
+        """What is to be found; objects that nobody can name are left out."""
+        targets = []
+        for label, seen in observations.items():
+            if label not in frame.labels:  # whoever follows the objects has left it out
+                continue
+            name, estimate, probability = frame.labels[label], estimates.get(label), 1.0
+            if name is None:
+                if estimate is None:
                     why = "there is no encoder to ask"
                     if self.encoder is not None:
                         why = "the encoder looks at the photo: none of use came with the masks"
-                    report(one.label, f"its class is unknown and {why}")
+                    report(label, f"its class is unknown and {why}")
                     continue
-                shares = self._names_of(one.estimate)
+                shares = self._names_of(estimate)
                 name = max(shares, key=shares.__getitem__)
+                probability = shares[name]
                 if name not in self.library:
-                    report(one.label, no_object_for(name, shares[name]))
+                    report(label, no_object_for(name, probability))
                     continue
-                one.name, one.class_probability = name, shares[name]
-            named.append(one)
-        return named
-
-    def _is_for_encoder(self, name: str | None) -> bool:
-        return name is None or self.library[name].category in self.encoder.classes
-
-    def _refine(self, seen: list[SeenObject], search: Collection[int], report: Report) -> None:
-        """Fill in what was found of each object."""
-        for one in seen:
-            model = self.library[one.name]
-            one.starts = list(one.given)
-            one.is_category = one.estimate is not None and not model.exact_shape
-            if one.estimate is not None and (one.is_category or not one.given):
-                guesses = [h.camera_from_object for h in one.estimate.likely]
-                one.starts += [pose for pose in guesses if pose_problem(pose) is None]
-            if one.is_category:
-                one.priors = [category_prior(one.evidence, one.estimate, p) for p in one.starts]
-            else:
-                one.priors = [None] * len(one.starts)
-        if self.settings.refinement != "solver":
-            self._refine_otherwise(seen, report)
-            return
-        results = self._refiner.refine(
-            [one.evidence for one in seen],
-            [one.name for one in seen],
-            [one.starts for one in seen],
-            self.settings.keep,
-            # a mesh that stands for a category never fits well enough to leave it at that
-            [not one.tracked and not one.is_category for one in seen],
-            [one.priors for one in seen],
-        )
-        for one, found in zip(seen, results, strict=True):
-            one.found = found
-        again = [
-            one
-            for one in seen
-            if (one.label in search and one.photo is None and not one.is_category)
-            or self._needs_search(one)
-        ]
-        self._search(again)
-        # What was given fits its mask, and yet the colours say that it is another view. Where they
-        # clearly fit, a tracked pose needs no fresh look: that takes far longer than the rest.
-        misfits = self._photos.refine(seen)
-        doubted = [
-            one
-            for one in seen
-            if one.photo is not None and one.found and one not in again and not one.is_category
-            if (one in misfits and not one.tracked)
-            or (one.label in search and not one.found[0].photo_rms <= SURE_COLOURS)
-        ]
-        if doubted and self.settings.search != "never":
-            self._search(doubted)
-            self._photos.refine(doubted)
-        self._photos.tell(seen, report)
-
-    def _search(self, seen: Sequence[SeenObject]) -> None:
-        """Refine the views of the codebook, too."""
-        for by_photo in (False, True):
-            group = [one for one in seen if (one.photo is not None) == by_photo]
-            keep = max(self.settings.keep, PHOTO_KEEP if by_photo else 0)
-            if not group:
-                continue
-            found = self._refiner.refine(
-                [one.evidence for one in group],
-                [one.name for one in group],
-                [self._guess(one) for one in group],
-                keep,
+            model = self.library[name]
+            given = self._given(frame, label, report)
+            is_category = estimate is not None and not model.exact_shape
+            poses = list(given)
+            if estimate is not None and (is_category or not given):
+                guesses = [h.camera_from_object for h in estimate.likely]
+                poses += [pose for pose in guesses if pose_problem(pose) is None]
+            starts = [
+                Hypothesis(name, p, category_prior(seen, estimate, p) if is_category else None)
+                for p in poses
+            ]
+            targets.append(
+                Target(
+                    observation=seen,
+                    name=name,
+                    class_probability=probability,
+                    estimate=estimate,
+                    is_category=is_category,
+                    starts=tuple(starts),
+                    given=len(given),
+                    tracked=label in frame.tracked,
+                    due=label in frame.search,
+                )
             )
-            for one, more in zip(group, found, strict=True):
-                one.found = self._refiner.merge(one.name, one.found + more)
+        return self._with_images(targets, frame, report)
 
-    def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
-        """The paper's procedures, or none at all, from the best few starts."""
-        for one in seen:
-            poses = one.starts or self._guess(one)
-            if self.settings.refinement == "none":
-                poses = poses[:1]
-            else:
-                poses = self._descend(one, poses[: self.settings.keep], report)
-            found = [self._refiner.evaluate(one.evidence, one.name, pose) for pose in poses]
-            one.found = self._refiner.merge(one.name, found)
-
-    def _descend(self, one: SeenObject, poses: list[np.ndarray], report: Report) -> list:
-        """Poses (4, 4) after the paper's 30 steps."""
-        model = self.library[one.name]
-        if self._gradient_refiner is None:
-            from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
-
-            self._gradient_refiner = GradientRefiner(device=self.device)
-        camera_from_crop = np.eye(4)
-        camera_from_crop[:3, :3] = one.evidence.crop.crop_from_camera.T
-        if self.settings.refinement == "gradient_encoder" and one.estimate is not None:
-            found = self._gradient_refiner.refine_encoder(one.evidence, model, self.encoder)
-        else:
-            if self.settings.refinement == "gradient_encoder":
-                report(
-                    one.label,
-                    f"the encoder does not know {one.name}: the error goes into the pose instead "
-                    "of into its weights",
-                )
-            starts = [camera_from_crop.T @ pose for pose in poses]
-            found = [self._gradient_refiner.refine_poses(one.evidence, model, starts)]
-        reached = np.concatenate([result.camera_from_object.cpu().numpy() for result in found])
-        return list(camera_from_crop @ reached)
-
-    def _look(
-        self, frame: Frame, labels: Mapping[int, str | None], masks: np.ndarray, report: Report
-    ) -> list[ObjectEvidence]:
-        seen, before = [], self._looked.get(frame, {})
-        for label in sorted(labels):
-            name = labels[label]
-            if label in before:
-                seen.append(before[label])
-                continue
-            if label == 0:
-                report(label, f"{name} left out: 0 is the background in label images")
-                continue
-            if name is not None and name not in self.library:
-                known = ", ".join(sorted(self.library))
-                report(label, f"class {name!r} is not in the object library (it has {known})")
-                continue
-            try:
-                evidence = gather_evidence(masks, label, frame.camera)
-            except ValueError as error:
-                report(label, f"{name or 'an object'} left out: {error}")
-                continue
-            if frame.image is not None and self.encoder is not None and self.encoder.needs_photo:
-                try:
-                    evidence = with_photo(evidence, frame)
-                except CameraError as error:
-                    report(label, f"the encoder cannot look at it: {error}")
-            seen.append(evidence)
-            if evidence.second_part > TWO_PARTS:
-                report(
-                    label,
-                    f"its mask is in parts, the second of them {evidence.second_part:.0%} of it: "
-                    "the pose is to fit all; if they are several objects, give each its own label",
-                )
-        return seen
-
-    def _initial(self, frame: Frame, label: int, report: Report) -> list[np.ndarray]:
+    def _given(self, frame: Frame, label: int, report: Report) -> list[np.ndarray]:
         usable = []
         for pose in frame.initial_poses.get(label, ()):
             pose = np.asarray(pose, np.float64)
@@ -362,38 +264,103 @@ class Pipeline:
                 usable.append(pose)
         return usable
 
-    def _needs_search(self, one: SeenObject) -> bool:
-        """Whether the codebook's views are to be tried beside the poses to start from."""
-        if self.settings.search == "never":
-            return False
-        if one.is_category or not one.found:
-            return not one.found
-        if self.settings.search == "always":
-            return True
-        if one.found[0].iou < self.settings.confirm_iou:
-            return True
-        if one.tracked:
-            return False
-        # A fit like that of real masks proves a pose that was nearly right already (a tracked
-        # one). One that had to turn further must fit better, and one that turned far proves
-        # nothing: its silhouette may fit as well as the right one's.
-        model = self.library[one.name]
-        pose, start = one.found[0].camera_from_object, one.starts[0]
-        turned = model.symmetries.reduced_rotation_error(pose, start)
-        moved = np.linalg.norm(pose[:3, 3] - start[:3, 3])
-        if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
-            return False
-        return turned > START_SIGMA or one.found[0].iou < self.settings.accept_iou
+    def _with_images(self, targets: Sequence[Target], frame: Frame, report: Report) -> list[Target]:
+        """Cut the image for objects that have a field; tell why there is none."""
+        fields = {t.name for t in targets if self.library[t.name].field is not None}
+        if fields and self.settings.photometric != "never" and self.settings.refinement != "solver":
+            report(
+                None,
+                f"the photo is not used: the fields of {', '.join(sorted(fields))} are for the "
+                f"refinement solver, not for {self.settings.refinement}",
+            )
+        result = []
+        for target in targets:
+            seen = target.observation
+            if target.name in fields:
+                if self.settings.photometric == "never" or self.settings.refinement != "solver":
+                    seen = replace(seen, rgb=None)
+                else:
+                    try:
+                        seen = seen.with_image(frame.image)
+                    except CameraError as error:
+                        report(
+                            target.label,
+                            f"{target.name} has a radiance field, but is placed by its silhouette "
+                            f"alone: {error}",
+                        )
+                target = replace(target, observation=seen)
+            result.append(target)
+        return result
 
-    def _guess(self, one: SeenObject) -> list[np.ndarray]:
-        """Poses (4, 4) from the codebook's views."""
-        camera_from_crop = np.eye(4)
-        camera_from_crop[:3, :3] = one.evidence.crop.crop_from_camera.T
-        count = max(self.settings.hypotheses, PHOTO_VIEWS if one.photo is not None else 0)
-        hypotheses = self._codebook(one.name).match(one.evidence, count)
-        return [camera_from_crop @ guess.camera_from_object for guess in hypotheses]
+    def _find(self, targets: Sequence[Target], report: Report) -> list[list[Hypothesis]]:
+        """The refined hypotheses of each, best first."""
+        if self.settings.refinement != "solver":
+            return self._find_otherwise(targets, report)
+        seen = [[target.observation] for target in targets]
+        found = self.refiner.refine(
+            seen,
+            [target.starts for target in targets],
+            self.settings.keep,
+            [target.tracked for target in targets],
+            # a mesh that stands for a category never fits well enough to leave it at that
+            [not target.tracked and not target.is_category for target in targets],
+        )
+        again = [i for i, target in enumerate(targets) if self._needs_views(target, found[i])]
+        has_colours = [self._has_colours(targets[i]) for i in again]
+        more = self.refiner.refine(
+            [seen[i] for i in again],
+            [self._views(targets[i]) for i in again],
+            [max(self.settings.keep, FIELD_KEEP if colours else 0) for colours in has_colours],
+            given=False,
+        )
+        for i, views in zip(again, more, strict=True):
+            found[i] = self.refiner.merge(found[i] + views, seen[i])
+        for target, own in zip(targets, found, strict=True):
+            rms = colour_rms(own[0]) if own else None
+            if colours_differ(rms):
+                report(
+                    target.label,
+                    f"the colours of {target.name} are not those of its field in any pose (off by "
+                    f"{rms:.2f}, at most {WRONG_COLOURS:g} in a right one): its silhouette alone "
+                    "placed it; is it that object? In other light than the field's: photo_exposure "
+                    "of the node, --exposure of the command",
+                )
+        return found
 
-    def _judge(self, one: SeenObject, found: list[Refined]) -> ObjectPose:
+    def _needs_views(self, target: Target, found: Sequence[Hypothesis]) -> bool:
+        if target.is_category and found:  # the encoder knows more than the codebook
+            return False
+        start = target.starts[0].reference_from_object if target.starts else None
+        return needs_views(
+            found, start, self.library[target.name], self.settings, target.tracked, target.due
+        )
+
+    def _has_colours(self, target: Target) -> bool:
+        has_field = self.library[target.name].field is not None
+        return has_field and target.observation.colours is not None
+
+    def _find_otherwise(self, targets: Sequence[Target], report: Report) -> list[list[Hypothesis]]:
+        """The papers' procedures, or none at all, from the best few starts."""
+        if self._baseline is None or self._baseline.kind != self.settings.refinement:
+            from pose_refiner_ros.baselines.refine import Baseline
+
+            self._baseline = Baseline(
+                self.settings.refinement, self.refiner, self.encoder, self.device
+            )
+        starts = [target.starts or self._views(target) for target in targets]
+        return self._baseline.refine(
+            [[target.observation] for target in targets], starts, self.settings.keep, report
+        )
+
+    def _views(self, target: Target) -> list[Hypothesis]:
+        """Poses from the codebook's views."""
+        seen = target.observation
+        camera_from_crop = rigid(seen.crop.crop_from_camera.T)
+        count = max(self.settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
+        guesses = self._codebook(target.name).match(seen, count)
+        return [Hypothesis(target.name, camera_from_crop @ pose) for pose in guesses]
+
+    def _judge(self, target: Target, found: Sequence[Hypothesis]) -> ObjectPose:
         """One verdict from an object's refined hypotheses.
 
         Belief in a hypothesis falls with the overlap it lacks, measured against what the best one
@@ -402,40 +369,22 @@ class Pipeline:
         also weighs how far each is turned from the first given pose, so that an ambiguous object
         does not flip; score and quality do not, since silhouettes alone cannot tell.
         """
-        missing = np.array([1.0 - r.iou for r in found])
-        blunt = CATEGORY_SHARPNESS if one.is_category else SHARPNESS
+        missing = np.array([1.0 - one.fits["silhouette"].iou for one in found])
+        blunt = CATEGORY_SHARPNESS if target.is_category else SHARPNESS
         sharpness = max(blunt * missing.min(), 0.004)
         belief = np.exp(-(missing - missing.min()) / sharpness)
-        if one.estimate is not None:
-            belief *= [one.estimate.share_of(r.camera_from_object) for r in found]
+        if target.estimate is not None:
+            belief *= [target.estimate.share_of(one.reference_from_object) for one in found]
         belief *= _belief_by_colour(found)
         belief /= belief.sum()
         chosen = int(belief.argmax())
-        if one.given:
-            turned = self.library[one.name].symmetries.reduced_rotation_error(
-                np.stack([r.camera_from_object for r in found]), one.given[0]
+        if target.given:
+            turned = self.library[target.name].symmetries.reduced_rotation_error(
+                np.stack([one.reference_from_object for one in found]),
+                target.starts[0].reference_from_object,
             )
             chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
-        rivals = [
-            ObjectPose(
-                label=one.label,
-                name=one.name,
-                camera_from_object=r.camera_from_object,
-                covariance=known_as_category(r, one.estimate) if one.is_category else r.covariance,
-                score=0.0,
-                quality="",
-                iou=r.iou,
-                contour_rms_px=r.contour_rms_px,
-                visible_fraction=r.visible_fraction,
-                cost=r.cost,
-                iterations=r.iterations,
-                reason=r.reason.name.lower(),
-                class_probability=one.class_probability,
-                photo_rms=r.photo_rms,
-            )
-            for r in found
-        ]
-        return weighed(rivals, belief, chosen)
+        return weighed([_object_pose(target, one) for one in found], belief, chosen)
 
     def _codebook(self, name: str) -> ViewCodebook:
         if name not in self._codebooks:
@@ -443,9 +392,33 @@ class Pipeline:
         return self._codebooks[name]
 
 
-def _belief_by_colour(found: Sequence[Refined]) -> np.ndarray:
+def _object_pose(target: Target, found: Hypothesis) -> ObjectPose:
+    """A hypothesis as the user gets it, yet without score and quality."""
+    outline = found.fits["silhouette"]
+    covariance = found.covariance
+    if target.is_category:
+        covariance = known_as_category(found, target.estimate)
+    return ObjectPose(
+        label=target.label,
+        name=target.name,
+        camera_from_object=found.reference_from_object,
+        covariance=covariance,
+        score=0.0,
+        quality="",
+        iou=float(outline.iou),
+        contour_rms_px=float(outline.rms),
+        visible_fraction=float(outline.visible),
+        cost=float(outline.cost),
+        iterations=found.iterations,
+        reason=found.reason.name.lower(),
+        class_probability=target.class_probability,
+        photo_rms=colour_rms(found),
+    )
+
+
+def _belief_by_colour(found: Sequence[Hypothesis]) -> np.ndarray:
     """(N,) factors of belief in poses, by how much worse their colours fit than the best one's."""
-    rms = np.array([refined.photo_rms for refined in found], float)  # None becomes NaN
+    rms = np.array([colour_rms(one) for one in found], float)  # None becomes NaN
     if np.isnan(rms).any():
         return np.ones(len(found))
     return np.exp(-(rms - rms.min()) / max(SHARPNESS * rms.min(), LEAST_COLOUR))

@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose_refiner_ros.frame import WRONG_COLOURS, colours_differ, transform_problem
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.photometric import colour_difference
-from pose_refiner_ros.refinement.photo_evidence import whole_photo
+from pose_refiner_ros.geometry.pose import inverse, skew, transform_problem
+from pose_refiner_ros.objects.mesh import Mesh
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import observe_image
+from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.search import WRONG_COLOURS, colours_differ
+from pose_refiner_ros.settings import Settings
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.grid import GridField
-    from pose_refiner_ros.refinement.field_refiner import FieldSettings
 
 IN_VIEW = 0.5  # of a photo must be of the scene
 NAME = "scene"
@@ -52,17 +56,15 @@ class SceneLocaliser:
     """
 
     def __init__(
-        self, field: GridField, settings: FieldSettings | None = None, device: str = "cpu"
+        self, field: GridField, settings: Settings = Settings(), device: str = "cpu"
     ) -> None:
-        from pose_refiner_ros.refinement.field_refiner import FieldRefiner
-
         if field.kind != "grid":
             raise LocalisationError(
                 f"a scene's field of kind {field.kind!r} is too slow for a robot: train it with "
                 "`pose-refiner field train --kind grid`"
             )
         self.field = field
-        self._refiner = FieldRefiner({NAME: field}, settings, device, capacity=16)
+        self._refiner = Refiner([field_model(NAME, field)], device, 16, settings)
 
     def locate(
         self,
@@ -75,22 +77,27 @@ class SceneLocaliser:
 
         image: (H, W, 3) uint8 RGB; tracked: the starts are those of the photo before, so that a few
         iterations will do. Raises LocalisationError without a start or for one that is no pose,
-        CameraError and EvidenceError for a photo that is of no use.
+        CameraError and ObservationError for a photo that is of no use.
         """
         if not len(starts):
             raise LocalisationError("there is no start pose to find the camera from")
-        photo = whole_photo(image, camera, None)
-        hypotheses = [np.linalg.inv(checked_pose(pose)) for pose in starts]
-        (found,) = self._refiner.refine([photo], [NAME], [hypotheses], 1, tracked)
+        seen = observe_image(image, camera)
+        hypotheses = [Hypothesis(NAME, inverse(checked_pose(pose))) for pose in starts]
+        (found,) = self._refiner.refine([[seen]], [hypotheses], 1, tracked)
+        if not found:
+            raise LocalisationError(
+                "no start pose leads anywhere: none shows anything of the scene"
+            )
         best = found[0]
-        rms, in_view = colour_difference(self.field, photo, best)
+        rms, in_view = float(best.fits["radiance"].colour_rms), float(best.fits["radiance"].covered)
         lost = ""
-        if not np.isfinite(best.camera_from_object).all() or in_view < IN_VIEW:
+        if in_view < IN_VIEW:
             lost = f"it would see the scene in {in_view:.0%} of its photo only"
         elif colours_differ(rms):
             lost = f"the colours are off by {rms:.2f}, at most {WRONG_COLOURS:g} in a right pose"
-        pose = np.linalg.inv(best.camera_from_object)
-        return CameraPose(pose, _about_camera(best.camera_from_object, best.covariance), rms, lost)
+        camera_from_scene = best.reference_from_object
+        covariance = _about_camera(camera_from_scene, best.covariance)
+        return CameraPose(inverse(camera_from_scene), covariance, rms, lost)
 
 
 class SceneTracker:
@@ -128,6 +135,19 @@ class SceneTracker:
         return found
 
 
+def field_model(name: str, field: GridField) -> ObjectModel:
+    """What a radiance field alone is to the refiner: its box stands for a shape that no mask is
+    compared with."""
+    low, high = field.occupied_bounds
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    vertices = (low + corners * (high - low)).astype(np.float32)
+    faces = np.array(
+        [[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1],
+         [2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]], np.int32
+    )  # fmt: skip
+    return ObjectModel(name, Mesh(vertices, faces), field=field)
+
+
 def checked_pose(pose: np.ndarray) -> np.ndarray:
     """A rigid transform (4, 4) float64. Raises LocalisationError."""
     pose = np.asarray(pose, np.float64)
@@ -142,8 +162,7 @@ def _about_camera(camera_from_scene: np.ndarray, covariance: np.ndarray) -> np.n
     camera's. With R' = exp(w) R and t' = t + v the camera, at c = -Rᵀt, moves by -Rᵀ(v + t x w) and
     turns by -Rᵀw."""
     scene_from_camera = camera_from_scene[:3, :3].T
-    x, y, z = camera_from_scene[:3, 3]
     move = np.zeros((6, 6))
     move[:3, :3] = move[3:, 3:] = -scene_from_camera
-    move[:3, 3:] = -scene_from_camera @ [[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]
+    move[:3, 3:] = -scene_from_camera @ skew(camera_from_scene[:3, 3])
     return move @ covariance @ move.T

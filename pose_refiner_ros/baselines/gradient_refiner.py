@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's online refinement on the pipeline's evidence: choices beside the solver."""
+"""The paper's online refinement on the pipeline's observations, one object at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.evidence import ObjectEvidence, shrink_camera
+from pose_refiner_ros.refinement.observation import Observation
+from pose_refiner_ros.refinement.signed_distance import shrink_pinhole
 
 from .gradient_descent import STEPS, GradientResult, refine_encoder, refine_pose
 from .soft_rasterizer import SoftRasterizer
@@ -42,10 +43,10 @@ class GradientRefiner:
         self._rasterizers: dict[str, SoftRasterizer] = {}
 
     def refine_poses(
-        self, evidence: ObjectEvidence, model: ObjectModel, poses: Sequence[np.ndarray]
+        self, observation: Observation, model: ObjectModel, poses: Sequence[np.ndarray]
     ) -> GradientResult:
         """Refine start poses (4, 4) of an object, in its crop's frame, all at once."""
-        target, weight, pinhole = self._target(evidence)
+        target, weight, pinhole = self._target(observation)
         count = len(poses)
         return refine_pose(
             self._rasterizer(model),
@@ -58,12 +59,12 @@ class GradientRefiner:
         )
 
     def refine_encoder(
-        self, evidence: ObjectEvidence, model: ObjectModel, encoder: PoseEncoder
+        self, observation: Observation, model: ObjectModel, encoder: PoseEncoder
     ) -> list[GradientResult]:
         """Refine copies of the encoder's weights, one for each likely hypothesis; poses are in the
         crop's frame."""
-        windows, window_pinhole = encoder.windows([evidence])
-        target, weight, pinhole = self._target(evidence)
+        windows, window_pinhole = encoder.windows([observation])
+        target, weight, pinhole = self._target(observation)
         results = []
         for k in encoder.likely(windows, window_pinhole):
 
@@ -91,15 +92,15 @@ class GradientRefiner:
             )
         return self._rasterizers[model.name]
 
-    def _target(self, evidence: ObjectEvidence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _target(self, observation: Observation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mask and weight (S, S) float32 of the crop at this size, and its pinhole (4,)."""
         shape = (self.size, self.size)
-        mask = cv2.resize(evidence.mask * np.float32(1), shape, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(observation.mask * np.float32(1), shape, interpolation=cv2.INTER_AREA)
         weight = np.ones_like(mask)
-        if evidence.unknown is not None:
-            hidden = evidence.unknown * np.float32(1)
+        if observation.unknown is not None:
+            hidden = observation.unknown * np.float32(1)
             weight -= cv2.resize(hidden, shape, interpolation=cv2.INTER_AREA)
         # area means of 0 and 1 may leave that range by rounding
         mask, weight = mask.clip(0.0, 1.0), weight.clip(0.0, 1.0)
-        factor = evidence.crop.size / self.size
-        return mask, weight, shrink_camera(np.asarray(evidence.crop.pinhole), factor)
+        factor = observation.crop.size / self.size
+        return mask, weight, shrink_pinhole(np.asarray(observation.crop.pinhole), factor)

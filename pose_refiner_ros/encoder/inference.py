@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pose_refiner_ros.refinement.evidence import ObjectEvidence
+from pose_refiner_ros.geometry.pose import in_axes, rigid
+from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.torch_threads import one_thread
 
 from .network import Encoder, EncoderError
@@ -94,13 +95,13 @@ class PoseEncoder:
 
     @property
     def needs_photo(self) -> bool:
-        """Whether it looks at colours as well: `ObjectEvidence.photo` must be there."""
+        """Whether it looks at colours as well: `Observation.rgb` must be there."""
         return self.encoder.settings.input == "rgb_mask"
 
-    def windows(self, evidence: Sequence[ObjectEvidence]) -> tuple[torch.Tensor, torch.Tensor]:
+    def windows(self, observations: Sequence[Observation]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, C, S, S) uint8 and the windows' pinholes (B, 4), on the encoder's device. Raises
         EncoderError where a photo is needed and is not there."""
-        if self.needs_photo and any(seen.photo is None for seen in evidence):
+        if self.needs_photo and any(seen.rgb is None for seen in observations):
             raise EncoderError("the encoder looks at the photo, and none came with the masks")
         size = self.encoder.settings.size
         pairs = [
@@ -109,9 +110,9 @@ class PoseEncoder:
                 seen.unknown,
                 seen.crop.pinhole,
                 size,
-                image=seen.photo if self.needs_photo else None,
+                image=seen.rgb if self.needs_photo else None,
             )
-            for seen in evidence
+            for seen in observations
         ]
         windows = torch.from_numpy(np.stack([window for window, _ in pairs]))
         pinhole = torch.from_numpy(np.stack([pinhole for _, pinhole in pairs]).astype(np.float32))
@@ -126,11 +127,11 @@ class PoseEncoder:
         return [best] + [k for k in others if weights[k] >= UNLIKELY]
 
     @torch.inference_mode()
-    def estimate(self, evidence: Sequence[ObjectEvidence]) -> list[Estimate]:
+    def estimate(self, observations: Sequence[Observation]) -> list[Estimate]:
         """Classes and hypotheses of each mask, one batch."""
-        if not evidence:
+        if not observations:
             return []
-        windows, pinhole = self.windows(evidence)
+        windows, pinhole = self.windows(observations)
         with one_thread():
             found = self.encoder(windows, pinhole)
         probabilities = found.class_logits.softmax(1).tolist()
@@ -140,15 +141,13 @@ class PoseEncoder:
         distance = (found.poses.log_sigma[..., 2].exp() * 2.0**0.5).tolist()
         poses = found.poses.camera_from_object.double().cpu().numpy()
         estimates = []
-        for i, seen in enumerate(evidence):
-            turn = np.eye(4)
-            turn[:3, :3] = seen.crop.crop_from_camera.T
-            twice = np.kron(np.eye(2), turn[:3, :3])
+        for i, seen in enumerate(observations):
+            camera_from_crop = seen.crop.crop_from_camera.T
             hypotheses = [
                 PoseHypothesis(
-                    turn @ poses[i, k],
+                    rigid(camera_from_crop) @ poses[i, k],
                     weights[i][k],
-                    twice @ covariances[i, k] @ twice.T,
+                    in_axes(camera_from_crop, covariances[i, k]),
                     distance[i][k],
                 )
                 for k in np.argsort(weights[i])[::-1]

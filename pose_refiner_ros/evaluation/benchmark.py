@@ -30,8 +30,8 @@ from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import choose_device
-from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
-from pose_refiner_ros.refinement.refiner import COARSE, FINE, FINEST, Refiner
+from pose_refiner_ros.refinement.observation import Observation, observe_mask
+from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
@@ -173,7 +173,7 @@ def single(model: ObjectModel, refiner: Refiner, trials: Iterable[Trial]) -> dic
     times, errors, shifts, crops, iterations = [], [], [], [], []
     for trial in trials:
         start = time.perf_counter()
-        evidence = gather_evidence(trial.masks, 1, trial.camera)
+        evidence = observe_mask(trial.masks, 1, trial.camera)
         found = refiner.refine([evidence], [model.name], [[trial.start]])[0][0]
         times.append(1e3 * (time.perf_counter() - start))
         pose = found.camera_from_object
@@ -207,8 +207,8 @@ def stages(model: ObjectModel, refiner: Refiner, trials: list[Trial]) -> dict[st
 
     mesh = [0]
     for trial in trials:
-        evidence: ObjectEvidence = timed(
-            "crop and distances", lambda t=trial: gather_evidence(t.masks, 1, t.camera)
+        evidence: Observation = timed(
+            "crop and distances", lambda t=trial: observe_mask(t.masks, 1, t.camera)
         )
         timed("upload", lambda e=evidence: refiner._load_evidence([e]))
         start = [refiner.candidate(0, evidence, trial.start)]
@@ -220,7 +220,7 @@ def stages(model: ObjectModel, refiner: Refiner, trials: list[Trial]) -> dict[st
 
 def per_iteration(refiner: Refiner, trials: list[Trial]) -> dict[str, float]:
     """Median milliseconds of one linearisation of one pose at each level."""
-    evidence = gather_evidence(trials[0].masks, 1, trials[0].camera)
+    evidence = observe_mask(trials[0].masks, 1, trials[0].camera)
     refiner._load_evidence([evidence])
     refiner._load_batch([refiner.candidate(0, evidence, trials[0].truth)], [0])
     solver, term = refiner.solver, refiner.term
@@ -250,13 +250,13 @@ def batch(refiner: Refiner, name: str, trials: list[Trial], objects: int, hypoth
     guesses = [starts(trial) for trial in chosen]
 
     def together() -> None:
-        evidence = [gather_evidence(t.masks, 1, t.camera) for t in chosen]
+        evidence = [observe_mask(t.masks, 1, t.camera) for t in chosen]
         refiner.refine(evidence, [name] * objects, guesses, keep=hypotheses, restart=False)
 
     def alone() -> None:
         for trial, poses in zip(chosen, guesses, strict=True):
             for pose in poses:
-                evidence = gather_evidence(trial.masks, 1, trial.camera)
+                evidence = observe_mask(trial.masks, 1, trial.camera)
                 refiner.refine([evidence], [name], [[pose]], restart=False)
 
     repeats = 7

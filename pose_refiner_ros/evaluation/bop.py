@@ -32,11 +32,12 @@ from pose_refiner_ros.evaluation.bop_report import markdown, summarise
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.frame import Frame, ObjectPose
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.pipeline import Pipeline, Settings
 from pose_refiner_ros.refinement.codebook import ViewCodebook
-from pose_refiner_ros.refinement.evidence import EvidenceError, gather_evidence
+from pose_refiner_ros.refinement.observation import ObservationError, observe_mask
 from pose_refiner_ros.rendering.overlay import draw_overlay
 from pose_refiner_ros.rendering.scene import render_scene
 
@@ -292,13 +293,11 @@ class _Measure:
     def codebook_start(self, camera: Camera, attempt: _Attempt) -> np.ndarray | None:
         """The view that the codebook likes best, (4, 4), None for a mask that tells nothing."""
         try:
-            evidence = gather_evidence(attempt.label_image, attempt.target.label, camera)
-        except EvidenceError:
+            seen = observe_mask(attempt.label_image, attempt.target.label, camera)
+        except ObservationError:
             return None
-        pose = np.eye(4)
-        pose[:3, :3] = evidence.crop.crop_from_camera.T
-        found = self.codebook.match(evidence, 1)
-        return pose @ found[0].camera_from_object if found else None
+        found = self.codebook.match(seen, 1)
+        return rigid(seen.crop.crop_from_camera.T) @ found[0] if found else None
 
 
 _ERRORS = ("rotation_error_deg", "translation_error_mm", "add_mm", "add_s_mm", "mssd_mm", "mspd_px")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .evidence import ObjectEvidence
-from .prior_term import PosePrior
-from .refiner import Refined
+from .hypotheses import Hypothesis
+from .observation import Observation
+from .terms.prior import PosePrior
 
 if TYPE_CHECKING:
     from pose_refiner_ros.encoder.inference import Estimate
@@ -26,22 +26,20 @@ SHAPE_STRETCH = 0.15
 
 
 def category_prior(
-    evidence: ObjectEvidence, estimate: Estimate, camera_from_object: np.ndarray
+    observation: Observation, estimate: Estimate, camera_from_object: np.ndarray
 ) -> PosePrior:
     """The encoder's hypothesis nearest to a pose (4, 4), in units of the silhouette's cost."""
     hypothesis = estimate.nearest(camera_from_object)
-    scale = SHAPE_SIGMA**2 * SHAPE_STRETCH * evidence.crop.size**3
+    scale = SHAPE_SIGMA**2 * SHAPE_STRETCH * observation.crop.size**3
     information = np.linalg.inv(hypothesis.covariance) * scale
     return PosePrior(hypothesis.camera_from_object, 0.5 * (information + information.T))
 
 
-def known_as_category(refined: Refined, estimate: Estimate) -> np.ndarray:
+def known_as_category(found: Hypothesis, estimate: Estimate) -> np.ndarray:
     """Covariance (6, 6) of a pose refined with a category's mesh: outline and encoder together, and
     along the ray no better than the encoder has it, since the object's size is not known."""
-    hypothesis = estimate.nearest(refined.camera_from_object)
-    together = np.linalg.inv(
-        np.linalg.inv(refined.covariance) + np.linalg.inv(hypothesis.covariance)
-    )
-    t = refined.camera_from_object[:3, 3]
+    hypothesis = estimate.nearest(found.reference_from_object)
+    together = np.linalg.inv(np.linalg.inv(found.covariance) + np.linalg.inv(hypothesis.covariance))
+    t = found.reference_from_object[:3, 3]
     together[:3, :3] += hypothesis.distance_sigma**2 * np.outer(t, t)
     return 0.5 * (together + together.T)

@@ -21,7 +21,7 @@ from pose_refiner_ros.files.cache import cache_key, cached_arrays
 from pose_refiner_ros.geometry.views import look_at, view_directions
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
-from pose_refiner_ros.refinement.evidence import ObjectEvidence
+from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
@@ -47,15 +47,6 @@ _HIDDEN_VARIANTS = (
 PLACES = 3  # of them, for each view
 
 
-@dataclass(frozen=True, eq=False)
-class Hypothesis:
-    """A guess of a pose: camera_from_object (4, 4) in the evidence's crop frame, and how well the
-    silhouettes overlap (0 to 1)."""
-
-    camera_from_object: np.ndarray
-    score: float
-
-
 class ViewCodebook:
     """Silhouettes of one object from all around."""
 
@@ -74,23 +65,24 @@ class ViewCodebook:
         self._conjugate = np.ascontiguousarray(spectrum.conj().transpose(2, 0, 1))
         self.area = stored["area"]  # (V,) sum of the weighted coverage
 
-    def match(self, evidence: ObjectEvidence, count: int) -> list[Hypothesis]:
-        """The best `count` poses that differ clearly from each other, best first."""
+    def match(self, observation: Observation, count: int) -> list[np.ndarray]:
+        """The best `count` poses (4, 4), in the axes of the observation's crop, that differ clearly
+        from each other, best first; each at its likeliest places."""
         # These matrices are small: a second thread of the BLAS library gains nothing on an idle
         # machine and costs ten times the whole on a busy one, where it has to be waited for.
         with _thread_pools().limit(limits=1, user_api="blas"):
-            return self._match(evidence, count)
+            return self._match(observation, count)
 
-    def _match(self, evidence: ObjectEvidence, count: int) -> list[Hypothesis]:
-        places = _places(evidence)
-        pinhole = evidence.crop.pinhole
-        mask = np.stack([_polar(evidence.mask, pinhole, place) for place in places])
+    def _match(self, observation: Observation, count: int) -> list[np.ndarray]:
+        places = _places(observation)
+        pinhole = observation.crop.pinhole
+        mask = np.stack([_polar(observation.mask, pinhole, place) for place in places])
         mask_area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None]
-        if evidence.unknown is None:
+        if observation.unknown is None:
             overlap = self._correlate(mask)
             union = self.area[:, None] + mask_area - overlap
         else:
-            hidden = np.stack([_polar(evidence.unknown, pinhole, place) for place in places])
+            hidden = np.stack([_polar(observation.unknown, pinhole, place) for place in places])
             known = 1.0 - hidden
             overlap, seen = np.split(self._correlate(np.concatenate([mask, known])), 2)
             union = seen + mask_area - overlap
@@ -103,7 +95,7 @@ class ViewCodebook:
         product = self._conjugate @ spectrum.transpose(2, 1, 0)  # (frequency, V, N)
         return np.fft.irfft(product.transpose(2, 1, 0), n=RAYS, axis=2)
 
-    def _distinct(self, score, places: list[Place], count: int) -> list[Hypothesis]:
+    def _distinct(self, score, places: list[Place], count: int) -> list[np.ndarray]:
         """Greedy choice, best first, of poses at least `_APART` from those already chosen, by the
         scores (places, V, RAYS)."""
         best = score.max(axis=0)
@@ -131,13 +123,12 @@ class ViewCodebook:
             same = (rotation[pick] @ alike).reshape(-1, 9)
             trace = (flat @ same.T).max(axis=1)  # 1 + 2 cos of the angle between them
             free &= trace < 1.0 + 2.0 * np.cos(_APART)
-        hypotheses = []
+        poses = []
         for pick in chosen:
             # how much is hidden is not known: the same view is also tried at its next best places
             for place in np.argsort(-score[:, views[pick], angle[pick]])[:PLACES]:
-                pose = self._pose(rotation[pick], views[pick], angle[pick], places[place])
-                hypotheses.append(Hypothesis(pose, float(top[pick])))
-        return hypotheses
+                poses.append(self._pose(rotation[pick], views[pick], angle[pick], places[place]))
+        return poses
 
     def _pose(self, rotation, view: int, angle: int, place: Place) -> np.ndarray:
         """(4, 4) pose whose silhouette lies at this place; rotation: of the view, turned."""
@@ -227,11 +218,11 @@ def _weighted_sum(polar: np.ndarray) -> float:
     return float((polar * _RING_WEIGHT[:, None]).sum())
 
 
-def _places(evidence: ObjectEvidence) -> list[Place]:
+def _places(observation: Observation) -> list[Place]:
     """Where the whole silhouette may be, and how large."""
-    pinhole = evidence.crop.pinhole
-    centroid, area = _centroid_and_area(evidence.mask, pinhole)
-    hidden = _hidden_side(evidence, centroid)
+    pinhole = observation.crop.pinhole
+    centroid, area = _centroid_and_area(observation.mask, pinhole)
+    hidden = _hidden_side(observation, centroid)
     if hidden is None:
         return [_place(centroid, area, pinhole)]
     radius = np.sqrt(area / np.pi)
@@ -241,14 +232,14 @@ def _places(evidence: ObjectEvidence) -> list[Place]:
     ]
 
 
-def _hidden_side(evidence: ObjectEvidence, centroid: np.ndarray) -> np.ndarray | None:
+def _hidden_side(observation: Observation, centroid: np.ndarray) -> np.ndarray | None:
     """Unit direction (2,) from the centroid to where the mask's border meets unknown pixels; None
     where less than a twentieth of the border does."""
-    if evidence.unknown is None:
+    if observation.unknown is None:
         return None
     kernel = np.ones((3, 3), np.uint8)
-    border = cv2.dilate(evidence.mask, kernel) - evidence.mask
-    touching = border & cv2.dilate(evidence.unknown, kernel)
+    border = cv2.dilate(observation.mask, kernel) - observation.mask
+    touching = border & cv2.dilate(observation.unknown, kernel)
     if cv2.countNonZero(touching) < 0.05 * cv2.countNonZero(border):
         return None
     y, x = np.nonzero(touching)

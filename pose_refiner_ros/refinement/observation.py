@@ -177,9 +177,7 @@ def observe_mask(
     distance = signed_distance(mask, unknown, region_share)
     distances = build_pyramid(distance, unknown is not None, crop.pinhole, crop.bounds, sizes)
     pose = np.eye(4) if reference_from_camera is None else reference_from_camera
-    return Observation(
-        label, crop, mask, unknown, tuple(distances), reference_from_camera=pose
-    )
+    return Observation(label, crop, mask, unknown, tuple(distances), reference_from_camera=pose)
 
 
 def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray | None:

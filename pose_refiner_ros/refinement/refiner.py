@@ -131,20 +131,21 @@ class Refiner:
         self,
         observations: Sequence[Sequence[Observation]],
         hypotheses: Sequence[Sequence[Hypothesis]],
-        keep: int = 4,
+        keep: int | Sequence[int] = 4,
         tracked: bool | Sequence[bool] = False,
         restart: bool | Sequence[bool] = True,
         given: bool = True,
     ) -> list[list[Hypothesis]]:
         """Refine every object's hypotheses by all observations of it; best result first.
 
-        Of each object the `keep` best that differ are followed to the end. tracked (one for all, or
-        one each): they are those of the frame before. With `restart`, objects that end in a poor
+        Of each object the `keep` best that differ are followed to the end. tracked: they are those
+        of the frame before (this, `keep` and `restart`: one for all, or one each). With `restart`, objects that end in a poor
         fit are tried again from starts around their first hypothesis. given: the hypotheses are
         results themselves where nothing that was reached fits better, by all evidence at the finest
         scale. Objects without hypotheses get no result.
         """
         count = len(observations)
+        keep = [keep] * count if isinstance(keep, int) else keep
         tracked = [tracked] * count if isinstance(tracked, bool) else tracked
         restart = [restart] * count if isinstance(restart, bool) else restart
         results: list[list[Hypothesis]] = []
@@ -152,7 +153,8 @@ class Refiner:
             seen = list(observations[part])
             self._observe(seen)
             starts = _numbered(hypotheses[part])
-            found = self._from_starts(starts, seen, keep, tracked[part], starts if given else [])
+            kept = starts if given else []
+            found = self._from_starts(starts, seen, keep[part], tracked[part], kept)
             again = []
             for i, own in enumerate(found):
                 if not (own and restart[part][i]) or tracked[part][i]:
@@ -165,9 +167,10 @@ class Refiner:
                         for pose in around(first.reference_from_object, angle)
                     ]
             if again:
-                more = self._from_starts(again, seen, 2, tracked[part], [])
+                more = self._from_starts(again, seen, [2] * len(seen), tracked[part], [])
                 found = [a + b for a, b in zip(found, more, strict=True)]
-            results += [self.merge(own, i_seen)[:keep] for own, i_seen in zip(found, seen, strict=True)]
+            for own, of_object, most in zip(found, seen, keep[part], strict=True):
+                results.append(self.merge(own, of_object)[:most])
         self._add_covariances([one for own in results for one in own])
         return results
 
@@ -238,9 +241,7 @@ class Refiner:
             last = [one for one in kept if one.index in members and one.index not in later]
             done: list[Hypothesis] = []
             for fast in (False, True) if stage.tracked else (False,):
-                group = [
-                    one for one in own if not stage.tracked or tracked[one.index] == fast
-                ]
+                group = [one for one in own if not stage.tracked or tracked[one.index] == fast]
                 numbers = {one.index for one in group}
                 frozen = [one for one in last if one.index in numbers]
                 done += self._through(stage, group, frozen, seen, keep, fast)
@@ -270,14 +271,16 @@ class Refiner:
         terms = [term for term in self.terms if term.name in stage.terms]
         if fast:
             return self._finish(candidates, frozen, seen, stage.tracked, terms)
-        keep = keep if stage.keep is None else stage.keep
+        if stage.keep is not None:
+            keep = [stage.keep] * len(seen)
         if stage.promising is not None and len(candidates) > stage.promising * len(objects):
-            look = replace(stage.first_look[0], iterations=1)
-            candidates = self._best(self._solve(candidates, seen, (look,), terms), seen, stage.promising)
+            look = (replace(stage.first_look[0], iterations=1),)
+            promising = [stage.promising] * len(seen)
+            candidates = self._best(self._solve(candidates, seen, look, terms), seen, promising)
         if len(objects) == len(candidates) <= self.capacity:  # one each: nothing to choose from
             return self._finish(candidates, frozen, seen, stage.coarse + stage.fine, terms)
-        several = WORTH_FOLLOWING * keep
-        if len(candidates) > several * len(objects):
+        several = [WORTH_FOLLOWING * most for most in keep]
+        if len(candidates) > sum(several[i] for i in objects):
             candidates = self._solve(candidates, seen, stage.first_look, terms)
             candidates = self._best(candidates, seen, several, stage.behind)
         candidates = self._solve(candidates, seen, stage.coarse, terms)
@@ -291,7 +294,7 @@ class Refiner:
         return [
             best
             for i, own in by_object.items()
-            for best in self._distinct(own, seen[i], keep, behind)
+            for best in self._distinct(own, seen[i], keep[i], behind)
         ]
 
     def _solve(self, candidates, seen, levels, terms) -> list[Hypothesis]:
@@ -307,6 +310,7 @@ class Refiner:
         """Run candidates through the last levels and measure them; of `frozen`, which are only
         measured, those come along that are better than all others of their object."""
         reached, starts = [], []
+        frozen = [replace(one) for one in frozen]  # a start may be a candidate as well
         fixed = {id(one) for one in frozen}
         for batch in self._batches([*candidates, *frozen], seen):
             is_fixed = np.array([id(one) in fixed for one in batch])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kinds of evidence that pull on poses: a file each. The solver knows none of them.
 
-    silhouette.py   the outline against the mask
-    radiance.py     a radiance field's colours against the image (iNeRF, 2021)
-    prior.py        what was known of a pose before
+silhouette.py   the outline against the mask
+radiance.py     a radiance field's colours against the image (iNeRF, 2021)
+prior.py        what was known of a pose before
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class ResidualTerm(Protocol):
     def observe(self, observations: Sequence[Observation]) -> None:
         """Take in what rows of the batches to come refer to."""
 
-    def load(
-        self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]
-    ) -> None:
+    def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
         """The batch: its poses, and rows (index of a pose, what was seen of it), by the poses'
         order."""
 

@@ -498,7 +498,9 @@ class RadianceTerm:
         for (_, observation), numbers in together.items():
             name = poses[numbers[0]].object
             crop_from_reference = observation.crop_from_reference
-            places = [poses[i].reference_from_object[:3] @ [*self._pivots[name], 1] for i in numbers]
+            places = [
+                poses[i].reference_from_object[:3] @ [*self._pivots[name], 1] for i in numbers
+            ]
             places = np.array(places) @ crop_from_reference[:3, :3].T + crop_from_reference[:3, 3]
             # a camera within a scene is as far from its walls as that is large
             distance = max(

@@ -327,7 +327,9 @@ def outline_integral(
                         # the mean of two opposite corners is the value at the grain's middle
                         psi = 0.5 * (
                             masks.distance[observation, row * grain, column]
-                            + masks.distance[observation, row * grain + grain - 1, column + grain - 1]
+                            + masks.distance[
+                                observation, row * grain + grain - 1, column + grain - 1
+                            ]
                         )
                         if psi < UNKNOWN_LIMIT:
                             area += 1.0
