@@ -56,7 +56,7 @@ class SceneLocaliser:
     """
 
     def __init__(
-        self, field: GridField, settings: Settings = Settings(), device: str = "cpu"
+        self, field: GridField, settings: Settings | None = None, device: str = "cpu"
     ) -> None:
         if field.kind != "grid":
             raise LocalisationError(

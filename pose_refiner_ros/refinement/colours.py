@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.geometry.camera import Camera
-
 from pose_refiner_ros.geometry.crop import Crop
 
 from .ray_sampling import RaySampler

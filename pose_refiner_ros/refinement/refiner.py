@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pose_refiner_ros.geometry.pose import about, inverse
+from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.settings import Settings
 
@@ -32,10 +32,10 @@ class Stage:
     pass through.
 
     Of many candidates the `first_look` shows which are worth the `coarse` levels, and these which
-    are worth the `fine` ones; `promising`: at most so many of an object enter, and `keep` are
-    followed to the end (None: all, as many as asked for). tracked: the levels of a pose that was
-    right a frame ago, where they are fewer. behind: candidates whose cost is behind the best one's
-    by more than this share of it are given up.
+    are worth the `fine` ones. tracked: the levels of a pose that was right a frame ago, where they
+    are fewer. behind: candidates whose cost is behind the best one's by more than this share of it
+    are given up. Of an object that an earlier stage has sifted, at most `promising` enter, and
+    `keep` are followed to the end.
     """
 
     term: str
@@ -90,9 +90,9 @@ class Refiner:
     """Refines poses of a fixed set of objects: a list of terms, and one way from coarse to fine.
 
     models: an object without a mask is refined by its field alone, one without a field by its
-    silhouette alone. capacity: most poses in one batch; more are done in several. settings: of the
-    rays. Kernels compile at the first use, which takes seconds: `Pipeline.warm_up` does it before
-    the first frame.
+    silhouette alone. capacity: most poses in one batch; more are done in several. settings,
+    seed: of the rays. Kernels compile at the first use, which takes seconds: `Pipeline.warm_up`
+    does it before the first frame.
     """
 
     def __init__(
@@ -100,8 +100,10 @@ class Refiner:
         models: Sequence[ObjectModel],
         device: str = "cpu",
         capacity: int = 64,
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
+        seed: int = 0,
     ) -> None:
+        settings = settings or Settings()
         self.models = {model.name: model for model in models}
         self.capacity = capacity
         self.terms: list[ResidualTerm] = [
@@ -121,7 +123,8 @@ class Refiner:
                     settings.photo_rays,
                     settings.sampling,
                     settings.exposure,
-                    device=device,
+                    seed,
+                    device,
                 )
             )
         self._has_field = set(fields)
@@ -139,10 +142,10 @@ class Refiner:
         """Refine every object's hypotheses by all observations of it; best result first.
 
         Of each object the `keep` best that differ are followed to the end. tracked: they are those
-        of the frame before (this, `keep` and `restart`: one for all, or one each). With `restart`, objects that end in a poor
-        fit are tried again from starts around their first hypothesis. given: the hypotheses are
-        results themselves where nothing that was reached fits better, by all evidence at the finest
-        scale. Objects without hypotheses get no result.
+        of the frame before (this, `keep` and `restart`: one for all, or one each). With `restart`,
+        objects that end in a poor fit are tried again from starts around their first hypothesis.
+        given: the hypotheses are results themselves where nothing that was reached fits better, by
+        all evidence at the finest scale. Objects without hypotheses get no result.
         """
         count = len(observations)
         keep = [keep] * count if isinstance(keep, int) else keep
@@ -232,7 +235,7 @@ class Refiner:
     def _from_starts(self, starts, seen, keep, tracked, given) -> list[list[Hypothesis]]:
         """Through the stages; results of each object, in no order."""
         stages = [self._takes_part(stage, starts, seen) for stage in STAGES]
-        going, kept = list(starts), list(given)
+        going, kept, sifted = list(starts), list(given), set()
         for number, (stage, members) in enumerate(zip(STAGES, stages, strict=True)):
             later = set().union(*stages[number + 1 :])
             own = [one for one in going if one.index in members]
@@ -244,10 +247,11 @@ class Refiner:
                 group = [one for one in own if not stage.tracked or tracked[one.index] == fast]
                 numbers = {one.index for one in group}
                 frozen = [one for one in last if one.index in numbers]
-                done += self._through(stage, group, frozen, seen, keep, fast)
+                done += self._through(stage, group, frozen, seen, keep, fast, sifted)
             going = [one for one in going if one.index not in members] + done
             # what one kind of evidence has found is a start for the next, and a result as well
             kept += [one for one in done if one.index in later]
+            sifted |= members
         results: list[list[Hypothesis]] = [[] for _ in seen]
         for one in going:
             results[one.index].append(one)
@@ -263,7 +267,7 @@ class Refiner:
             if name in self._has_field and any(o.colours is not None for o in seen[i])
         }
 
-    def _through(self, stage, candidates, frozen, seen, keep, fast) -> list[Hypothesis]:
+    def _through(self, stage, candidates, frozen, seen, keep, fast, sifted) -> list[Hypothesis]:
         """Candidates through a stage, and among the results those frozen that are better."""
         if not candidates:
             return []
@@ -271,12 +275,12 @@ class Refiner:
         terms = [term for term in self.terms if term.name in stage.terms]
         if fast:
             return self._finish(candidates, frozen, seen, stage.tracked, terms)
-        if stage.keep is not None:
-            keep = [stage.keep] * len(seen)
-        if stage.promising is not None and len(candidates) > stage.promising * len(objects):
-            look = (replace(stage.first_look[0], iterations=1),)
-            promising = [stage.promising] * len(seen)
-            candidates = self._best(self._solve(candidates, seen, look, terms), seen, promising)
+        if sifted & objects and stage.promising is not None:
+            most = [stage.promising if i in sifted else len(candidates) for i in range(len(seen))]
+            if len(candidates) > sum(most[i] for i in objects):
+                look = (replace(stage.first_look[0], iterations=1),)
+                candidates = self._best(self._solve(candidates, seen, look, terms), seen, most)
+            keep = [stage.keep if i in sifted else most for i, most in enumerate(keep)]
         if len(objects) == len(candidates) <= self.capacity:  # one each: nothing to choose from
             return self._finish(candidates, frozen, seen, stage.coarse + stage.fine, terms)
         several = [WORTH_FOLLOWING * most for most in keep]

@@ -50,9 +50,9 @@ def build_pyramid(
     """Signed distances of a crop at each of the given largest sizes, the last being the crop's own.
 
     distance: (S, S) float32 with S at most sizes[-1]; hidden: whether any of it is UNKNOWN;
-    pinhole: fx, fy, cx, cy and bounds: x0, y0, x1, y1 of the photo in crop pixels. A map is the crop
-    shrunk by the least power of two that fits its size, so a small object starts at a resolution
-    that still shows it.
+    pinhole: fx, fy, cx, cy and bounds: x0, y0, x1, y1 of the photo in crop pixels. A map is the
+    crop shrunk by the least power of two that fits its size, so a small object starts at a
+    resolution that still shows it.
     """
     side = distance.shape[0]
     shrunk = {1: distance}
