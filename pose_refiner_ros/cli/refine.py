@@ -89,7 +89,8 @@ def refine(
 
 def doubts(pose: ObjectPose, model: ObjectModel) -> Iterator[str]:
     """What makes a pose ambiguous, and what to do about it."""
-    from pose_refiner_ros.frame import AMBIGUOUS_BELIEF, colours_differ
+    from pose_refiner_ros.frame import AMBIGUOUS_BELIEF
+    from pose_refiner_ros.refinement.search import colours_differ
 
     some = math.sqrt(AMBIGUOUS_BELIEF)  # one of the two shares is below where their product is
     wrong = colours_differ(pose.photo_rms)  # in all poses: no symmetry explains that
@@ -104,7 +105,7 @@ def doubts(pose: ObjectPose, model: ObjectModel) -> Iterator[str]:
 
 def rival_of(pose: ObjectPose, model: ObjectModel) -> str:
     """The other pose that fits, and what to do where it should not."""
-    from pose_refiner_ros.objects.symmetry import rotation_angle
+    from pose_refiner_ros.geometry.pose import rotation_angle
 
     other = pose.alternatives[0]
     relative = pose.camera_from_object[:3, :3].T @ other.camera_from_object[:3, :3]

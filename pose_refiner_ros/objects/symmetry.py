@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pose_refiner_ros.geometry.pose import rotation_angle, skew
+
 MAX_DISCRETE = 120  # twice the largest rotation group that is not cyclic or dihedral
 SAME_ROTATION = np.radians(1.0)  # rotations nearer than this are one: lists are rounded
 
@@ -205,8 +207,7 @@ def generate_group(generators: np.ndarray) -> np.ndarray:
 
 def axis_angle(direction: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """(..., 3, 3) rotations about a unit direction (3,) by angles (...) in radians."""
-    x, y, z = direction
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    cross = skew(direction)
     angle = np.asarray(angle, np.float64)[..., None, None]
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
 
@@ -220,22 +221,13 @@ def about_point(rotation: np.ndarray, point: np.ndarray) -> np.ndarray:
     return transform
 
 
-def rotation_angle(rotation: np.ndarray) -> np.ndarray:
-    """(...) angles in radians of rotations (..., 3, 3); accurate near 0 and near pi."""
-    skew = rotation - np.swapaxes(rotation, -1, -2)
-    sine = 0.5 * np.sqrt(skew[..., 2, 1] ** 2 + skew[..., 0, 2] ** 2 + skew[..., 1, 0] ** 2)
-    cosine = 0.5 * (np.trace(rotation, axis1=-2, axis2=-1) - 1)
-    return np.arctan2(sine, cosine)
-
-
 def _best_angle(relative: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Angle of the turn A about the direction that brings relative @ A nearest to the identity.
 
     trace(M A(θ)) = a' M a + cos θ (trace M - a' M a) + sin θ trace(M [a]x), largest at the angle
     of the vector (cos coefficient, sin coefficient).
     """
-    x, y, z = direction
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    cross = skew(direction)
     along = np.einsum("i,...ij,j->...", direction, relative, direction)
     cosine = np.trace(relative, axis1=-2, axis2=-1) - along
     sine = np.einsum("...ij,ji->...", relative, cross)

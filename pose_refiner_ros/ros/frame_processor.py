@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from pose_refiner_ros.frame import Frame, FrameError, no_object_for, weighed
+from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.ros import images, labels
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
@@ -78,12 +79,27 @@ class FrameProcessor:
         with_image |= self._has_fields and parameters.photometric != "never"
         image = self._image(messages.image, masks.shape, report) if with_image else None
         frame = Frame(masks, camera, names, image=image)
-        named = {}
-        if self.encoder is not None:
-            named = self._settle_classes(messages.stamp, frame, observations, note)
-            frame.labels = names = {label: one.name for label, one in named.items()}
-        tracks = self._follow(messages.stamp, observations, names, named)
-        frame.initial_poses = self._initial_poses(messages, header, names, note)
+        named, tracks = {}, {}
+
+        def follow(shares):
+            """Settle the names, then start each object where it was a moment ago."""
+            if self.encoder is not None:
+                named.update(self._settle_classes(messages.stamp, observations, shares, note))
+                frame.labels = {label: one.name for label, one in named.items()}
+            tracks.update(self._follow(messages.stamp, observations, frame.labels, named))
+            self._add_starts(frame, tracks, messages, header, parameters, note)
+
+        poses = self._estimate(frame, named, parameters, note, follow)
+        if parameters.labels_are_ids:
+            ids = {label: label for label in tracks}
+        else:
+            ids = {label: self._published_id(track) for label, track in tracks.items()}
+        poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
+        return Answer(header, frame, poses, ids, len(found), reasons)
+
+    def _add_starts(self, frame, tracks, messages, header, parameters, report):
+        """Start poses from the message and from the tracks, and which object to search afresh."""
+        frame.initial_poses = self._initial_poses(messages, header, frame.labels, report)
         frame.tracked = set()
         if parameters.use_last_pose:
             for label, track in tracks.items():
@@ -92,27 +108,16 @@ class FrameProcessor:
                 if last:
                     frame.tracked.add(label)
         frame.search = {self._tracker.due_for_search()} & frame.tracked
-        poses = self._estimate(frame, named, parameters, note) if names else []
-        if parameters.labels_are_ids:
-            ids = {label: label for label in tracks}
-        else:
-            ids = {label: self._published_id(track) for label, track in tracks.items()}
-        poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
-        return Answer(header, frame, poses, ids, len(found), reasons)
 
-    def _settle_classes(self, stamp, frame, observations, report):
+    def _settle_classes(self, stamp, observations, shares, report):
         """{label: Named} of all that have a name, or get that of an object from the encoder."""
-        try:
-            shares = self.pipeline.classify(frame, report)
-        except FrameError as error:
-            raise BadInput("frame", str(error)) from None
         named = self._classes.settle(stamp / 1e9, observations, shares)
         for label, one in named.items():
             if one.name not in self.library:
                 report(label, no_object_for(one.name, one.probability))
         return {label: one for label, one in named.items() if one.name in self.library}
 
-    def _estimate(self, frame, named, parameters, report):
+    def _estimate(self, frame, named, parameters, report, follow):
         self.pipeline.settings = replace(
             self.pipeline.settings,
             hypotheses=parameters.max_hypotheses,
@@ -121,7 +126,7 @@ class FrameProcessor:
             photometric=parameters.photometric,
         )
         try:
-            poses = self.pipeline.process(frame, report=report)
+            poses = self.pipeline.process(frame, report, follow)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
         poses = [_with_class(pose, named.get(pose.label)) for pose in poses]
@@ -275,8 +280,5 @@ def _moved_to(pose, equivalent):
     object's origin by d, a small turn w about the old one moves the new one by w x d as well."""
     if equivalent is None:
         return pose
-    d = equivalent[:3, 3] - pose.camera_from_object[:3, 3]
-    shift = np.eye(6)
-    shift[:3, 3:] = [[0, d[2], -d[1]], [-d[2], 0, d[0]], [d[1], -d[0], 0]]  # -[d]x
-    covariance = shift @ pose.covariance @ shift.T
-    return replace(pose, camera_from_object=equivalent, covariance=covariance)
+    offset = equivalent[:3, 3] - pose.camera_from_object[:3, 3]
+    return replace(pose, camera_from_object=equivalent, covariance=about(offset, pose.covariance))

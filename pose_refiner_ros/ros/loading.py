@@ -48,11 +48,13 @@ def load_scene(parameters):
     from pose_refiner_ros.fields.field_file import load_field
     from pose_refiner_ros.geometry.camera import Camera
     from pose_refiner_ros.pipeline import choose_device
-    from pose_refiner_ros.refinement.field_refiner import FieldSettings
     from pose_refiner_ros.scene_localiser import LocalisationError, SceneLocaliser, SceneTracker
+    from pose_refiner_ros.settings import Settings
 
-    settings = FieldSettings(
-        parameters.photo_sampling, parameters.photo_rays, parameters.photo_exposure
+    settings = Settings(
+        sampling=parameters.photo_sampling,
+        photo_rays=parameters.photo_rays,
+        exposure=parameters.photo_exposure,
     )
     try:
         device = choose_device(parameters.device)

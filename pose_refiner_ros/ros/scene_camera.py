@@ -10,6 +10,7 @@ import numpy as np
 from geometry_msgs.msg import Point, Pose, PoseWithCovarianceStamped, Quaternion
 from std_msgs.msg import Header
 
+from pose_refiner_ros.geometry.pose import inverse
 from pose_refiner_ros.ros import images, qos
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose, pose_from_matrix
 from pose_refiner_ros.ros.transforms import ObjectFrames
@@ -57,10 +58,10 @@ class SceneCamera:
     def process(self, messages, parameters, report):
         """Locate the camera of an image and publish where it is.
 
-        report(text) hears why it is not published. BadInput for an image that cannot be used,
+        report(text) is told why it is not published. BadInput for an image that cannot be used,
         TransformError where scene_tf_child is not known.
         """
-        from pose_refiner_ros.refinement.evidence import EvidenceError
+        from pose_refiner_ros.refinement.observation import ObservationError
         from pose_refiner_ros.scene_localiser import LocalisationError
 
         self.last_image = started = time.monotonic()
@@ -74,14 +75,14 @@ class SceneCamera:
         camera_from_child = np.eye(4)
         if child != frame_id:
             camera_from_child = self._transforms.matrix(frame_id, child, header.stamp)
-        child_from_camera = np.linalg.inv(camera_from_child)
+        child_from_camera = inverse(camera_from_child)
         self._tracker.first = None if self.first is None else self.first @ child_from_camera
         self._begin_where_asked(parameters.scene_field_frame, child_from_camera, report)
         found = None
         try:
             found = self._tracker.follow(image, camera)
             lost = found.lost
-        except (LocalisationError, EvidenceError) as error:
+        except (LocalisationError, ObservationError) as error:
             lost = str(error)
         self.values["milliseconds"] = round(1e3 * (time.monotonic() - started), 1)
         if found is not None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.spatial.transform import Rotation
 
+from pose_refiner_ros.geometry.pose import rotated, twist_between
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.tracking.belief import rivals, weigh
@@ -82,8 +82,7 @@ class Track:
         if self.velocity is None:
             return pose
         step = self.velocity * min(stamp - self.pose_stamp, LONGEST_STEP)
-        moved = pose.copy()
-        moved[:3, :3] = Rotation.from_rotvec(step[3:]).as_matrix() @ pose[:3, :3]
+        moved = rotated(pose, step[3:])
         moved[:3, 3] += step[:3]
         return moved if moved[2, 3] > 0 else pose
 
@@ -272,9 +271,9 @@ def observe(masks: np.ndarray, names: Mapping[int, str]) -> list[Observation]:
 def _update_pose(track: Track, pose: np.ndarray, stamp: float) -> None:
     seconds = stamp - track.pose_stamp
     if track.pose is not None and seconds > 0:
-        turned = Rotation.from_matrix(pose[:3, :3] @ track.pose[:3, :3].T).as_rotvec()
-        moved = np.concatenate([pose[:3, 3] - track.pose[:3, 3], turned]) / seconds
-        if np.linalg.norm(turned) > JUMP:
+        step = twist_between(track.pose, pose)
+        moved = step / seconds
+        if np.linalg.norm(step[3:]) > JUMP:
             track.velocity = None
         else:
             before = moved if track.velocity is None else track.velocity

@@ -30,8 +30,15 @@ class StubPipeline:
     def warm_up(self):
         time.sleep(0.2)
 
-    def process(self, frame, report=None):
+    def classes_of(self, frame, report):
+        """What the encoder says of labels without a name."""
+        return {}
+
+    def process(self, frame, report=None, follow=None):
         from pose_refiner_ros.frame import ObjectPose
+
+        if follow is not None:
+            follow(self.classes_of(frame, report))
 
         if RAISES in frame.labels:
             raise RuntimeError("the stub was told to raise")

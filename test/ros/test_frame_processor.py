@@ -35,8 +35,8 @@ class Bench:
         self.pipeline = StubPipeline(library, None)
         self.frames = []
         process = self.pipeline.process
-        self.pipeline.process = lambda frame, report: (
-            self.frames.append(frame) or process(frame, report)
+        self.pipeline.process = lambda frame, report, follow: (
+            self.frames.append(frame) or process(frame, report, follow)
         )
         self.processor = FrameProcessor(self.pipeline, library)
         self.parameters = parameters.defaults()
@@ -235,7 +235,7 @@ def test_bad_input_has_a_kind_and_the_next_frame_is_answered(bench, parts, kind)
 
 
 def test_frame_that_the_pipeline_refuses(bench):
-    def refuse(frame, report):
+    def refuse(frame, report, follow=None):
         raise FrameError("the label image is odd")
 
     bench.pipeline.process = refuse

@@ -33,7 +33,7 @@ class Pipeline(StubPipeline):
         super().__init__(library, None)
         self.says = {}
 
-    def classify(self, frame, report):
+    def classes_of(self, frame, report):
         nameless = [label for label, name in frame.labels.items() if name is None]
         for label in nameless:
             if label not in self.says:
@@ -189,7 +189,7 @@ def test_a_frame_that_cannot_be_looked_at(bench):
     def refuse(frame, report):
         raise FrameError("nonsense")
 
-    bench.pipeline.classify = refuse
+    bench.pipeline.classes_of = refuse
     with pytest.raises(BadInput, match="nonsense"):
         bench.process(1)
 

@@ -8,7 +8,8 @@ import pytest
 
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.objects.symmetry import Axis, Symmetries, axis_angle, rotation_angle
+from pose_refiner_ros.geometry.pose import rotation_angle
+from pose_refiner_ros.objects.symmetry import Axis, Symmetries, axis_angle
 from pose_refiner_ros.tracking.identity import IdentityTracker, Observation, observe
 
 TRIANGLE = Mesh(np.eye(3), [[0, 1, 2]])
