@@ -26,9 +26,12 @@ def inverse(transform: np.ndarray) -> np.ndarray:
 
 
 def skew(v: np.ndarray) -> np.ndarray:
-    """(3, 3) with skew(v) @ u = v x u."""
-    x, y, z = v
-    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    """(..., 3, 3) with skew(v) @ u = v x u."""
+    matrix = np.zeros((*np.shape(v)[:-1], 3, 3))
+    for row, column, axis in ((2, 1, 0), (0, 2, 1), (1, 0, 2)):
+        matrix[..., row, column] = v[..., axis]
+        matrix[..., column, row] = -v[..., axis]
+    return matrix
 
 
 def rotation_angle(rotation: np.ndarray) -> np.ndarray:
@@ -61,11 +64,12 @@ def in_axes(rotation: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 
 def about(offset: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """A covariance (6, 6) about a point that lies (3,) away from the old one, same axes: a small
-    turn w about the old point moves the new one by w x offset."""
-    move = np.eye(6)
-    move[:3, 3:] = -skew(offset)
-    return move @ covariance @ move.T
+    """Covariances (..., 6, 6) about points that lie (..., 3) away from the old ones, same axes: a
+    small turn w about the old point moves the new one by w x offset."""
+    move = np.zeros(np.shape(covariance))
+    move[..., range(6), range(6)] = 1.0
+    move[..., :3, 3:] = -skew(offset)
+    return move @ covariance @ np.swapaxes(move, -1, -2)
 
 
 def transform_problem(pose: np.ndarray) -> str | None:

@@ -207,7 +207,7 @@ def generate_group(generators: np.ndarray) -> np.ndarray:
 
 def axis_angle(direction: np.ndarray, angle: np.ndarray) -> np.ndarray:
     """(..., 3, 3) rotations about a unit direction (3,) by angles (...) in radians."""
-    cross = skew(direction)
+    cross = skew(np.asarray(direction, np.float64))
     angle = np.asarray(angle, np.float64)[..., None, None]
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
 
@@ -227,7 +227,7 @@ def _best_angle(relative: np.ndarray, direction: np.ndarray) -> np.ndarray:
     trace(M A(θ)) = a' M a + cos θ (trace M - a' M a) + sin θ trace(M [a]x), largest at the angle
     of the vector (cos coefficient, sin coefficient).
     """
-    cross = skew(direction)
+    cross = skew(np.asarray(direction, np.float64))
     along = np.einsum("i,...ij,j->...", direction, relative, direction)
     cosine = np.trace(relative, axis1=-2, axis2=-1) - along
     sine = np.einsum("...ij,ji->...", relative, cross)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from pose_refiner_ros.objects.symmetry import Symmetries
@@ -38,23 +40,30 @@ def pose_covariance(
     """
     scale = np.ones((len(hessian), 6))
     scale[:, :3] = np.asarray(diameter, np.float64)[:, None]
-    H = np.asarray(hessian, np.float64) * scale[:, :, None] * scale[:, None, :]
-    values, vectors = np.linalg.eigh(0.5 * (H + np.swapaxes(H, 1, 2)))
+    both = scale[:, :, None] * scale[:, None, :]
+    values, vectors = np.linalg.eigh(hessian * both)
     # directions that the outline fixes; rounding leaves a little in those that it does not
     seen = values > np.maximum(1e-4 * values[:, -1:], 1e-9)
-    parameters = seen.sum(axis=1)
-    G = np.asarray(sectors, np.float64) * scale[:, None, :]
-    G = (G @ vectors) * np.where(seen, np.maximum(values, 1e-12) ** -0.5, 0.0)[:, None, :]
-    noise = np.full(len(H), MIN_NOISE)
-    for width in GROUPS:
-        grouped = G.reshape(len(G), -1, width, 6).sum(axis=2)
-        used = (grouped != 0.0).any(axis=2).sum(axis=1)
-        level = (grouped**2).sum(axis=(1, 2)) / np.maximum(parameters, 1)
-        noise = np.maximum(noise, level * used / np.maximum(used - parameters, 1))
+    parameters = seen.sum(axis=1)[:, None]
+    whitened = np.where(seen, np.maximum(values, 1e-12) ** -0.5, 0.0)
+    grouping, first = _grouping(sectors.shape[1])
+    grouped = grouping @ sectors
+    used = np.add.reduceat((grouped != 0.0).any(axis=2), first, axis=1, dtype=np.float64)
+    grouped = grouped @ (scale[:, :, None] * vectors * whitened[:, None, :])
+    square = np.add.reduceat((grouped * grouped).sum(axis=2), first, axis=1)
+    level = square * used / (np.maximum(parameters, 1) * np.maximum(used - parameters, 1))
+    noise = np.maximum(level.max(axis=1), MIN_NOISE)
     information = np.maximum(values, 0.0) * (np.clip(slope, 0.3, 1.2) ** 2 / noise)[:, None]
     variance = 1.0 / (information + PRIOR_SIGMA**-2)
-    covariance = (vectors * variance[:, None, :]) @ np.swapaxes(vectors, 1, 2)
-    return covariance * scale[:, :, None] * scale[:, None, :]
+    return (vectors * variance[:, None, :]) @ np.swapaxes(vectors, 1, 2) * both
+
+
+@lru_cache
+def _grouping(sectors: int) -> tuple[np.ndarray, np.ndarray]:
+    """(R, sectors) matrix whose rows add up the directions of a group, for all of GROUPS, and where
+    the rows of each begin."""
+    rows = [np.kron(np.eye(sectors // width), np.ones(width)) for width in GROUPS]
+    return np.concatenate(rows), np.cumsum([0, *(len(part) for part in rows[:-1])])
 
 
 def symmetry_covariance(symmetries: Symmetries, camera_from_object: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ class RecordedKernel:
         """lanes: threads of the block that each item has, where the kernel is one of blocks."""
         self._lanes = lanes
         self._count = 1
+        self._scalars: dict[str, Any] = {}
         blocks = {} if lanes is None else {"block_dim": lanes}
         self._launch = wp.launch(
             kernel, self._dim(1), list(inputs), device=device, record_cmd=True, **blocks
@@ -55,7 +56,9 @@ class RecordedKernel:
 
     def set(self, name: str, value: Any) -> None:
         """Change a scalar argument."""
-        self._launch.set_param_by_name(name, value)
+        if self._scalars.get(name) != value:  # to set it takes as long as a launch
+            self._launch.set_param_by_name(name, value)
+            self._scalars[name] = value
 
     def __call__(self, count: int) -> None:
         """Launch for so many items."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -36,7 +36,7 @@ class Observation:
     its own.
 
     reference_from_camera: (4, 4), where the camera is; the reference is the frame that poses are
-    solved and told in, that of the camera itself where there is one camera. crop: the window; None
+    solved and told in; None: it is the camera's own, as usual with one camera. crop: the window; None
     for a whole image without a mask. mask, unknown: (S, S) uint8 0/1 of the window; unknown pixels
     belong to other instances or lie beyond the photo, and may hide more of the object (None: there
     are none). distances: to the mask's border, coarse to fine; () without a mask. rgb: (S, S, 3)
@@ -50,7 +50,7 @@ class Observation:
     distances: tuple[DistanceMap, ...] = ()
     rgb: np.ndarray | None = None
     whole_image: ColourImage | None = None
-    reference_from_camera: np.ndarray = field(default_factory=lambda: np.eye(4))
+    reference_from_camera: np.ndarray | None = None
 
     @cached_property
     def colours(self) -> ColourImage | None:
@@ -67,17 +67,23 @@ class Observation:
     @cached_property
     def crop_from_reference(self) -> np.ndarray:
         """(4, 4)."""
-        return rigid(self.crop_from_camera) @ inverse(self.reference_from_camera)
+        crop_from_camera = rigid(self.crop_from_camera)
+        if self.reference_from_camera is None:
+            return crop_from_camera
+        return crop_from_camera @ inverse(self.reference_from_camera)
 
-    @cached_property
-    def _inside(self) -> np.ndarray:
-        """(S, S) bool, the mask as the distances have it: holes of a pixel or two are closed."""
-        return self.distances[-1].distance < 0.0
+    @property
+    def eye(self) -> np.ndarray:
+        """(3,) where the camera is in the reference."""
+        if self.reference_from_camera is None:
+            return np.zeros(3)
+        return self.reference_from_camera[:3, 3]
 
     @cached_property
     def area(self) -> int:
-        """Pixels of the mask, in the crop."""
-        return int(np.count_nonzero(self._inside))
+        """Pixels of the mask, in the crop, as the distances have it: holes of a pixel or two are
+        closed."""
+        return int(np.count_nonzero(self.distances[-1].distance < 0.0))
 
     @cached_property
     def second_part(self) -> float:
@@ -93,7 +99,7 @@ class Observation:
     @cached_property
     def least_cost(self) -> float:
         """The cost of a silhouette that covers exactly the mask."""
-        return float(self.distances[-1].distance[self._inside].sum(dtype=np.float64))
+        return cv2.sumElems(cv2.min(self.distances[-1].distance, 0.0))[0]
 
     def with_image(self, image: np.ndarray | None) -> Observation:
         """The same with its window of the image (H, W, 3) uint8 RGB. Raises CameraError where there
@@ -121,8 +127,7 @@ def observe_image(
         raise
     except ValueError as error:
         raise ObservationError(str(error)) from None
-    pose = np.eye(4) if reference_from_camera is None else reference_from_camera
-    return Observation(0, whole_image=colours, reference_from_camera=pose)
+    return Observation(0, whole_image=colours, reference_from_camera=reference_from_camera)
 
 
 def observe_mask(
@@ -176,8 +181,14 @@ def observe_mask(
         )
     distance = signed_distance(mask, unknown, region_share)
     distances = build_pyramid(distance, unknown is not None, crop.pinhole, crop.bounds, sizes)
-    pose = np.eye(4) if reference_from_camera is None else reference_from_camera
-    return Observation(label, crop, mask, unknown, tuple(distances), reference_from_camera=pose)
+    return Observation(
+        label,
+        crop,
+        mask,
+        unknown,
+        tuple(distances),
+        reference_from_camera=reference_from_camera,
+    )
 
 
 def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray | None:

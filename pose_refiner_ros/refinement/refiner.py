@@ -15,7 +15,7 @@ from pose_refiner_ros.settings import Settings
 from .covariance import pose_covariance, symmetry_covariance
 from .hypotheses import Hypothesis, Reason, around, best_distinct
 from .observation import Observation
-from .search import colour_rms, colours_differ, restart_angle
+from .search import colour_rms, colours_differ, fits_to_the_pixel, restart_angle
 from .solver import Level, Solver
 from .terms import ResidualTerm
 from .terms.prior import PriorTerm
@@ -156,7 +156,7 @@ class Refiner:
             seen = list(observations[part])
             self._observe(seen)
             starts = _numbered(hypotheses[part])
-            kept = starts if given else []
+            kept = [replace(one) for one in starts] if given else []
             found = self._from_starts(starts, seen, keep[part], tracked[part], kept)
             again = []
             for i, own in enumerate(found):
@@ -183,9 +183,9 @@ class Refiner:
         """Measure hypotheses of one object as they are."""
         self._observe([observations])
         starts = _numbered([hypotheses])
-        found = self._finish([], starts, [observations], (), self.terms)
-        self._add_covariances(found)
-        return found
+        self._measure(starts, [observations], (), self.terms)
+        self._add_covariances(starts)
+        return starts
 
     def merge(
         self, found: Sequence[Hypothesis], observations: Sequence[Observation]
@@ -246,11 +246,11 @@ class Refiner:
             for fast in (False, True) if stage.tracked else (False,):
                 group = [one for one in own if not stage.tracked or tracked[one.index] == fast]
                 numbers = {one.index for one in group}
-                frozen = [one for one in last if one.index in numbers]
-                done += self._through(stage, group, frozen, seen, keep, fast, sifted)
+                of_group = [one for one in last if one.index in numbers]
+                done += self._through(stage, group, of_group, seen, keep, fast, sifted)
             going = [one for one in going if one.index not in members] + done
             # what one kind of evidence has found is a start for the next, and a result as well
-            kept += [one for one in done if one.index in later]
+            kept += [replace(one) for one in done if one.index in later]
             sifted |= members
         results: list[list[Hypothesis]] = [[] for _ in seen]
         for one in going:
@@ -267,14 +267,14 @@ class Refiner:
             if name in self._has_field and any(o.colours is not None for o in seen[i])
         }
 
-    def _through(self, stage, candidates, frozen, seen, keep, fast, sifted) -> list[Hypothesis]:
-        """Candidates through a stage, and among the results those frozen that are better."""
+    def _through(self, stage, candidates, given, seen, keep, fast, sifted) -> list[Hypothesis]:
+        """Candidates through a stage, and the starts given that are better."""
         if not candidates:
             return []
         objects = {one.index for one in candidates}
         terms = [term for term in self.terms if term.name in stage.terms]
         if fast:
-            return self._finish(candidates, frozen, seen, stage.tracked, terms)
+            return self._finish(candidates, given, seen, stage.tracked, terms)
         if sifted & objects and stage.promising is not None:
             most = [stage.promising if i in sifted else len(candidates) for i in range(len(seen))]
             if len(candidates) > sum(most[i] for i in objects):
@@ -282,14 +282,14 @@ class Refiner:
                 candidates = self._best(self._solve(candidates, seen, look, terms), seen, most)
             keep = [stage.keep if i in sifted else most for i, most in enumerate(keep)]
         if len(objects) == len(candidates) <= self.capacity:  # one each: nothing to choose from
-            return self._finish(candidates, frozen, seen, stage.coarse + stage.fine, terms)
+            return self._finish(candidates, given, seen, stage.coarse + stage.fine, terms)
         several = [WORTH_FOLLOWING * most for most in keep]
         if len(candidates) > sum(several[i] for i in objects):
             candidates = self._solve(candidates, seen, stage.first_look, terms)
             candidates = self._best(candidates, seen, several, stage.behind)
         candidates = self._solve(candidates, seen, stage.coarse, terms)
         candidates = self._best(candidates, seen, keep, stage.behind)
-        return self._finish(candidates, frozen, seen, stage.fine, terms)
+        return self._finish(candidates, given, seen, stage.fine, terms)
 
     def _best(self, candidates, seen, keep, behind=np.inf) -> list[Hypothesis]:
         by_object: dict[int, list[Hypothesis]] = {}
@@ -303,34 +303,35 @@ class Refiner:
 
     def _solve(self, candidates, seen, levels, terms) -> list[Hypothesis]:
         """Run candidates through levels; their costs are those of the last."""
-        solved = []
         for batch in self._batches(candidates, seen):
             self._load(batch, seen, terms)
             self.solver.run(terms, levels)
-            solved += self._taken(batch)
-        return solved
+            self._take(batch)
+        return candidates
 
-    def _finish(self, candidates, frozen, seen, levels, terms) -> list[Hypothesis]:
-        """Run candidates through the last levels and measure them; of `frozen`, which are only
-        measured, those come along that are better than all others of their object."""
-        reached, starts = [], []
-        frozen = [replace(one) for one in frozen]  # a start may be a candidate as well
-        fixed = {id(one) for one in frozen}
-        for batch in self._batches([*candidates, *frozen], seen):
-            is_fixed = np.array([id(one) in fixed for one in batch])
-            self._load(batch, seen, terms, is_fixed)
+    def _finish(self, candidates, given, seen, levels, terms) -> list[Hypothesis]:
+        """Candidates after the last levels, and of `given` those that are better than all
+        candidates of their object: no result is worse than its start."""
+        self._measure(candidates, seen, levels, terms)
+        best: dict[int, Hypothesis] = {}
+        for one in candidates:
+            if one.index not in best or one.cost < best[one.index].cost:
+                best[one.index] = one
+        doubtful = {i for i, one in best.items() if not fits_to_the_pixel(one, seen[i])}
+        starts = [one for one in given if one.index in doubtful]
+        self._measure(starts, seen, (), terms)
+        return candidates + [one for one in starts if one.cost < best[one.index].cost]
+
+    def _measure(self, candidates, seen, levels, terms) -> None:
+        """Run candidates through levels, and see how they fit all terms at their finest scale."""
+        for batch in self._batches(candidates, seen):
+            self._load(batch, seen, terms)
             self.solver.run(terms, levels)
             fits = self.solver.evaluate(terms)
-            for i, one in enumerate(self._taken(batch)):
+            self._take(batch)
+            for i, one in enumerate(batch):
                 one.fits = {t.name: fits[t.name].at(i) for t in terms if t.sees[i]}
                 one.cost = sum(float(fit.cost) for fit in one.fits.values())
-                (starts if is_fixed[i] else reached).append(one)
-        best: dict[int, float] = {}
-        for one in reached:
-            best[one.index] = min(one.cost, best.get(one.index, np.inf))
-        return reached + [
-            one for one in starts if one.index not in best or one.cost < best[one.index]
-        ]
 
     def _batches(self, candidates, seen):
         """Of at most `capacity` poses and observations of them; those of an object side by side."""
@@ -346,35 +347,27 @@ class Refiner:
         if batch:
             yield batch
 
-    def _load(self, batch, seen, terms, frozen=None) -> None:
+    def _load(self, batch, seen, terms) -> None:
         rows = [(i, o) for i, one in enumerate(batch) for o in seen[one.index]]
         for term in terms:
             term.load(batch, rows)
-        poses = np.stack([one.reference_from_object for one in batch])
-        poses[:, :3, 3] += np.stack(
-            [one.reference_from_object[:3, :3] @ self._pivot[one.object] for one in batch]
-        )
-        eyes = np.stack([seen[one.index][0].reference_from_camera[:3, 3] for one in batch])
+        poses = np.array([one.reference_from_object for one in batch])
+        pivots = np.array([self._pivot[one.object] for one in batch])
+        poses[:, :3, 3] += np.einsum("bij,bj->bi", poses[:, :3, :3], pivots)
+        eyes = np.array([seen[one.index][0].eye for one in batch])
         diameters = np.array([self.models[one.object].diameter for one in batch])
-        self.solver.load(poses, diameters, eyes, frozen)
+        self.solver.load(poses, diameters, eyes)
 
-    def _taken(self, batch) -> list[Hypothesis]:
+    def _take(self, batch) -> None:
         """The batch as the solver has left it."""
         result = self.solver.result()
-        taken = []
         for i, one in enumerate(batch):
             pose = result["reference_from_object"][i]
             pose[:3, 3] -= pose[:3, :3] @ self._pivot[one.object]
-            taken.append(
-                replace(
-                    one,
-                    reference_from_object=pose,
-                    cost=float(result["cost"][i]),
-                    iterations=one.iterations + int(result["iterations"][i]),
-                    reason=Reason(int(result["reason"][i])),
-                )
-            )
-        return taken
+            one.reference_from_object = pose
+            one.cost = float(result["cost"][i])
+            one.iterations += int(result["iterations"][i])
+            one.reason = Reason(int(result["reason"][i]))
 
     def _add_covariances(self, found: Sequence[Hypothesis]) -> None:
         for name in ("radiance", "silhouette"):
@@ -385,15 +378,20 @@ class Refiner:
             fits = [one.fits[name] for one in own]
             models = [self.models[one.object] for one in own]
             covariances = pose_covariance(
-                np.stack([fit.hessian for fit in fits]),
+                np.array([fit.hessian for fit in fits], np.float64),
                 np.array([fit.slope for fit in fits]),
-                np.stack([fit.sectors for fit in fits]),
+                np.array([fit.sectors for fit in fits], np.float64),
                 np.array([model.diameter for model in models]),
             )
+            rotations = np.array([one.reference_from_object[:3, :3] for one in own])
+            pivots = np.array([self._pivot[one.object] for one in own])
+            covariances = about(-np.einsum("bij,bj->bi", rotations, pivots), covariances)
             for one, model, covariance in zip(own, models, covariances, strict=True):
-                pose, pivot = one.reference_from_object, self._pivot[one.object]
-                covariance = about(-(pose[:3, :3] @ pivot), covariance)
-                one.covariance = covariance + symmetry_covariance(model.symmetries, pose)
+                one.covariance = covariance
+                if model.symmetries.axes:
+                    one.covariance = covariance + symmetry_covariance(
+                        model.symmetries, one.reference_from_object
+                    )
 
 
 def _numbered(hypotheses: Sequence[Sequence[Hypothesis]]) -> list[Hypothesis]:

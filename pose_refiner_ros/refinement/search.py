@@ -22,6 +22,7 @@ from .observation import Observation
 # side), or colours that end this far off, may sit in a local minimum.
 RESTART_OUTLINE = 0.003
 RESTART_COLOUR = 0.08
+PIXEL_NOISE = 0.5  # crop pixels
 RESTART_ANGLE = np.radians(20.0)
 RESTART_ANGLE_UNMASKED = np.radians(25.0)
 
@@ -43,6 +44,17 @@ def colour_rms(found: Hypothesis) -> float | None:
     field or no image."""
     fit = found.fits.get("radiance")
     return None if fit is None else float(fit.colour_rms)
+
+
+def fits_to_the_pixel(found: Hypothesis, observations: Sequence[Observation]) -> bool:
+    """Whether an outline ends so near to the mask's border that no pose can be told to fit better.
+
+    The cost is a sum over whole pixels: below half a pixel it tells noise from noise.
+    """
+    if set(found.fits) != {"silhouette"}:
+        return False
+    scale = np.mean([seen.crop.scale for seen in observations if seen.distances])
+    return bool(found.fits["silhouette"].rms * scale < PIXEL_NOISE)
 
 
 def restart_angle(best: Hypothesis, observations: Sequence[Observation]) -> float | None:

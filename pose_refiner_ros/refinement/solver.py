@@ -234,7 +234,7 @@ class Solver:
         self._rows = HostBuffer(self.state, list(State.vars))
         self._active = HostBuffer(self.poses, ["active"])
         self._best = HostBuffer(best, ["cost"])
-        self._frozen = np.zeros(0, bool)
+        self._moved = np.zeros(0, bool)  # poses that some level has included
         self._scales: dict[str, int] = {}  # at which the terms looked last
         common = [self.state, self.poses, self.trial, 0.0, 0]
         self._begin = RecordedKernel(begin_level, common, device)
@@ -247,12 +247,10 @@ class Solver:
         reference_from_object: np.ndarray,
         diameter: np.ndarray,
         eye: np.ndarray | None = None,
-        frozen: np.ndarray | None = None,
     ) -> None:
         """Set the start poses (B, 4, 4) and the objects' diameters (B,) in metres.
 
-        eye: (B, 3) where a camera is that sees each, the reference's origin if not given; frozen:
-        (B,) bool, those that are only to be looked at.
+        eye: (B, 3) where a camera is that sees each, the reference's origin if not given.
         """
         count = len(reference_from_object)
         if count > self.capacity:
@@ -263,25 +261,26 @@ class Solver:
         self._rows.write("translation", poses[:, :3, 3])
         self._rows.write("diameter", np.asarray(diameter, np.float32))
         self._rows.write("eye", np.zeros((count, 3), np.float32) if eye is None else eye)
+        zeros = np.zeros(count, np.int32)
         for name in ("settled", "iterations", "reason"):
-            self._rows.write(name, np.zeros(count, np.int32))
-        self._frozen = np.zeros(count, bool) if frozen is None else np.asarray(frozen, bool)
-        self._scales = {}
+            self._rows.write(name, zeros)
+        self._scales, self._moved = {}, np.zeros(count, bool)
 
     def run(
         self, terms: Sequence[ResidualTerm], levels: Sequence[Level], damping: float = 1e-2
     ) -> None:
         """Refine the loaded poses through the levels."""
+        terms = [term for term in terms if term.sees.any()]
         for level in levels:
             taking_part = [term for term in terms if term.name in level.scales]
-            included = np.zeros(self.count, bool)
-            for term in taking_part:
-                included |= term.sees
-            included &= ~self._frozen
-            if not included.any():
+            if not taking_part:
                 continue
-            self._scales |= {term.name: level.scales[term.name] for term in taking_part}
+            included = taking_part[0].sees
+            for term in taking_part[1:]:
+                included = included | term.sees
+            self._moved |= included
             self._rows.write("included", included)
+            self._scales |= {term.name: level.scales[term.name] for term in taking_part}
             self._begin.set("damping", damping)
             self._begin.set("look_only", 0)
             self._begin(self.count)
@@ -301,23 +300,25 @@ class Solver:
 
         Poses that a run has just left there need no second look.
         """
-        if any(self._scales.get(term.name) != term.finest for term in terms if term.sees.any()):
+        terms = [term for term in terms if term.sees.any()]
+        if any(self._scales.get(term.name) != term.finest for term in terms):
             self._rows.write("settled", np.zeros(self.count, np.int32))
         if not self._rows.read("settled", self.count).all():
             self._begin.set("look_only", 1)
             self._begin(self.count)
             for term in terms:
                 term.linearize(self.poses, term.finest, self.trial)
-        return {term.name: term.fit() for term in terms if term.sees.any()}
+        return {term.name: term.fit() for term in terms}
 
     def result(self) -> dict[str, np.ndarray]:
         """Poses (B, 4, 4), iterations, reason and the cost at which each stopped."""
         count = self.count
-        poses = np.tile(np.eye(4), (count, 1, 1))
+        poses = np.zeros((count, 4, 4))
+        poses[:, 3, 3] = 1.0
         poses[:, :3, :3] = self._rows.read("rotation", count)
         poses[:, :3, 3] = self._rows.read("translation", count)
         reason = self._rows.read("reason", count).copy()
-        reason[(reason == Reason.RUNNING) & ~self._frozen] = Reason.MAX_ITERATIONS
+        reason[(reason == Reason.RUNNING) & self._moved] = Reason.MAX_ITERATIONS
         return {
             "reference_from_object": poses,
             "cost": self._best.read("cost", count).copy(),

@@ -110,8 +110,6 @@ class PriorTerm:
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the priors' cost and derivatives; see `ResidualTerm`."""
-        if not self.sees.any():
-            return
         if id(out) not in self._kernels:
             self._kernels[id(out)] = RecordedKernel(
                 add_priors, [self._priors, poses, out], self._device

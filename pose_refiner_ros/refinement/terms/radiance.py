@@ -515,8 +515,6 @@ class RadianceTerm:
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add cost and derivatives of all rays; see `ResidualTerm`."""
-        if not self._blocks:
-            return
         if scale not in self._commands:
             self._commands[scale] = list(self._record(poses, scale, out))
         for command in self._commands[scale]:

@@ -75,8 +75,9 @@ class SilhouetteTerm:
         self._kernels: dict[tuple[int, int], RecordedKernel] = {}
 
         self._slots: dict[Observation, int] = {}
-        # of the poses: best cost, area of the masks, and mean scale of the crops
-        self._least_cost = self._area = self._crop_scale = np.zeros(0)
+        # least cost, area of the mask and scale of the crop, of the observations (N, 3) and of the
+        # poses (B, 3): sums over what is seen of each, but the mean of the scales
+        self._of_masks = self._of_poses = np.zeros((0, 3))
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """Upload the signed distances of observations that have a mask."""
@@ -98,6 +99,9 @@ class SilhouetteTerm:
             rows.write("pinhole", np.array([one.pinhole for one in maps], np.float32))
             rows.write("image_bounds", np.array([one.bounds for one in maps], np.float32))
             rows.write("pixel", np.array([one.pixel for one in maps], np.float32))
+        self._of_masks = np.array(
+            [(seen.least_cost, seen.area, seen.crop.scale) for seen in masked]
+        )
         cameras = np.array([seen.crop_from_reference for seen in masked], np.float32)
         self._row_buffer.write("rotation", cameras[:, :3, :3])
         self._row_buffer.write("translation", cameras[:, :3, 3])
@@ -106,22 +110,22 @@ class SilhouetteTerm:
         """The batch; see `ResidualTerm`."""
         count = self._count = len(poses)
         rows = [(i, seen) for i, seen in rows if seen.distances]
+        slots = np.array([self._slots[seen] for _, seen in rows], np.int32)
         pose_of_row = np.array([i for i, _ in rows], np.int64)
         number = np.bincount(pose_of_row, minlength=count)
         self.sees = number > 0
-        buffer = self._row_buffer
-        buffer.write("observation", np.array([self._slots[seen] for _, seen in rows], np.int32))
-        buffer.write("first", np.concatenate([[0], np.cumsum(number)]).astype(np.int32))
-        mesh = np.array([self._mesh_of[pose.object] for pose in poses], np.int32)
-        buffer.write("mesh", mesh)
-        buffer.write("near", np.array([self._near[pose.object] for pose in poses], np.float32))
-
-        def summed(values: list[float]) -> np.ndarray:
-            return np.bincount(pose_of_row, values, minlength=count)
-
-        self._least_cost = summed([seen.least_cost for _, seen in rows])
-        self._area = summed([seen.area for _, seen in rows])
-        self._crop_scale = summed([seen.crop.scale for _, seen in rows]) / np.maximum(number, 1)
+        first = np.zeros(count + 1, np.int32)
+        np.cumsum(number, out=first[1:])
+        self._row_buffer.write("observation", slots)
+        self._row_buffer.write("first", first)
+        self._row_buffer.write("mesh", [self._mesh_of[pose.object] for pose in poses])
+        self._row_buffer.write("near", [self._near[pose.object] for pose in poses])
+        if len(rows) == count and self.sees.all():
+            self._of_poses = self._of_masks[slots]
+        else:
+            self._of_poses = np.zeros((count, 3))
+            np.add.at(self._of_poses, pose_of_row, self._of_masks[slots])
+            self._of_poses[:, 2] /= np.maximum(number, 1)
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the silhouettes' normal equations; see `ResidualTerm`."""
@@ -155,13 +159,14 @@ class SilhouetteTerm:
         measures = self._fit_buffer.read("measures", count).astype(np.float64)
         area, overlap, square, length, unknown, weight, slope = measures.T
         rms = np.sqrt(square / np.maximum(weight, 1e-9)) + np.where(weight > 0, 0.0, np.inf)
+        least_cost, mask_area, crop_scale = self._of_poses.T
         return TermFit(
-            cost=self._own_buffer.read("cost", count) - self._least_cost,
-            rms=rms / np.maximum(self._crop_scale, 1e-9),
+            cost=self._own_buffer.read("cost", count) - least_cost,
+            rms=rms / np.maximum(crop_scale, 1e-9),
             hessian=self._own_buffer.read("hessian", count).copy(),
             sectors=self._fit_buffer.read("sectors", count).copy(),
             slope=slope / np.maximum(weight, 1e-9),
-            iou=overlap / np.maximum(area + self._area - overlap, 1.0),
+            iou=overlap / np.maximum(area + mask_area - overlap, 1.0),
             visible=1.0 - unknown / np.maximum(length, 1e-9),
         )
 
