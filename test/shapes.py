@@ -76,6 +76,16 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
     ])  # fmt: skip
 
 
+def random_poses(count: int, seed: int, distance: float = 0.5) -> np.ndarray:
+    """(count, 4, 4) of a small object near the optical axis."""
+    rng = np.random.default_rng(seed)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    for k in range(count):
+        poses[k, :3, :3] = random_rotation(rng)
+        poses[k, :3, 3] = rng.uniform(-0.04, 0.04, 3) + np.array([0, 0, distance])
+    return poses
+
+
 def random_turn(rng: np.random.Generator, angle: float) -> np.ndarray:
     """(3,) rotation vector of this angle about any axis."""
     axis = rng.normal(size=3)

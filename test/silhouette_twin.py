@@ -71,8 +71,8 @@ class TwinResult:
     slope: float
 
 
-def linearise(mesh, picture, pose, near=1e-3, spacing=1.0, grain=1) -> TwinResult:
-    """One pose against one picture (see linearise.Picture)."""
+def linearize(mesh, picture, pose, near=1e-3, spacing=1.0, grain=1) -> TwinResult:
+    """One pose against one picture (see refinement/terms/linearize.py)."""
     psi, pinhole, pixel = picture.psi.astype(np.float64), picture.pinhole, picture.pixel
     size = psi.shape[0]
     grains = size // grain

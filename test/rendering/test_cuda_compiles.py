@@ -10,12 +10,14 @@ from pose_refiner_ros.rendering.radiance import trace_kernel
 
 MODULES = [
     "pose_refiner_ros.rendering.coverage",
-    "pose_refiner_ros.rendering.silhouette",
     "pose_refiner_ros.rendering.scene",
     "pose_refiner_ros.rendering.scene_view",
     "pose_refiner_ros.rendering.radiance",
     "pose_refiner_ros.refinement.solver",
-    "pose_refiner_ros.refinement.radiance_term",
+    "pose_refiner_ros.refinement.normal_equations",
+    "pose_refiner_ros.refinement.terms.silhouette_kernel",
+    "pose_refiner_ros.refinement.terms.prior",
+    "pose_refiner_ros.refinement.terms.radiance",
 ]
 
 

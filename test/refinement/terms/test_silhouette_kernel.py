@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The silhouette kernels against a slow numpy twin, exact integrals and finite differences."""
+"""The silhouette kernel against a slow numpy twin, exact integrals and finite differences."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import silhouette_twin as twin
-from linearise import Picture, linearise
+from linearize import Picture, linearize
 from scipy.spatial import ConvexHull
-from shapes import box, cylinder, ell, plate, pose, random_rotation, turned
+from shapes import box, cylinder, ell, plate, pose, random_poses, turned
 
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
@@ -27,61 +27,6 @@ def waves(size: int = SIZE) -> np.ndarray:
     """A psi without symmetry, negative in the middle."""
     y, x = np.mgrid[:size, :size].astype(np.float32)
     return 0.1 * np.hypot(x - 33, 1.2 * (y - 36)) - 1.8 + 0.8 * np.sin(x / 5) * np.cos(y / 7)
-
-
-def some_poses(count: int, seed: int, distance: float = 0.5) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    poses = np.tile(np.eye(4), (count, 1, 1))
-    for k in range(count):
-        poses[k, :3, :3] = random_rotation(rng)
-        poses[k, :3, 3] = rng.uniform(-0.04, 0.04, 3) + np.array([0, 0, distance])
-    return poses
-
-
-# --- coverage -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("distance", [0.5, 0.07], ids=["in front", "through the near plane"])
-def test_drawn_pixels_are_those_whose_centres_the_faces_cover(name, distance):
-    mesh, near = SHAPES[name], 0.02
-    poses = some_poses(5, seed=len(name), distance=distance)
-    drawn = draw(MeshBatch([mesh]), [0], poses, PINHOLE, SIZE, near)
-    for picture, camera_from_object in zip(drawn.astype(bool), poses, strict=True):
-        # pixels within a thousandth of a pixel of a border may fall to either side
-        surely = twin.coverage(mesh, camera_from_object, PINHOLE, SIZE, near, slack=-1e-3)
-        perhaps = twin.coverage(mesh, camera_from_object, PINHOLE, SIZE, near, slack=1e-3)
-        assert not (surely & ~picture).any()
-        assert not (picture & ~perhaps).any()
-    assert drawn.any()
-
-
-def test_neighbouring_faces_leave_no_gap():
-    """A sheet seen through a grid that puts vertices and edges on pixel centres."""
-    side = np.arange(9) * 0.1
-    x, y = np.meshgrid(side, side)
-    vertices = np.column_stack([x.ravel(), y.ravel(), np.zeros(81)]).astype(np.float32)
-    faces = []
-    for row in range(8):
-        for column in range(8):
-            a = 9 * row + column
-            faces += [(a, a + 1, a + 10), (a, a + 10, a + 9)]
-    sheet = type(plate())(vertices, np.array(faces))
-    pinhole = np.array([50.0, 50.0, 4.0, 4.0])  # 5 pixels per cell
-    picture = draw(MeshBatch([sheet]), [0], pose()[None], pinhole, SIZE)[0]
-    assert picture[4:45, 4:45].all()
-    assert picture.sum() == 41 * 41  # borders included, and no more
-
-
-def test_one_pinhole_for_all_or_one_for_each():
-    mesh = SHAPES["ell"]
-    poses = some_poses(2, seed=1)
-    other = PINHOLE * [1.3, 1.3, 1.0, 1.0]
-    each = draw(MeshBatch([mesh]), [0, 0], poses, np.stack([PINHOLE, other]), SIZE)
-    np.testing.assert_array_equal(
-        each[0], draw(MeshBatch([mesh]), [0], poses[:1], PINHOLE, SIZE)[0]
-    )
-    np.testing.assert_array_equal(each[1], draw(MeshBatch([mesh]), [0], poses[1:], other, SIZE)[0])
 
 
 # --- linearisation against the twin -------------------------------------------------------------
@@ -104,10 +49,10 @@ def assert_same(result, row: int, expected, tolerance: float = 1e-4) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_linearisation_is_that_of_the_twin(name, grain):
     picture = Picture(waves(), PINHOLE, scale=4.0, pixel=1.5)
-    poses = some_poses(3, seed=grain)
-    result = linearise([SHAPES[name]], [picture], poses, spacing=1.5, grain=grain)
+    poses = random_poses(3, seed=grain)
+    result = linearize([SHAPES[name]], [picture], poses, spacing=1.5, grain=grain)
     for row, camera_from_object in enumerate(poses):
-        expected = twin.linearise(SHAPES[name], picture, camera_from_object, 1e-3, 1.5, grain)
+        expected = twin.linearize(SHAPES[name], picture, camera_from_object, 1e-3, 1.5, grain)
         assert expected.length > 50 and expected.area > 100  # something to compare
         assert_same(result, row, expected)
 
@@ -122,9 +67,9 @@ def test_the_linearisation_through_the_near_plane_is_that_of_the_twin(name):
     mesh = box(0.3, 0.1, 0.1) if name == "box" else SHAPES[name]
     depth = mesh.vertices @ poses[0, 2, :3] + poses[0, 2, 3]
     assert depth.min() < 0.03 < depth.max()
-    result = linearise([mesh], [picture], poses, near=0.03, spacing=1.5)
+    result = linearize([mesh], [picture], poses, near=0.03, spacing=1.5)
     for row, camera_from_object in enumerate(poses):
-        expected = twin.linearise(mesh, picture, camera_from_object, 0.03, 1.5)
+        expected = twin.linearize(mesh, picture, camera_from_object, 0.03, 1.5)
         assert_same(result, row, expected, tolerance=1e-3)
 
 
@@ -134,24 +79,24 @@ def test_unknown_pixels_and_the_photo_border_carry_no_weight():
     bounds = (-1e6, -1e6, 1e6, 50.0)
     picture = Picture(psi, PINHOLE, scale=4.0, bounds=bounds)
     camera_from_object = pose((0.5, 0.4, 0.1), (0, 0.01, 0.45))
-    result = linearise([ell()], [picture], camera_from_object[None])
-    expected = twin.linearise(ell(), picture, camera_from_object)
+    result = linearize([ell()], [picture], camera_from_object[None])
+    expected = twin.linearize(ell(), picture, camera_from_object)
     assert 0.2 * expected.length < expected.unknown < 0.8 * expected.length
     assert_same(result, 0, expected)
     psi[:, :28] = 0.9e8  # whatever stands there
-    again = linearise([ell()], [replace(picture, psi=psi)], camera_from_object[None])
+    again = linearize([ell()], [replace(picture, psi=psi)], camera_from_object[None])
     np.testing.assert_array_equal(again.gradient, result.gradient)
     np.testing.assert_array_equal(again.cost, result.cost)
 
 
 def test_the_sectors_add_up_to_the_gradient():
-    result = linearise([ell()], [Picture(waves(), PINHOLE)], some_poses(4, seed=3))
+    result = linearize([ell()], [Picture(waves(), PINHOLE)], random_poses(4, seed=3))
     np.testing.assert_allclose(result.sectors.sum(axis=1), result.gradient, rtol=1e-4, atol=1e-2)
     assert ((result.sectors != 0).any(axis=2).sum(axis=1) > 20).all()
 
 
 def test_the_hessian_is_symmetric_and_positive_semi_definite():
-    result = linearise([ell(), plate()], [Picture(waves(), PINHOLE)], some_poses(8, seed=4),
+    result = linearize([ell(), plate()], [Picture(waves(), PINHOLE)], random_poses(8, seed=4),
                        mesh_of_pose=[0, 1] * 4)  # fmt: skip
     for hessian in result.hessian.astype(np.float64):
         largest = np.abs(hessian).max()
@@ -161,7 +106,7 @@ def test_the_hessian_is_symmetric_and_positive_semi_definite():
 
 def test_a_body_of_revolution_gives_no_information_about_its_axis():
     camera_from_object = pose((1.1, 0.0, 0.0), (0, 0, 0.6))
-    result = linearise([cylinder(sections=128)], [Picture(waves(), PINHOLE)],
+    result = linearize([cylinder(sections=128)], [Picture(waves(), PINHOLE)],
                        camera_from_object[None])  # fmt: skip
     axis = np.concatenate([np.zeros(3), camera_from_object[:3, 2]])
     across = np.concatenate([np.zeros(3), camera_from_object[:3, 1]])
@@ -205,13 +150,13 @@ def test_the_gradient_is_the_derivative_of_the_exact_cost(seed):
     slope, offset = np.array([0.31, -0.17]), -12.0
     psi = (slope[0] * x + slope[1] * y + offset).astype(np.float32)
     pinhole = np.array([220.0, 200.0, 94.0, 98.0])
-    mesh, camera_from_object = box(), some_poses(1, seed)[0]
+    mesh, camera_from_object = box(), random_poses(1, seed)[0]
 
     def cost(at: np.ndarray) -> float:
         points = mesh.vertices.astype(np.float64) @ at[:3, :3].T + at[:3, 3]
         return polygon_integral(twin.project(points, pinhole), slope, offset)
 
-    result = linearise([mesh], [Picture(psi, pinhole)], camera_from_object[None], spacing=0.5)
+    result = linearize([mesh], [Picture(psi, pinhole)], camera_from_object[None], spacing=0.5)
     expected = numeric_gradient(cost, camera_from_object, 1e-6, 1e-5)
     for part in (slice(0, 3), slice(3, 6)):
         largest = np.abs(expected[part]).max()
@@ -235,7 +180,7 @@ def test_the_gradient_is_the_derivative_of_a_finely_drawn_cost(seed):
         return 0.02 * (x - 30) ** 2 + 0.03 * (y - 34) * (x - 20) / 10 - 0.1 * y
 
     fine_psi = psi(x, y)
-    mesh, camera_from_object = ell(), some_poses(1, seed + 10)[0]
+    mesh, camera_from_object = ell(), random_poses(1, seed + 10)[0]
     batch = MeshBatch([mesh])
 
     def cost(at: np.ndarray) -> float:
@@ -243,7 +188,7 @@ def test_the_gradient_is_the_derivative_of_a_finely_drawn_cost(seed):
         return fine_psi[drawn].sum() / finer**2
 
     picture = Picture(psi(coarse_x, coarse_y).astype(np.float32), pinhole)
-    result = linearise([mesh], [picture], camera_from_object[None], spacing=0.25)
+    result = linearize([mesh], [picture], camera_from_object[None], spacing=0.25)
     expected = numeric_gradient(cost, camera_from_object, 2e-3, 2e-2)
     for part in (slice(0, 3), slice(3, 6)):
         largest = np.abs(expected[part]).max()
@@ -262,11 +207,11 @@ def test_the_hessian_is_how_the_gradient_changes_when_the_outline_lies_on_the_bo
     half_x, half_y = 20 / near_face, 15 / near_face
     psi = np.maximum(np.abs(x - 47.5) - half_x, np.abs(y - 47.5) - half_y).astype(np.float32)
     picture = Picture(psi, pinhole)
-    at_rest = linearise([mesh], [picture], camera_from_object[None], spacing=0.5)
+    at_rest = linearize([mesh], [picture], camera_from_object[None], spacing=0.5)
     for k, step in ((0, 2e-3), (1, 2e-3), (2, 4e-3)):
         shift = np.zeros(3)
         shift[k] = step
-        moved = linearise([mesh], [picture], turned(camera_from_object, (0, 0, 0), shift)[None],
+        moved = linearize([mesh], [picture], turned(camera_from_object, (0, 0, 0), shift)[None],
                           spacing=0.5)  # fmt: skip
         change = (moved.gradient[0] - at_rest.gradient[0]) / step
         assert change[k] == pytest.approx(at_rest.hessian[0, k, k], rel=0.06)
@@ -286,10 +231,10 @@ def test_a_camera_of_twice_the_resolution_sees_the_same_in_pixels_twice_as_small
     double = np.append(PINHOLE[:2] * 2, (PINHOLE[2:] + 0.5) * 2 - 0.5)
     doubled = Picture(2 * smooth(x, y), double, scale=2e3)
     halved = Picture(smooth(x, y), double, scale=1e3, pixel=0.5)  # in units of the large pixels
-    camera_from_object = some_poses(1, seed=7)
-    one = linearise([box()], [picture], camera_from_object, spacing=0.25)
-    two = linearise([box()], [doubled], camera_from_object, spacing=0.25)
-    same = linearise([box()], [halved], camera_from_object, spacing=0.25)
+    camera_from_object = random_poses(1, seed=7)
+    one = linearize([box()], [picture], camera_from_object, spacing=0.25)
+    two = linearize([box()], [doubled], camera_from_object, spacing=0.25)
+    same = linearize([box()], [halved], camera_from_object, spacing=0.25)
     for result, factor in ((two, 8.0), (same, 1.0)):
         largest = np.abs(one.gradient).max()
         np.testing.assert_allclose(
@@ -311,12 +256,12 @@ def test_a_batch_of_different_meshes_and_pictures_is_each_alone():
         Picture(waves(), PINHOLE, scale=4.0),
         Picture(waves(48), PINHOLE * 0.7, scale=3.0, pixel=2.0),
     ]
-    poses = some_poses(7, seed=5)
-    mesh_of_pose, picture_of_pose = [0, 1, 2, 2, 1, 0, 1], [0, 1, 1, 0, 0, 1, 1]
-    together = linearise(meshes, pictures, poses, mesh_of_pose, picture_of_pose)
+    poses = random_poses(7, seed=5)
+    mesh_of_pose, pictures_of_pose = [0, 1, 2, 2, 1, 0, 1], [0, 1, 1, 0, 0, 1, 1]
+    together = linearize(meshes, pictures, poses, mesh_of_pose, pictures_of_pose)
     for k in range(7):
-        alone = linearise(
-            [meshes[mesh_of_pose[k]]], [pictures[picture_of_pose[k]]], poses[k : k + 1]
+        alone = linearize(
+            [meshes[mesh_of_pose[k]]], [pictures[pictures_of_pose[k]]], poses[k : k + 1]
         )
         for field in FIELDS:
             np.testing.assert_array_equal(
@@ -326,10 +271,10 @@ def test_a_batch_of_different_meshes_and_pictures_is_each_alone():
 
 
 def test_an_inactive_pose_is_not_touched_and_results_add_to_what_is_there():
-    poses = some_poses(3, seed=6)
+    poses = random_poses(3, seed=6)
     picture = Picture(waves(), PINHOLE)
-    fresh = linearise([ell()], [picture], poses)
-    result = linearise([ell()], [picture], poses, active=[1, 0, 1], fill=7.0)
+    fresh = linearize([ell()], [picture], poses)
+    result = linearize([ell()], [picture], poses, active=[1, 0, 1], fill=7.0)
     for field in FIELDS:
         assert (getattr(result, field)[1] == 7.0).all(), field
     for field in ("hessian", "gradient", "cost", "weight"):
@@ -339,7 +284,70 @@ def test_an_inactive_pose_is_not_touched_and_results_add_to_what_is_there():
             )
     for field in ("measures", "sectors"):  # these say how it is now
         np.testing.assert_array_equal(getattr(result, field)[0], getattr(fresh, field)[0])
+    for name, values in result.own.items():  # and so do the term's own equations
+        assert (values[1] == 7.0).all(), name
+        np.testing.assert_array_equal(values[[0, 2]], getattr(fresh, name)[[0, 2]], err_msg=name)
     assert not result.coverage.any()
+
+
+# --- cameras ------------------------------------------------------------------------------------
+
+
+def some_cameras(count: int, seed: int) -> np.ndarray:
+    """(count, 4, 4) camera_from_reference that see what lies near (0, 0, 0.5)."""
+    rng = np.random.default_rng(seed)
+    cameras = []
+    for camera in random_poses(count, seed):
+        aimed = camera[:3, 3] + 0.02 * rng.normal(size=3)
+        camera[:3, 3] = aimed - camera[:3, :3] @ [0, 0, 0.5]
+        cameras.append(camera)
+    return np.array(cameras)
+
+
+def along_reference(camera: np.ndarray) -> np.ndarray:
+    """B = diag(R, R)."""
+    B = np.zeros((6, 6))
+    B[:3, :3] = B[3:, 3:] = camera[:3, :3]
+    return B
+
+
+def test_a_camera_elsewhere_sees_what_it_sees_along_the_axes_of_the_reference():
+    (camera,), poses = some_cameras(1, seed=12), random_poses(4, seed=13)
+    picture = Picture(waves(), PINHOLE, scale=4.0)
+    there = linearize([ell()], [replace(picture, camera_from_reference=camera)], poses)
+    here = linearize([ell()], [picture], camera @ poses)
+    B = along_reference(camera)
+    for k in range(4):
+        hessian, gradient = B.T @ here.hessian[k] @ B, B.T @ here.gradient[k]
+        largest = np.abs(hessian).max()
+        np.testing.assert_allclose(there.hessian[k], hessian, atol=1e-4 * largest)
+        largest = np.abs(gradient).max()
+        np.testing.assert_allclose(there.gradient[k], gradient, atol=1e-4 * largest)
+        sectors = here.sectors[k] @ B
+        np.testing.assert_allclose(there.sectors[k], sectors, atol=1e-4 * np.abs(sectors).max())
+    np.testing.assert_allclose(there.cost, here.cost, rtol=1e-3)
+    np.testing.assert_allclose(there.measures, here.measures, rtol=1e-3, atol=2.0)
+
+
+def test_cameras_add_up():
+    cameras, poses = some_cameras(3, seed=14), random_poses(3, seed=15)
+    pictures = [
+        Picture(waves(), PINHOLE, scale=4.0, camera_from_reference=cameras[0]),
+        Picture(waves(48), PINHOLE * 0.7, 3.0, 2.0, camera_from_reference=cameras[1]),
+        Picture(waves().T.copy(), PINHOLE, scale=5.0, camera_from_reference=cameras[2]),
+    ]
+    seen_in = [[0, 1, 2], [], [2, 0]]
+    together = linearize([ell(), box()], pictures, poses, [0, 0, 1], seen_in)
+    for k, numbers in enumerate(seen_in):
+        each = [linearize([ell(), box()], pictures, poses, [0, 0, 1], [[n]] * 3) for n in numbers]
+        for field in FIELDS:
+            found = getattr(together, field)[k]
+            expected = sum((getattr(one, field)[k] for one in each), np.zeros(found.shape))
+            atol = 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=atol, err_msg=field)
+        for name, values in together.own.items():
+            np.testing.assert_array_equal(values[k], getattr(together, name)[k], err_msg=name)
+    assert not together.coverage.any()
 
 
 # --- poses that no camera sees ------------------------------------------------------------------
@@ -381,13 +389,13 @@ def bad_poses() -> np.ndarray:
 def check_bad_poses() -> None:
     """Run in a process of its own: what goes wrong here writes to memory of others."""
     picture = Picture(waves(), PINHOLE, scale=4.0)
-    good = some_poses(2, seed=8)
-    alone = linearise([ell()], [picture], good)
+    good = random_poses(2, seed=8)
+    alone = linearize([ell()], [picture], good)
     bad = bad_poses()
     for mesh in (ell(), plate()):
         # a good pose before and after each bad one
         poses = np.concatenate([np.stack([good[0], each, good[1]]) for each in bad])
-        result = linearise([mesh], [picture], poses, near=0.004)
+        result = linearize([mesh], [picture], poses, near=0.004)
         assert not result.coverage.any()
         for field in FIELDS:
             values = getattr(result, field)
@@ -412,7 +420,7 @@ def check_blocks() -> None:
     wp.config.enable_cpu_blocks = True
     meshes = [ell(), box(), cylinder(), plate()]
     picture = Picture(waves(), PINHOLE, scale=4.0)
-    poses = some_poses(9, seed=9)
+    poses = random_poses(9, seed=9)
     poses[3, :3, 3] = (0.0, 0.0, 0.06)  # through the near plane
     poses[4, :3, 3] = (0.0, 0.0, -1.0)
     poses[5, 0, 0] = np.nan
@@ -420,7 +428,7 @@ def check_blocks() -> None:
     active = [1, 1, 1, 1, 1, 1, 1, 1, 0]
     for grain in (1, 2):
         one, many = (
-            linearise(meshes, [picture], poses, mesh_of_pose, active=active, near=0.01,
+            linearize(meshes, [picture], poses, mesh_of_pose, active=active, near=0.01,
                       grain=grain, lanes=lanes, fill=3.0)
             for lanes in (1, int(sys.argv[2]))
         )  # fmt: skip
