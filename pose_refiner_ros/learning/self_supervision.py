@@ -28,7 +28,7 @@ from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.objects.symmetry import rotation_angle
+from pose_refiner_ros.geometry.pose import rotation_angle
 from pose_refiner_ros.refinement.field_refiner import FieldRefiner, PhotoRefined
 from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence, whole_photo
 

@@ -162,7 +162,7 @@ class Refiner:
             for i, own in enumerate(found):
                 if not (own and restart[part][i]) or tracked[part][i]:
                     continue
-                angle = restart_angle(own[0], seen[i])
+                angle = restart_angle(min(own, key=lambda one: one.cost), seen[i])
                 if angle is not None:
                     first = hypotheses[part][i][0]
                     again += [
