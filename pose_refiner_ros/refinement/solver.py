@@ -235,7 +235,7 @@ class Solver:
         self._active = HostBuffer(self.poses, ["active"])
         self._best = HostBuffer(best, ["cost"])
         self._moved = np.zeros(0, bool)  # poses that some level has included
-        self._scales: dict[str, int] = {}  # at which the terms looked last
+        self._scales: dict[str, int] = {}  # at which terms looked in the last level
         common = [self.state, self.poses, self.trial, 0.0, 0]
         self._begin = RecordedKernel(begin_level, common, device)
         self._advance = RecordedKernel(
@@ -280,7 +280,7 @@ class Solver:
                 included = included | term.sees
             self._moved |= included
             self._rows.write("included", included)
-            self._scales |= {term.name: level.scales[term.name] for term in taking_part}
+            self._scales = {term.name: level.scales[term.name] for term in taking_part}
             self._begin.set("damping", damping)
             self._begin.set("look_only", 0)
             self._begin(self.count)
