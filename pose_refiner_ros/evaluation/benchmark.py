@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,19 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
+from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import about_point, rotated, rotation_angle
 from pose_refiner_ros.geometry.views import look_at
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import choose_device
+from pose_refiner_ros.refinement.covariance import pose_covariance
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
-from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.refiner import OUTLINE, Refiner
+from pose_refiner_ros.refinement.solver import Level
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
@@ -70,21 +75,21 @@ def _cut_longest(vertices: np.ndarray, faces: np.ndarray, count: int):
     chosen = np.zeros(len(edges), bool)
     chosen[np.argsort(-length)[: max(count // 2, 1)]] = True
     # an edge is cut only where it is the longest of all its faces, so no T-junction is left
-    owners = np.bincount(index, minlength=len(edges))
+    beside = np.bincount(index, minlength=len(edges))  # faces
     as_longest = np.bincount(cut_edge, minlength=len(edges))
-    chosen &= owners == as_longest
+    chosen &= beside == as_longest
     if not chosen.any():
         chosen[length.argmax()] = True
-        chosen &= owners == as_longest
+        chosen &= beside == as_longest
     middle = np.full(len(edges), -1)
     middle[chosen] = len(vertices) + np.arange(chosen.sum())
     vertices = np.concatenate([vertices, vertices[edges[chosen]].mean(axis=1)])
     cut = middle[cut_edge]
     keep = faces[cut < 0]
-    turned = np.take_along_axis(faces, (longest[:, None] + np.arange(3)) % 3, axis=1)[cut >= 0]
+    rolled = np.take_along_axis(faces, (longest[:, None] + np.arange(3)) % 3, axis=1)[cut >= 0]
     new = cut[cut >= 0]
-    first = np.column_stack([turned[:, 0], new, turned[:, 2]])
-    second = np.column_stack([new, turned[:, 1], turned[:, 2]])
+    first = np.column_stack([rolled[:, 0], new, rolled[:, 2]])
+    second = np.column_stack([new, rolled[:, 1], rolled[:, 2]])
     return vertices, np.concatenate([keep, first, second])
 
 
@@ -126,18 +131,12 @@ def make_trials(
         axis = rng.normal(size=3)
         axis *= np.radians(rng.uniform(0, max_rotation_deg)) / np.linalg.norm(axis)
         middle = pose[:3, :3] @ center + pose[:3, 3]
-        start = np.eye(4)
-        start[:3, :3] = cv2.Rodrigues(axis)[0] @ pose[:3, :3]
+        start = rotated(pose, axis)
         share = 1.0 + rng.uniform(-max_distance_share, max_distance_share)
         moved = middle * share + rng.uniform(-0.2, 0.2, 3) * scale
         start[:3, 3] = moved - start[:3, :3] @ center
         trials.append(Trial(pose, start, masks, camera))
     return trials
-
-
-def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> float:
-    cosine = (np.trace(a[:3, :3].T @ b[:3, :3]) - 1.0) / 2.0
-    return float(np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
 
 def vehicle_model(faces: int = FACES) -> ObjectModel:
@@ -147,12 +146,12 @@ def vehicle_model(faces: int = FACES) -> ObjectModel:
 
 def reference_ms(repeats: int = 20) -> float:
     """Milliseconds of a hundred distance transforms of a 256x256 crop, on one core."""
-    picture = np.ones((256, 256), np.uint8)
-    cv2.ellipse(picture, (128, 128), (90, 60), 30, 0, 360, 0, -1)
+    image = np.ones((256, 256), np.uint8)
+    cv2.ellipse(image, (128, 128), (90, 60), 30, 0, 360, 0, -1)
 
     def work() -> None:
         for _ in range(100):
-            cv2.distanceTransform(picture, cv2.DIST_L2, cv2.DIST_MASK_5)
+            cv2.distanceTransform(image, cv2.DIST_L2, cv2.DIST_MASK_5)
 
     return median_ms(work, repeats)
 
@@ -173,15 +172,15 @@ def single(model: ObjectModel, refiner: Refiner, trials: Iterable[Trial]) -> dic
     times, errors, shifts, crops, iterations = [], [], [], [], []
     for trial in trials:
         start = time.perf_counter()
-        evidence = observe_mask(trial.masks, 1, trial.camera)
-        found = refiner.refine([evidence], [model.name], [[trial.start]])[0][0]
+        seen = observe_mask(trial.masks, 1, trial.camera)
+        found = refiner.refine([[seen]], [[Hypothesis(model.name, trial.start)]])[0][0]
         times.append(1e3 * (time.perf_counter() - start))
-        pose = found.camera_from_object
-        errors.append(rotation_error_deg(pose, trial.truth))
+        pose = found.reference_from_object
+        errors.append(rotation_angle(trial.truth[:3, :3].T @ pose[:3, :3]))
         shifts.append(np.linalg.norm(pose[:3, 3] - trial.truth[:3, 3]))
-        crops.append(evidence.crop.size)
+        crops.append(seen.crop.size)
         iterations.append(found.iterations)
-    errors = np.array(errors)
+    errors = np.degrees(errors)
     return {
         "trials": len(errors),
         "median_ms": float(np.median(times)),
@@ -195,39 +194,54 @@ def single(model: ObjectModel, refiner: Refiner, trials: Iterable[Trial]) -> dic
     }
 
 
+def load(
+    refiner: Refiner, hypotheses: Sequence[Hypothesis], observations: Sequence[Observation]
+) -> None:
+    """Hand a batch to a refiner's terms and solver: one observation of each hypothesis."""
+    for term in refiner.terms:
+        term.observe(observations)
+        term.load(hypotheses, list(enumerate(observations)))
+    models = [refiner.models[one.object] for one in hypotheses]
+    poses = np.array([one.reference_from_object for one in hypotheses])
+    middles = np.array([model.box_center for model in models])  # what poses turn about
+    refiner.solver.load(about_point(poses, middles), np.array([model.diameter for model in models]))
+
+
 def stages(model: ObjectModel, refiner: Refiner, trials: list[Trial]) -> dict[str, float]:
     """Median milliseconds of each stage of one object's refinement."""
     times: dict[str, list[float]] = {}
 
-    def timed(name: str, work: Callable[[], Any]) -> Any:
+    def timed(name: str, work: Callable[..., Any], *arguments) -> Any:
         start = time.perf_counter()
-        result = work()
+        result = work(*arguments)
         times.setdefault(name, []).append(1e3 * (time.perf_counter() - start))
         return result
 
-    mesh = [0]
+    def judge() -> None:
+        fit = refiner.solver.evaluate(refiner.terms)["silhouette"]
+        pose_covariance(fit.hessian, fit.slope, fit.sectors, np.array([model.diameter]))
+        refiner.solver.result()
+
     for trial in trials:
-        evidence: Observation = timed(
-            "crop and distances", lambda t=trial: observe_mask(t.masks, 1, t.camera)
-        )
-        timed("upload", lambda e=evidence: refiner._load_evidence([e]))
-        start = [refiner.candidate(0, evidence, trial.start)]
-        coarse = timed("coarse level", lambda s=start: refiner._solve(s, mesh, COARSE))
-        fine = timed("fine levels", lambda c=coarse: refiner._solve(c, mesh, FINE))
-        timed("fit and covariance", lambda f=fine, e=evidence: refiner._measure(f, [e], mesh))
+        seen = timed("crop and distances", observe_mask, trial.masks, 1, trial.camera)
+        timed("upload", load, refiner, [Hypothesis(model.name, trial.start)], [seen])
+        timed("coarse level", refiner.solver.run, refiner.terms, OUTLINE.coarse)
+        timed("fine levels", refiner.solver.run, refiner.terms, OUTLINE.fine)
+        timed("fit and covariance", judge)
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def per_iteration(refiner: Refiner, trials: list[Trial]) -> dict[str, float]:
     """Median milliseconds of one linearisation of one pose at each level."""
-    evidence = observe_mask(trials[0].masks, 1, trials[0].camera)
-    refiner._load_evidence([evidence])
-    refiner._load_batch([refiner.candidate(0, evidence, trials[0].truth)], [0])
-    solver, term = refiner.solver, refiner.term
+    seen = observe_mask(trials[0].masks, 1, trials[0].camera)
+    load(refiner, [Hypothesis(next(iter(refiner.models)), trials[0].truth)], [seen])
+    solver, (term,) = refiner.solver, [t for t in refiner.terms if t.name == OUTLINE.term]
     result = {}
-    for level in range(FINEST + 1):
-        solver.evaluate(term, level)
-        result[f"level {level}"] = median_ms(lambda: term.accumulate(solver.state), 200)
+    for scale in range(term.finest + 1):
+        solver.run([term], [Level(0, 1.0, {term.name: scale})])  # sets the poses to look at
+        result[f"level {scale}"] = median_ms(
+            lambda scale=scale: term.linearize(solver.poses, scale, solver.trial), 200
+        )
     return result
 
 
@@ -238,26 +252,24 @@ def batch(refiner: Refiner, name: str, trials: list[Trial], objects: int, hypoth
     """
     rng = np.random.default_rng(1)
     chosen = trials[:objects]
+    guesses = [
+        [
+            Hypothesis(name, rotated(trial.start, rng.normal(size=3) * 0.1))
+            for _ in range(hypotheses)
+        ]
+        for trial in chosen
+    ]
 
-    def starts(trial: Trial) -> list[np.ndarray]:
-        poses = []
-        for _ in range(hypotheses):
-            pose = trial.start.copy()
-            pose[:3, :3] = cv2.Rodrigues(rng.normal(size=3) * 0.1)[0] @ pose[:3, :3]
-            poses.append(pose)
-        return poses
-
-    guesses = [starts(trial) for trial in chosen]
+    def observed(trial: Trial) -> list[Observation]:
+        return [observe_mask(trial.masks, 1, trial.camera)]
 
     def together() -> None:
-        evidence = [observe_mask(t.masks, 1, t.camera) for t in chosen]
-        refiner.refine(evidence, [name] * objects, guesses, keep=hypotheses, restart=False)
+        refiner.refine([observed(t) for t in chosen], guesses, keep=hypotheses, restart=False)
 
     def alone() -> None:
-        for trial, poses in zip(chosen, guesses, strict=True):
-            for pose in poses:
-                evidence = observe_mask(trial.masks, 1, trial.camera)
-                refiner.refine([evidence], [name], [[pose]], restart=False)
+        for trial, own in zip(chosen, guesses, strict=True):
+            for one in own:
+                refiner.refine([observed(trial)], [[one]], restart=False)
 
     repeats = 7
     return median_ms(together, repeats), median_ms(alone, 3)
@@ -394,9 +406,7 @@ def run_benchmark(json_path: Path | None = None, device: str = "auto", quick: bo
         + [("peak memory of this run, MiB", f"{report['peak_memory_mib']:.0f}")],
     )
     if json_path is not None:
-        temporary = Path(f"{json_path}.part")
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
-        temporary.replace(json_path)
+        write_atomically(json_path, (json.dumps(report, indent=1) + "\n").encode())
     return report
 
 

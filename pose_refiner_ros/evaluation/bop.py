@@ -32,7 +32,7 @@ from pose_refiner_ros.evaluation.bop_report import markdown, summarise
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.frame import Frame, ObjectPose
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import rigid
+from pose_refiner_ros.geometry.pose import rigid, rotated
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.pipeline import Pipeline, Settings
@@ -158,8 +158,7 @@ def perturbed(
     """The pose turned about its origin by exactly that angle about a random axis, and shifted by
     exactly that many metres in a random direction. (4, 4) -> (4, 4)."""
     axis, direction = (v / np.linalg.norm(v) for v in rng.standard_normal((2, 3)))
-    pose = camera_from_object.copy()
-    pose[:3, :3] = cv2.Rodrigues(np.radians(rotation_deg) * axis)[0] @ pose[:3, :3]
+    pose = rotated(camera_from_object, np.radians(rotation_deg) * axis)
     pose[:3, 3] += translation * direction
     return pose
 
@@ -204,8 +203,8 @@ def _estimate(
         for target in group:
             start, truth = None, target.instance.camera_from_object
             if options.start == "perturbed" and truth is not None:
-                place = image.scene_id, image.im_id, target.instance.index, repeat
-                rng = np.random.default_rng((options.seed, *place))
+                number = image.scene_id, image.im_id, target.instance.index, repeat
+                rng = np.random.default_rng((options.seed, *number))
                 start = perturbed(truth, options.rotation_deg, options.translation, rng)
             group_attempts.append(_Attempt(target, label_image, start))
         _process(pipeline, image.camera, label_image, group_attempts)
@@ -370,11 +369,11 @@ def _result(
 
 def _draw(folder: Path, image: BopImage, attempts: list[_Attempt], library: ObjectLibrary) -> None:
     rgb = image.rgb()
-    if rgb is None:  # masks only: draw on a picture of them
+    if rgb is None:  # masks only: draw on an image of them
         rgb = np.full((*image.camera.size, 3), 30, np.uint8)
         for attempt in attempts:
             rgb[attempt.target.mask] = 110
     poses = [attempt.pose for attempt in attempts if attempt.pose is not None]
-    picture = draw_overlay(rgb, image.camera, library, poses)
-    data = cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+    drawn = draw_overlay(rgb, image.camera, library, poses)
+    data = cv2.imencode(".png", drawn[..., ::-1])[1].tobytes()
     write_atomically(folder / f"{image.scene_id:06d}_{image.im_id:06d}.png", data)

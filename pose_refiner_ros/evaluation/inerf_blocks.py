@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.baselines.photometric_descent import DescentResult, PhotometricDescent
 from pose_refiner_ros.datasets.posed_images import PosedImages
@@ -27,9 +26,13 @@ from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.picture import picture_over
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.refinement.field_refiner import FieldRefiner, FieldSettings, PhotoRefined
-from pose_refiner_ros.refinement.photo_evidence import whole_photo
+from pose_refiner_ros.geometry.pose import inverse, rotated
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
+from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.scene_localiser import field_model
+from pose_refiner_ros.settings import Settings
 
 TURN = 40.0  # degrees
 SHIFT = 0.2  # metres
@@ -113,10 +116,9 @@ def perturbed(
     about a random axis, then moved by up to `shift` metres along each of the model's axes."""
     axis = rng.normal(size=3)
     angle = np.radians(rng.uniform(-degrees, degrees))
-    motion = np.eye(4)
-    motion[:3, :3] = Rotation.from_rotvec(axis / np.linalg.norm(axis) * angle).as_matrix()
+    motion = rotated(np.eye(4), axis / np.linalg.norm(axis) * angle)
     motion[:3, 3] = rng.uniform(-shift, shift, 3)
-    return truth @ np.linalg.inv(motion)
+    return truth @ inverse(motion)
 
 
 def errors(estimates: np.ndarray, truths: np.ndarray) -> dict[str, np.ndarray]:
@@ -182,9 +184,9 @@ class Tools:
     seed: int
 
     def __post_init__(self) -> None:
-        self._refiners: dict[tuple[bool, int], FieldRefiner] = {}
+        self._refiners: dict[tuple[bool, int], Refiner] = {}
 
-    def refiner(self, exposure: bool = False, capacity: int = 64) -> FieldRefiner:
+    def refiner(self, exposure: bool = False, capacity: int = 64) -> Refiner:
         """The fast method; made once for each setting.
 
         Raises InerfError where the field is no grid.
@@ -195,20 +197,25 @@ class Tools:
             )
         key = (exposure, capacity)
         if key not in self._refiners:
-            settings = FieldSettings(rays=RAYS, exposure=exposure, seed=self.seed)
-            self._refiners[key] = FieldRefiner({NAME: self.field}, settings, self.device, capacity)
+            settings = Settings(photo_rays=RAYS, exposure=exposure)
+            models = [field_model(NAME, self.field)]
+            self._refiners[key] = Refiner(models, self.device, capacity, settings, self.seed)
         return self._refiners[key]
 
     def refine(
         self, view: int, starts: Sequence[np.ndarray], image=None, exposure: bool = False
-    ) -> tuple[list[PhotoRefined], float]:
+    ) -> tuple[list[Hypothesis], float]:
         """Results, best first, and seconds, with all that is done for a new photo."""
-        refiner, protocol = self.refiner(exposure), self.protocol
+        refiner = self.refiner(exposure)
         begun = time.perf_counter()
-        image = protocol.images[view] if image is None else image
-        photo = whole_photo(image, protocol.cameras[view], protocol.background)
-        found = refiner.refine([photo], [NAME], [starts])[0]
+        (found,) = refine(refiner, [self.observe(view, image)], [starts])
         return found, time.perf_counter() - begun
+
+    def observe(self, view: int, image: np.ndarray | None = None) -> Observation:
+        """A test photo, or another image (H, W, 3) that its camera took."""
+        protocol = self.protocol
+        image = protocol.images[view] if image is None else image
+        return observe_image(image, protocol.cameras[view], protocol.background)
 
     def descend(
         self,
@@ -238,6 +245,14 @@ class Tools:
         self.descend(0, start, 2)
 
 
+def refine(
+    refiner: Refiner, observations: Sequence[Observation], starts: Sequence[Sequence[np.ndarray]]
+) -> list[list[Hypothesis]]:
+    """Results of photos of the object from poses (4, 4), best first."""
+    hypotheses = [[Hypothesis(NAME, start) for start in own] for own in starts]
+    return refiner.refine([[seen] for seen in observations], hypotheses, keep=2, given=False)
+
+
 def fast(tools: Tools, views: int, starts: int, tick: Tick) -> dict[str, Any]:
     """The fast method on all trials, one pose at a time."""
     protocol, found, seconds = tools.protocol, [], []
@@ -248,11 +263,11 @@ def fast(tools: Tools, views: int, starts: int, tick: Tick) -> dict[str, Any]:
         seconds.append(taken)
         tick()
     truths = [protocol.truths[view] for view, _ in trials]
-    estimates = [one.camera_from_object for one in found]
+    estimates = [one.reference_from_object for one in found]
     after = errors(np.array(estimates), np.array(truths))
     sigma = [np.degrees(np.sqrt(np.trace(one.covariance[3:, 3:]))) for one in found]
     wrong = [
-        {"view": view, "start": i % starts, "rms": round(one.rms, 4)}
+        {"view": view, "start": i % starts, "rms": round(float(one.fits["radiance"].rms), 4)}
         for i, ((view, _), one) in enumerate(zip(trials, found, strict=True))
         if after["rotation_deg"][i] >= RIGHT_DEG or after["translation_m"][i] >= RIGHT_M
     ]
@@ -299,13 +314,13 @@ class Descents:
 
 
 def examples(tools: Tools, count: int, tick: Tick) -> list[tuple[list[np.ndarray], list[float]]]:
-    """Of some photos the start that is turned most: pictures (H, W, 3) of the photo, of the start
+    """Of some photos the start that is turned most: images (H, W, 3) of the photo, of the start
     and of the fast method's result, the latter two half over the photo; and their errors."""
     protocol, found = tools.protocol, []
     for view in range(count):
-        turned = errors(protocol.starts[view], protocol.truths[view])["rotation_deg"]
-        start = protocol.starts[view, turned.argmax()]
-        result = tools.refine(view, [start])[0][0].camera_from_object
+        before = errors(protocol.starts[view], protocol.truths[view])["rotation_deg"]
+        start = protocol.starts[view, before.argmax()]
+        result = tools.refine(view, [start])[0][0].reference_from_object
         camera, photo = protocol.cameras[view], protocol.images[view]
         K = camera.intrinsics.copy()
         drawn = [
@@ -313,8 +328,8 @@ def examples(tools: Tools, count: int, tick: Tick) -> list[tuple[list[np.ndarray
             for pose in (start, result)
         ]
         after = errors(result, protocol.truths[view])["rotation_deg"]
-        both = [0.5 * photo + 0.5 * picture for picture in drawn]
-        found.append(([photo, *both], [float(turned.max()), float(after)]))
+        both = [0.5 * photo + 0.5 * image for image in drawn]
+        found.append(([photo, *both], [float(before.max()), float(after)]))
         tick()
     return found
 
@@ -334,7 +349,7 @@ def speed(
     fast_poses, fast_seconds = [], []
     for view, start in protocol.trials(views, starts):
         refined, taken = tools.refine(view, [start])
-        fast_poses.append(refined[0].camera_from_object)
+        fast_poses.append(refined[0].reference_from_object)
         fast_seconds.append(taken)
         runs.truths.append(protocol.truths[view])
         runs.results.append(tools.descend(view, start, steps))
@@ -476,7 +491,7 @@ def half_turn(
             start = perturbed(truth, rng, 0.0)
             first = rng.uniform(-np.pi, np.pi)
             refined, taken = tools.refine(view, list(_around(start, up, first, hypotheses)))
-            found.append(refined[0].camera_from_object)
+            found.append(refined[0].reference_from_object)
             truths.append(truth)
             seconds.append(taken)
             tick()
@@ -485,10 +500,8 @@ def half_turn(
 
 def _around(start: np.ndarray, up, first: float, count: int) -> Iterator[np.ndarray]:
     for i in range(count):
-        turn = np.eye(4)
         angle = first + 2.0 * np.pi * i / count
-        turn[:3, :3] = Rotation.from_rotvec(np.asarray(up, np.float64) * angle).as_matrix()
-        yield start @ turn
+        yield start @ rotated(np.eye(4), np.asarray(up, np.float64) * angle)
 
 
 def relit(image: np.ndarray, rng: np.random.Generator, colour: bool) -> np.ndarray:
@@ -522,7 +535,7 @@ def light(tools: Tools, views: int, starts: int, runs: int, steps: int, tick: Ti
         for view, start in protocol.trials(views, starts):
             for row, exposure in (("fast", False), ("fast_exposure", True)):
                 refined, taken = tools.refine(view, [start], images[view], exposure)
-                note(row, refined[0].camera_from_object, view, taken)
+                note(row, refined[0].reference_from_object, view, taken)
             tick()
         for view, start in _spread(protocol, runs):
             for row, loss in (("adam_rgb", "rgb"), ("adam_uv", "uv")):
@@ -536,8 +549,7 @@ def light(tools: Tools, views: int, starts: int, runs: int, steps: int, tick: Ti
 def batch(tools: Tools, sizes: Sequence[int], repeats: int, tick: Tick) -> dict[str, Any]:
     """Seconds for several hypotheses of one photo, the best two of which are followed to the end;
     and for as many photos with a start each, all of which are."""
-    protocol = tools.protocol
-    refiner = tools.refiner(capacity=max(64, *sizes))
+    protocol, refiner = tools.protocol, tools.refiner(capacity=max(64, *sizes))
     every = _spread(protocol, protocol.starts.shape[0] * protocol.starts.shape[1])
     lines = []
     for size in sizes:
@@ -553,11 +565,7 @@ def batch(tools: Tools, sizes: Sequence[int], repeats: int, tick: Tick) -> dict[
                 (photos, [(v, [s]) for v, s in own]),
             ):
                 begun = time.perf_counter()
-                evidence = [
-                    whole_photo(protocol.images[v], protocol.cameras[v], protocol.background)
-                    for v, _ in given
-                ]
-                refiner.refine(evidence, [NAME] * len(given), [s for _, s in given])
+                refine(refiner, [tools.observe(v) for v, _ in given], [s for _, s in given])
                 times.append(time.perf_counter() - begun)
             if i >= 0:
                 tick()

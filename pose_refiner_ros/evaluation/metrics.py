@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import ConvexHull, KDTree, QhullError
 
-from pose_refiner_ros.objects.symmetry import Symmetries, rotation_angle
+from pose_refiner_ros.geometry.pose import inverse, rotation_angle
+from pose_refiner_ros.objects.symmetry import Symmetries
 
 if TYPE_CHECKING:
     from pose_refiner_ros.geometry.camera import Camera
@@ -59,7 +60,7 @@ def add_s(estimate: np.ndarray, truth: np.ndarray, points: np.ndarray | KDTree) 
     tree = points if isinstance(points, KDTree) else KDTree(points)
     # Distances are the same in the estimated object's frame, where the tree is.
     return _each(
-        lambda a, b: tree.query(_move(np.linalg.inv(a) @ b, tree.data))[0].mean(), estimate, truth
+        lambda a, b: tree.query(_move(inverse(a) @ b, tree.data))[0].mean(), estimate, truth
     )
 
 

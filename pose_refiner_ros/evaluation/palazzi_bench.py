@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,14 +20,16 @@ import torch
 from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
 from pose_refiner_ros.baselines.soft_rasterizer import MAX_FACES, SoftRasterizer
 from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouettes
+from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.category import category_prior
-from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
-from pose_refiner_ros.refinement.refiner import COARSE, FINE, Refiner
-from pose_refiner_ros.refinement.solver import Level
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import Observation, ObservationError, observe_mask
+from pose_refiner_ros.refinement.refiner import OUTLINE, Refiner
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 from pose_refiner_ros.torch_threads import one_thread
 
+from .benchmark import load
 from .palazzi_blocks import Tools, true_model
 from .palazzi_views import (
     LABEL,
@@ -70,8 +73,8 @@ class Bench:
 
     @cached_property
     def index(self) -> np.ndarray:
-        place = {model.name: i for i, model in enumerate(self.models)}
-        return np.array([place[name] for name in self.names])
+        number = {model.name: i for i, model in enumerate(self.models)}
+        return np.array([number[name] for name in self.names])
 
     @cached_property
     def refiner(self) -> Refiner:
@@ -89,15 +92,10 @@ class Bench:
         meshes = [model.mesh for model in self.models]
         return SoftRasterizer(meshes, (resolution, resolution), device=self.tools.device)
 
-    def priors(self, evidence: Sequence, which: Sequence[int]) -> list[list]:
-        """What holds a medoid to the encoder's opinion; nothing where the mesh is the true one."""
-        if self.true_mesh:
-            return [[None] for _ in which]
-        starts = [self.starts[i] for i in which]
-        return [
-            [category_prior(seen, start.estimate, start.pose)]
-            for seen, start in zip(evidence, starts, strict=True)
-        ]
+    def hypothesis(self, i: int, pose: np.ndarray, seen: Observation) -> Hypothesis:
+        """A pose (4, 4) of the model of a start; a medoid is held to the encoder's opinion."""
+        prior = None if self.true_mesh else category_prior(seen, self.starts[i].estimate, pose)
+        return Hypothesis(self.names[i], pose, prior)
 
     def figures(self, poses: np.ndarray) -> dict[str, Any]:
         attempts = [
@@ -118,34 +116,30 @@ class Bench:
     def all(self) -> range:
         return range(len(self.starts))
 
-    def task(self, i: int) -> tuple[ObjectEvidence, ObjectModel, list[np.ndarray]]:
+    def task(self, i: int) -> tuple[Observation, ObjectModel, list[np.ndarray]]:
         """What a `GradientRefiner` needs of a start. (Crops of this camera are not turned.)"""
         start = self.starts[i]
-        return start.evidence, self.models[self.index[i]], [start.pose]
+        return start.observation, self.models[self.index[i]], [start.pose]
 
     def by_solver(self, resolution: int) -> tuple[np.ndarray, int]:
         """Poses (N, 4, 4) from crops of at most so many pixels, the coarse level half of them; and
         how many masks were too small for that, whose poses stay as they were."""
-        camera, poses, evidence, which = paper_camera(), self.poses, [], []
+        camera, poses, seen = paper_camera(), self.poses, {}
+        sizes = (max(resolution // 2, RESOLUTIONS[0]), resolution)
         for i, view in enumerate(self.views):
-            try:
-                sizes = (max(resolution // 2, RESOLUTIONS[0]), resolution)
-                evidence.append(gather_evidence(view.mask, LABEL, camera, sizes))
-                which.append(i)
-            except EvidenceError:
-                pass
+            with suppress(ObservationError):
+                seen[i] = observe_mask(view.mask, LABEL, camera, sizes)
         results = self.refiner.refine(
-            evidence,
-            [self.names[i] for i in which],
-            [[self.starts[i].pose] for i in which],
+            [[one] for one in seen.values()],
+            [[self.hypothesis(i, poses[i], one)] for i, one in seen.items()],
             keep=1,
             restart=False,
-            priors=self.priors(evidence, which),
+            given=False,
         )
-        for i, found in zip(which, results, strict=True):
-            if found and np.isfinite(found[0].camera_from_object).all():
-                poses[i] = found[0].camera_from_object
-        return poses, len(poses) - len(which)
+        for i, found in zip(seen, results, strict=True):
+            if found and np.isfinite(found[0].reference_from_object).all():
+                poses[i] = found[0].reference_from_object
+        return poses, len(poses) - len(seen)
 
 
 def table2(bench: Bench, tick: Tick) -> dict[str, Any]:
@@ -184,7 +178,7 @@ def figure_6a(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def figure_6b(bench: Bench, repeats: int, tick: Tick) -> dict[str, Any]:
-    """Milliseconds to draw one picture of a medoid, by resolution: medians."""
+    """Milliseconds to draw one image of a medoid, by resolution: medians."""
     chosen = [i % len(bench.starts) for i in range(repeats)]
     batch = MeshBatch([model.mesh for model in bench.models], bench.tools.device)
     result: dict[str, Any] = {
@@ -202,9 +196,9 @@ def figure_6b(bench: Bench, repeats: int, tick: Tick) -> dict[str, Any]:
         def soft(i: int, gradient: bool, rasterizer=rasterizer, pinhole=pinhole) -> None:
             pose = torch.tensor(bench.poses[i : i + 1], dtype=torch.float32)
             pose.requires_grad_(gradient)
-            picture = rasterizer(pose, pinhole, int(bench.index[i]))
+            image = rasterizer(pose, pinhole, int(bench.index[i]))
             if gradient:
-                picture.sum().backward()
+                image.sum().backward()
 
         def fast(i: int, pinhole=pinhole, resolution=resolution) -> None:
             pose = bench.poses[i : i + 1]
@@ -237,7 +231,7 @@ def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
         "gradient_pose": np.concatenate(of_pose, axis=1),
         "gradient_encoder": np.concatenate(of_encoder, axis=1),
     }
-    most = sum(level.iterations for level in COARSE + FINE)
+    most = sum(level.iterations for level in OUTLINE.coarse + OUTLINE.fine)
     curves["solver"] = np.stack([_solver_limited(bench, k) for k in range(most + 1)])
     tick()
     result: dict[str, Any] = {"n": len(bench.starts)}
@@ -257,25 +251,17 @@ def _solver_limited(bench: Bench, iterations: int) -> np.ndarray:
     """(N, 4, 4) after at most so many iterations, half of them at the coarse level."""
     if iterations == 0:
         return bench.poses
-    refiner = bench.refiner
-    evidence = [start.evidence for start in bench.starts]
-    priors = bench.priors(evidence, range(len(evidence)))
-    left, levels = iterations, []
-    for level, share in zip(COARSE + FINE, (0.5, 0.75, 1.0), strict=True):
+    refiner, left, levels = bench.refiner, iterations, []
+    for level, share in zip(OUTLINE.coarse + OUTLINE.fine, (0.5, 0.75, 1.0), strict=True):
         own = min(int(np.ceil(left * share)), level.iterations)
         left -= own
         if own:
-            levels.append(Level(level.index, own, level.tolerance))
-    candidates = [
-        refiner.candidate(i, seen, start.pose, prior[0])
-        for i, (seen, start, prior) in enumerate(zip(evidence, bench.starts, priors, strict=True))
-    ]
-    refiner._load_evidence(evidence)
-    solved = refiner._solve(candidates, list(bench.index), tuple(levels))
-    poses = np.stack([candidate.pose for candidate in solved])
-    for seen, pose in zip(evidence, poses, strict=True):  # crops may look elsewhere
-        pose[:3] = seen.crop.crop_from_camera.T @ pose[:3]
-    return poses
+            levels.append(replace(level, iterations=own))
+    seen = [start.observation for start in bench.starts]
+    load(refiner, [bench.hypothesis(i, bench.starts[i].pose, seen[i]) for i in bench.all], seen)
+    refiner.solver.run(refiner.terms, levels)
+    middles = np.array([bench.models[i].box_center for i in bench.index])
+    return about_point(refiner.solver.result()["reference_from_object"], -middles)
 
 
 # Time
@@ -295,22 +281,17 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
     descent = GradientRefiner(device=bench.tools.device)
 
     def solve(i: int, count: int | None) -> None:
-        start = bench.starts[i]
-        poses = [h.camera_from_object for h in start.estimate.likely][:count]
-        priors = [
-            None if bench.true_mesh else category_prior(start.evidence, start.estimate, pose)
-            for pose in poses
-        ]
-        refiner.refine([start.evidence], [bench.names[i]], [poses], 4, False, [priors])
+        seen, likely = bench.starts[i].observation, bench.starts[i].estimate.likely[:count]
+        hypotheses = [bench.hypothesis(i, h.camera_from_object, seen) for h in likely]
+        refiner.refine([[seen]], [hypotheses], restart=False)
 
     def descend(i: int, count: int | None) -> None:
-        evidence, model, _ = bench.task(i)
         poses = [h.camera_from_object for h in bench.starts[i].estimate.likely][:count]
-        descent.refine_poses(evidence, model, poses)
+        descent.refine_poses(*bench.task(i)[:2], poses)
 
     timed = {
-        "evidence_ms": lambda i: gather_evidence(bench.views[i].mask, LABEL, camera),
-        "encoder_ms": lambda i: encoder.estimate([bench.starts[i].evidence]),
+        "evidence_ms": lambda i: observe_mask(bench.views[i].mask, LABEL, camera),
+        "encoder_ms": lambda i: encoder.estimate([bench.starts[i].observation]),
         "solver_ms": lambda i: solve(i, None),
         "solver_one_hypothesis_ms": lambda i: solve(i, 1),
         "gradient_pose_ms": lambda i: descend(i, None),

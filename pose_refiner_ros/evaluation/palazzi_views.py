@@ -15,7 +15,7 @@ from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
 from pose_refiner_ros.evaluation.metrics import iou, pose_errors
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.mesh import Mesh
-from pose_refiner_ros.refinement.evidence import EvidenceError, ObjectEvidence, gather_evidence
+from pose_refiner_ros.refinement.observation import Observation, ObservationError, observe_mask
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
 LENS = PaperCamera()
@@ -45,7 +45,7 @@ class Start:
     """A view, and what the encoder says of it."""
 
     view: View
-    evidence: ObjectEvidence
+    observation: Observation
     estimate: Estimate
 
     @property
@@ -97,10 +97,10 @@ def look(views: Sequence[View], encoder: PoseEncoder) -> list[Start | None]:
     camera, seen = paper_camera(), []
     for view in views:
         try:
-            seen.append(gather_evidence(view.mask, LABEL, camera))
-        except EvidenceError:
+            seen.append(observe_mask(view.mask, LABEL, camera))
+        except ObservationError:
             seen.append(None)
-    usable = [i for i, evidence in enumerate(seen) if evidence is not None]
+    usable = [i for i, observation in enumerate(seen) if observation is not None]
     starts: list[Start | None] = [None] * len(views)
     for first in range(0, len(usable), _ASKED_AT_ONCE):
         part = usable[first : first + _ASKED_AT_ONCE]
@@ -117,7 +117,7 @@ def measure(
     """What is right and wrong about each attempt.
 
     The silhouette of an attempt is drawn with its mesh and compared with the mask in the whole
-    picture. One without a pose is a miss: 180 degrees off, no overlap, and no translation.
+    image. One without a pose is a miss: 180 degrees off, no overlap, and no translation.
     """
     meshes = list({id(a.mesh): a.mesh for a in attempts}.values())
     place = {id(mesh): i for i, mesh in enumerate(meshes)}

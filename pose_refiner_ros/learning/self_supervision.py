@@ -29,8 +29,10 @@ from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import rotation_angle
-from pose_refiner_ros.refinement.field_refiner import FieldRefiner, PhotoRefined
-from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence, whole_photo
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import Observation, observe_image
+from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.scene_localiser import field_model
 
 RIVAL = 0.5
 SLACK = 1.5
@@ -191,7 +193,7 @@ def find_poses(
         field = _trained(train, joined(others, unposed, found.poses), progress)
         search = PoseSearch(field, background, device)
         cameras = others.camera_from_object
-        cameras = [cameras[i] for i in spread(cameras, HYPOTHESES, search.middle)]
+        cameras = [cameras[i] for i in farthest_apart(cameras, HYPOTHESES, search.middle)]
         what, total = f"Poses of {len(unposed)} photos", len(held) + len(unposed)
         checks, known_rms = [], []
         for view in held:
@@ -257,7 +259,7 @@ class PoseSearch:
     ) -> None:
         if field.kind != GridField.kind:
             raise FieldError(f"poses are found in grids, and this field is of kind {field.kind!r}")
-        self._refiner = FieldRefiner({_NAME: field}, device=device)
+        self._refiner = Refiner([field_model(_NAME, field)], device)
         # of photos without alpha: a field may have learned it
         self._background = field.background if background is None else background
         self.diameter = field.diameter
@@ -267,10 +269,9 @@ class PoseSearch:
         """The pose of a photo from poses (4, 4) anywhere."""
         if not len(starts):
             raise FieldError(f"{view.name} has no pose to start from")
-        photo = photo_of(view, self._background)
+        seen = observe(view, self._background)
         for keep in (_KEEP, 2 * _KEEP):
-            found = self._refiner.refine([photo], [_NAME], [starts], keep=keep)[0]
-            estimate = self._estimate(view, found)
+            estimate = self._estimate(view, self._refine(seen, starts, keep))
             # all may end at one pose; then look farther for another
             if estimate.rival > 0.0 or len(starts) <= keep:
                 break
@@ -278,51 +279,57 @@ class PoseSearch:
 
     def follow(self, view: View, near: np.ndarray) -> Estimate:
         """The pose of a photo from one (4, 4) that is nearly right."""
-        photo = photo_of(view, self._background)
-        return self._estimate(
-            view, self._refiner.refine([photo], [_NAME], [[near]], tracked=True)[0]
-        )
+        seen = observe(view, self._background)
+        return self._estimate(view, self._refine(seen, [near], 1, tracked=True))
 
-    def _estimate(self, view: View, found: Sequence[PhotoRefined]) -> Estimate:
+    def _refine(
+        self, seen: Observation, starts: Sequence[np.ndarray], keep: int, tracked: bool = False
+    ) -> list[Hypothesis]:
+        hypotheses = [Hypothesis(_NAME, start) for start in starts]
+        return self._refiner.refine([[seen]], [hypotheses], keep, tracked, given=False)[0]
+
+    def _estimate(self, view: View, found: Sequence[Hypothesis]) -> Estimate:
         best = found[0]
         rivals = [f.cost for f in found[1:] if self._differs(f, best)]
         return Estimate(
             view.name,
-            best.camera_from_object,
-            best.rms,
+            best.reference_from_object,
+            float(best.fits["radiance"].rms),
             best.cost / max(min(rivals), 1e-9) if rivals else 0.0,
             self._sigma(best),
         )
 
-    def _differs(self, a: PhotoRefined, b: PhotoRefined) -> bool:
-        turn, shift = pose_error(a.camera_from_object, b.camera_from_object, self.middle)
+    def _differs(self, a: Hypothesis, b: Hypothesis) -> bool:
+        turn, shift = pose_error(a.reference_from_object, b.reference_from_object, self.middle)
         return bool(turn > OTHER_ANGLE or shift > OTHER_SHIFT * self.diameter)
 
-    def _sigma(self, found: PhotoRefined) -> float:
+    def _sigma(self, found: Hypothesis) -> float:
         variance = np.diag(found.covariance)
         if not np.isfinite(variance).all():
             return np.pi
-        T = found.camera_from_object
+        T = found.reference_from_object
         distance = np.linalg.norm(T[:3, :3] @ self.middle + T[:3, 3])
         return float(np.sqrt(max(variance[3:].sum(), variance[:3].sum() / distance**2)))
 
 
-def photo_of(view: View, background: Sequence[float] | None = None) -> PhotoEvidence:
+def observe(view: View, background: Sequence[float] | None = None) -> Observation:
     """A photo with what is known of its mask.
 
     With alpha: colours inside it and the mask. Without: the object in front of `background`, or,
     where that is None, a scene that fills the photo.
     """
-    weight = None if view.weight is None else view.weight.astype(np.float32)
     camera = Camera(view.intrinsics, view.image.shape[:2])
-    if view.alpha is None:
-        return replace(whole_photo(view.image, camera, background), weight=weight)
-    opacity = view.alpha.astype(np.float32) / 255.0
-    photo = whole_photo(view.image, camera, np.zeros(3))
-    return replace(photo, colour=photo.colour * opacity[..., None], opacity=opacity, weight=weight)
+    seen = observe_image(view.image, camera, background if view.alpha is None else np.zeros(3))
+    image = seen.whole_image
+    if view.alpha is not None:
+        opacity = view.alpha.astype(np.float32) / 255.0
+        image = replace(image, colour=image.colour * opacity[..., None], opacity=opacity)
+    if view.weight is not None:
+        image = replace(image, weight=view.weight.astype(np.float32))
+    return replace(seen, whole_image=image)
 
 
-def spread(poses: np.ndarray, count: int, middle: np.ndarray) -> np.ndarray:
+def farthest_apart(poses: np.ndarray, count: int, middle: np.ndarray) -> np.ndarray:
     """Which of the poses (N, 4, 4) differ most from each other: at most `count` indices.
 
     The farthest from those chosen is chosen next, by turn and by how far it moves `middle`, (3,),

@@ -17,7 +17,8 @@ from pose_refiner_ros.evaluation.benchmark import (
 )
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
-from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
 
 
@@ -56,12 +57,13 @@ def test_trials_are_what_they_say(sedan):
         assert angle_deg(trial.start, trial.truth) <= MAX_ROTATION_DEG + 1e-6
         true, start = (p[:3, :3] @ center + p[:3, 3] for p in (trial.truth, trial.start))
         assert abs(start[2] / true[2] - 1) < MAX_DISTANCE_SHARE + 0.05
-        sides.append(gather_evidence(trial.masks, 1, trial.camera).crop.size)
+        seen = observe_mask(trial.masks, 1, trial.camera)
+        sides.append(seen.crop.size)
         # the mask is that of the truth
-        measured = Refiner([sedan], capacity=1).evaluate(
-            gather_evidence(trial.masks, 1, trial.camera), "sedan", trial.truth
+        (measured,) = Refiner([sedan], capacity=1).evaluate(
+            [seen], [Hypothesis("sedan", trial.truth)]
         )
-        assert measured.iou > 0.98
+        assert measured.fits["silhouette"].iou > 0.98
     assert not np.array_equal(other.truth, trials[0].truth)
     assert 90 < np.median(sides) < 200
 

@@ -20,7 +20,7 @@ from pose_refiner_ros.evaluation import palazzi, palazzi_bench, palazzi_blocks, 
 from pose_refiner_ros.evaluation.palazzi import Counts, PalazziError, run_palazzi
 from pose_refiner_ros.evaluation.palazzi_tables import markdown
 from pose_refiner_ros.objects.mesh import Mesh
-from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.observation import observe_mask
 
 TINY = Counts(
     views=3, gradient=1, true_vehicles=2, true_views=2, true_gradient=1, table2=1, speed=1,
@@ -113,8 +113,8 @@ def bench(collection):
         pose = turned(view.truth, (0, np.radians(8), 0), (0.1, 0, 0.2))
         guess = PoseHypothesis(pose, 1.0, np.eye(6) * 0.02, 0.05)
         estimate = Estimate({view.vehicle.cluster: 1.0}, [guess])
-        evidence = gather_evidence(view.mask, palazzi_views.LABEL, camera)
-        starts.append(palazzi_views.Start(view, evidence, estimate))
+        seen = observe_mask(view.mask, palazzi_views.LABEL, camera)
+        starts.append(palazzi_views.Start(view, seen, estimate))
     medoids = palazzi_blocks.medoid_models(collection.medoids)
     tools = palazzi_blocks.Tools(PoseEncoder(network()), medoids)
     return palazzi_bench.Bench(tools, starts, True)

@@ -23,12 +23,12 @@ from pose_refiner_ros.learning.self_supervision import (
     Estimate,
     PoseSearch,
     alike,
+    farthest_apart,
     held_out,
     joined,
     pose_error,
     rms_limit,
     self_supervise,
-    spread,
 )
 
 QUICK = GridOptions(steps=80, rays=4096)
@@ -198,11 +198,11 @@ def test_the_limit_follows_what_is_believed():
 def test_starts_are_far_from_each_other():
     poses = posed_scene.orbit(40)
     poses = np.concatenate([poses, poses[:20]])  # twenty of them twice
-    chosen = spread(poses, 30, np.zeros(3))
+    chosen = farthest_apart(poses, 30, np.zeros(3))
     assert len(set(chosen)) == 30
     different = {tuple(poses[i].ravel()) for i in chosen}
     assert len(different) == 30
-    np.testing.assert_array_equal(spread(poses, 60, np.zeros(3)), np.arange(60))
+    np.testing.assert_array_equal(farthest_apart(poses, 60, np.zeros(3)), np.arange(60))
 
 
 def test_an_eighth_is_held_out():
