@@ -354,7 +354,9 @@ def test_in_a_level_of_several_terms_each_pose_has_what_sees_it():
     start = np.tile(pose(translation=(0, 0, 1.0)), (3, 1, 1))
     places = np.tile(POINTS + np.array([0, 0, 1]), (3, 1, 1))
     here = PointTerm(POINTS, places, name="here", sees=[True, True, False])
-    there = PointTerm(POINTS, places + np.array([0.04, 0, 0]), name="there", sees=[True, False, True])
+    there = PointTerm(
+        POINTS, places + np.array([0.04, 0, 0]), name="there", sees=[True, False, True]
+    )
     solver, result = solve(start, [here, there], (Level(40, 1e-4, {"here": 0, "there": 0}),))
     x = result["reference_from_object"][:, 0, 3]
     np.testing.assert_allclose(x, [0.02, 0.0, 0.04], atol=1e-4)
