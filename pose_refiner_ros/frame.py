@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import transform_problem
+from pose_refiner_ros.geometry.pose import about_point, transform_problem
 from pose_refiner_ros.refinement.search import colours_differ
 
 FARTHEST = 1e5  # metres; start poses beyond are mistakes
@@ -157,13 +157,15 @@ def checked_masks(frame: Frame) -> np.ndarray:
     return masks
 
 
-def pose_problem(pose: np.ndarray) -> str | None:
-    """What is wrong with a start pose of an object, or None."""
+def pose_problem(pose: np.ndarray, middle: Sequence[float] = (0.0, 0.0, 0.0)) -> str | None:
+    """What is wrong with a start pose (4, 4) of an object whose middle lies at (3,) of its frame;
+    None if nothing is."""
     problem = transform_problem(pose)
     if problem:
         return problem
-    if pose[2, 3] <= 0.0:
-        return f"it lies behind the camera (z = {pose[2, 3]:.3g} m)"
-    if np.abs(pose[:3, 3]).max() > FARTHEST:
-        return f"it lies {np.abs(pose[:3, 3]).max():.3g} m away (is the unit metres?)"
+    place = about_point(pose, middle)[:3, 3]
+    if place[2] <= 0.0:
+        return f"it lies behind the camera (z = {place[2]:.3g} m)"
+    if np.abs(place).max() > FARTHEST:
+        return f"it lies {np.abs(place).max():.3g} m away (is the unit metres?)"
     return None

@@ -228,12 +228,12 @@ class Pipeline:
                     report(label, no_object_for(name, probability))
                     continue
             model = self.library[name]
-            given = self._given(frame, label, report)
+            given = self._given(frame, label, model.box_center, report)
             is_category = estimate is not None and not model.exact_shape
             poses = list(given)
             if estimate is not None and (is_category or not given):
                 guesses = [h.camera_from_object for h in estimate.likely]
-                poses += [pose for pose in guesses if pose_problem(pose) is None]
+                poses += [pose for pose in guesses if pose_problem(pose, model.box_center) is None]
             starts = [
                 Hypothesis(name, p, category_prior(seen, estimate, p) if is_category else None)
                 for p in poses
@@ -253,11 +253,13 @@ class Pipeline:
             )
         return self._with_images(targets, frame, report)
 
-    def _given(self, frame: Frame, label: int, report: Report) -> list[np.ndarray]:
+    def _given(
+        self, frame: Frame, label: int, middle: np.ndarray, report: Report
+    ) -> list[np.ndarray]:
         usable = []
         for pose in frame.initial_poses.get(label, ()):
             pose = np.asarray(pose, np.float64)
-            problem = pose_problem(pose)
+            problem = pose_problem(pose, middle)
             if problem:
                 report(label, f"start pose ignored: {problem}")
             else:

@@ -25,6 +25,14 @@ def inverse(transform: np.ndarray) -> np.ndarray:
     return rigid(transform[:3, :3].T, -(transform[:3, :3].T @ transform[:3, 3]))
 
 
+def about_point(pose: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Poses (..., 4, 4) of an object told of another point (..., 3) of it instead of its origin, in
+    float64: where an origin lies far from its object, single precision keeps neither."""
+    pose = np.array(pose, np.float64)
+    pose[..., :3, 3] += np.einsum("...ij,...j->...i", pose[..., :3, :3], point)
+    return pose
+
+
 def skew(v: np.ndarray) -> np.ndarray:
     """(..., 3, 3) with skew(v) @ u = v x u."""
     matrix = np.zeros((*np.shape(v)[:-1], 3, 3))
@@ -70,6 +78,14 @@ def about(offset: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     move[..., range(6), range(6)] = 1.0
     move[..., :3, 3:] = -skew(offset)
     return move @ covariance @ np.swapaxes(move, -1, -2)
+
+
+def information_about(offset: np.ndarray, information: np.ndarray) -> np.ndarray:
+    """An information matrix (6, 6), the inverse of a covariance, about a point that lies (3,) away
+    from the old one, same axes."""
+    move = np.eye(6)
+    move[:3, 3:] = skew(offset)
+    return move.T @ information @ move
 
 
 def transform_problem(pose: np.ndarray) -> str | None:

@@ -30,7 +30,9 @@ class MeshError(ValueError):
 class Mesh:
     """A triangle mesh in its object's frame.
 
-    vertices: (V, 3) float32, metres. faces: (F, 3) int32, counter-clockwise seen from outside.
+    vertices: (V, 3) float64, metres: a mesh may lie far from its frame's origin, and becomes
+    float32 about its middle (`MeshBatch`). faces: (F, 3) int32, counter-clockwise seen from
+    outside.
     Both are read-only, so that a mesh can be shared and its derived values kept.
     """
 
@@ -38,7 +40,7 @@ class Mesh:
     faces: np.ndarray
 
     def __post_init__(self):
-        vertices = np.ascontiguousarray(self.vertices, dtype=np.float32)
+        vertices = np.ascontiguousarray(self.vertices, dtype=np.float64)
         faces = np.ascontiguousarray(self.faces, dtype=np.int32)
         if vertices.ndim != 2 or vertices.shape[1] != 3 or len(vertices) == 0:
             raise MeshError(f"vertices must have shape (V, 3), not {vertices.shape}")
@@ -62,7 +64,7 @@ class Mesh:
         """32 hex digits that change whenever a vertex or a face does."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(np.array([len(self.vertices), len(self.faces)], dtype="<i8").tobytes())
-        digest.update(self.vertices.astype("<f4", copy=False).tobytes())
+        digest.update(self.vertices.astype("<f8", copy=False).tobytes())
         digest.update(self.faces.astype("<i4", copy=False).tobytes())
         return digest.hexdigest()
 
@@ -87,12 +89,12 @@ class Mesh:
     @cached_property
     def diameter(self) -> float:
         """Largest distance between two vertices, metres."""
-        return _largest_distance(self.vertices[self.used_vertices].astype(np.float64))
+        return _largest_distance(self.vertices[self.used_vertices])
 
     @cached_property
     def face_normals(self) -> np.ndarray:
         """(F, 3) float32 unit normals, outward where the mesh is closed; zero where no area."""
-        normals = np.cross(*_side_vectors(self.vertices.astype(np.float64), self.faces))
+        normals = np.cross(*_side_vectors(self.vertices, self.faces))
         length = np.linalg.norm(normals, axis=1, keepdims=True)
         return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0).astype("f4")
 
@@ -142,7 +144,7 @@ def load_mesh(
 
 def is_flat(mesh: Mesh) -> bool:
     """Whether all of a mesh lies in one plane."""
-    points = mesh.vertices[mesh.used_vertices].astype(np.float64)
+    points = mesh.vertices[mesh.used_vertices]
     points -= points.mean(axis=0)
     thickness = np.linalg.svd(points.T @ points, compute_uv=False)[2] ** 0.5
     return bool(thickness <= 1e-5 * mesh.diameter * len(points) ** 0.5)

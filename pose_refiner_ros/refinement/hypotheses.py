@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose_refiner_ros.geometry.pose import rotated
+from pose_refiner_ros.geometry.pose import about_point, rotated
 
 if TYPE_CHECKING:
     from pose_refiner_ros.objects.model import ObjectModel
@@ -55,10 +55,13 @@ class Hypothesis:
     index: int = 0  # of the object, among those of a call
 
 
-def same_pose(a: np.ndarray, b: np.ndarray, model: ObjectModel, distance: float) -> bool:
-    """Whether two poses (4, 4) of an object, so many metres away, are one as far as can be seen."""
-    shift = np.linalg.norm(a[:3, 3] - b[:3, 3])
-    if shift > SAME_PLACE * model.diameter + SAME_DEPTH * distance:
+def same_pose(
+    a: np.ndarray, b: np.ndarray, model: ObjectModel, camera_from_reference: np.ndarray
+) -> bool:
+    """Whether two poses (4, 4) of an object are one, as far as a camera (4, 4) can see."""
+    first, second = (about_point(pose, model.box_center)[:3, 3] for pose in (a, b))
+    depth = abs(camera_from_reference[2, :3] @ second + camera_from_reference[2, 3])
+    if np.linalg.norm(first - second) > SAME_PLACE * model.diameter + SAME_DEPTH * depth:
         return False
     return float(model.symmetries.reduced_rotation_error(a, b)) < SAME_ANGLE
 
@@ -66,27 +69,26 @@ def same_pose(a: np.ndarray, b: np.ndarray, model: ObjectModel, distance: float)
 def best_distinct(
     found: Sequence[Hypothesis],
     model: ObjectModel,
-    depth_of,
+    camera_from_reference: np.ndarray,
     keep: int,
     behind: float = np.inf,
 ) -> list[Hypothesis]:
     """Of one object's hypotheses the `keep` best that differ from each other, best first; without
     those whose cost is behind the best one's by more than a share of that.
 
-    depth_of: distance along the optical axis of a pose (4, 4).
+    camera_from_reference: (4, 4) of a camera that sees it.
     """
     found = sorted((one for one in found if np.isfinite(one.cost)), key=lambda one: one.cost)
     chosen: list[Hypothesis] = []
     for one in found:
         if len(chosen) == keep or one.cost - found[0].cost > behind * abs(found[0].cost):
             break
-        pose = one.reference_from_object
         if not any(
             same_pose(
-                pose,
+                one.reference_from_object,
                 other.reference_from_object,
                 model,
-                abs(depth_of(other.reference_from_object)),
+                camera_from_reference,
             )
             for other in chosen
         ):
@@ -94,7 +96,11 @@ def best_distinct(
     return chosen
 
 
-def around(pose: np.ndarray, angle: float) -> list[np.ndarray]:
-    """The pose (4, 4) turned by an angle both ways about each axis of the reference through the
-    object's origin."""
-    return [rotated(pose, angle * axis) for axis in np.concatenate([np.eye(3), -np.eye(3)])]
+def around(pose: np.ndarray, angle: float, point: np.ndarray) -> list[np.ndarray]:
+    """The pose (4, 4) turned by an angle both ways about each axis of the reference through a point
+    (3,) of the object."""
+    middle = about_point(pose, point)
+    return [
+        about_point(rotated(middle, angle * axis), -np.asarray(point))
+        for axis in np.concatenate([np.eye(3), -np.eye(3)])
+    ]

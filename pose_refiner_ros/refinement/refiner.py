@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pose_refiner_ros.geometry.pose import about
+from pose_refiner_ros.geometry.pose import about, about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.settings import Settings
 
@@ -106,12 +106,14 @@ class Refiner:
         settings = settings or Settings()
         self.models = {model.name: model for model in models}
         self.capacity = capacity
+        # All terms turn poses about the middle of the object: about an origin far off, a small turn
+        # would be a large shift.
+        self._pivot = {model.name: model.box_center for model in models}
         self.terms: list[ResidualTerm] = [
-            SilhouetteTerm(models, capacity, device),
-            PriorTerm(capacity, device),
+            SilhouetteTerm(models, self._pivot, capacity, device),
+            PriorTerm(self._pivot, capacity, device),
         ]
         fields = {model.name: model.field for model in models if model.field is not None}
-        self._pivot = {model.name: np.zeros(3) for model in models}
         if fields:
             from .terms.radiance import RadianceTerm
 
@@ -167,7 +169,9 @@ class Refiner:
                     first = hypotheses[part][i][0]
                     again += [
                         Hypothesis(first.object, pose, index=i)
-                        for pose in around(first.reference_from_object, angle)
+                        for pose in around(
+                            first.reference_from_object, angle, self._pivot[first.object]
+                        )
                     ]
             if again:
                 more = self._from_starts(again, seen, [2] * len(seen), tracked[part], [])
@@ -203,14 +207,8 @@ class Refiner:
         return self._distinct(found, observations, len(found))
 
     def _distinct(self, found, observations, keep, behind=np.inf) -> list[Hypothesis]:
-        camera = observations[0].crop_from_reference
-        return best_distinct(
-            found,
-            self.models[found[0].object],
-            lambda pose: camera[2, :3] @ pose[:3, 3] + camera[2, 3],
-            keep,
-            behind,
-        )
+        model = self.models[found[0].object]
+        return best_distinct(found, model, observations[0].crop_from_reference, keep, behind)
 
     def _parts(self, observations) -> list[slice]:
         """Objects whose observations the terms can hold at once."""
@@ -351,9 +349,8 @@ class Refiner:
         rows = [(i, o) for i, one in enumerate(batch) for o in seen[one.index]]
         for term in terms:
             term.load(batch, rows)
-        poses = np.array([one.reference_from_object for one in batch])
         pivots = np.array([self._pivot[one.object] for one in batch])
-        poses[:, :3, 3] += np.einsum("bij,bj->bi", poses[:, :3, :3], pivots)
+        poses = about_point([one.reference_from_object for one in batch], pivots)
         eyes = np.array([seen[one.index][0].eye for one in batch])
         diameters = np.array([self.models[one.object].diameter for one in batch])
         self.solver.load(poses, diameters, eyes)
@@ -361,10 +358,10 @@ class Refiner:
     def _take(self, batch) -> None:
         """The batch as the solver has left it."""
         result = self.solver.result()
+        pivots = np.array([self._pivot[one.object] for one in batch])
+        poses = about_point(result["reference_from_object"], -pivots)
         for i, one in enumerate(batch):
-            pose = result["reference_from_object"][i]
-            pose[:3, 3] -= pose[:3, :3] @ self._pivot[one.object]
-            one.reference_from_object = pose
+            one.reference_from_object = poses[i]
             one.cost = float(result["cost"][i])
             one.iterations += int(result["iterations"][i])
             one.reason = Reason(int(result["reason"][i]))

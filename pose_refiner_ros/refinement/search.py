@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.settings import Settings
 
@@ -105,7 +106,8 @@ def needs_views(
     # silhouette may fit as well as the right one's.
     pose = best.reference_from_object
     turned = model.symmetries.reduced_rotation_error(pose, start)
-    moved = np.linalg.norm(pose[:3, 3] - start[:3, 3])
+    place, first = (about_point(one, model.box_center)[:3, 3] for one in (pose, start))
+    moved = np.linalg.norm(place - first)
     if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
         return False
     return turned > START_SIGMA or overlap < settings.accept_iou

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 import warp as wp
 
+from pose_refiner_ros.geometry.pose import about_point
+
 from .coverage import Scratch, draw_silhouettes
 from .mesh_batch import MeshBatch
 
@@ -27,7 +29,8 @@ def draw(
     """
     count = len(camera_from_object)
     device = meshes.device
-    poses = np.asarray(camera_from_object, np.float32)
+    index = np.broadcast_to(np.asarray(mesh_index, np.int32), (count,))
+    poses = about_point(camera_from_object, meshes.pivots[index]).astype(np.float32)
     scratch = Scratch()
     scratch.projected = wp.empty((count, meshes.max_vertices), dtype=wp.vec3, device=device)
     scratch.facing = wp.empty((count, meshes.max_faces), dtype=wp.uint8, device=device)
@@ -42,7 +45,7 @@ def draw(
         dim=(count, lanes),
         inputs=[
             meshes.arrays,
-            upload(np.broadcast_to(np.asarray(mesh_index, np.int32), (count,)), wp.int32),
+            upload(index, wp.int32),
             upload(poses[:, :3, :3], wp.mat33),
             upload(poses[:, :3, 3], wp.vec3),
             float(near),

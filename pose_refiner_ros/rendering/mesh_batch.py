@@ -96,16 +96,27 @@ def outline_edges(vertices: np.ndarray, faces: np.ndarray) -> OutlineEdges:
 class MeshBatch:
     """Meshes uploaded once; kernels address them by their index.
 
+    pivots: (M, 3), a point of each mesh that its vertices are told from in kernels, so that single
+    precision suffices wherever its origin lies; the middle of its box if not given.
+
     Raises ValueError when the list is empty or a mesh has no faces.
     """
 
-    def __init__(self, meshes: Sequence, device: str = "cpu") -> None:
+    def __init__(
+        self, meshes: Sequence, device: str = "cpu", pivots: np.ndarray | None = None
+    ) -> None:
         if not meshes:
             raise ValueError("a mesh batch needs at least one mesh")
         for index, mesh in enumerate(meshes):
             if len(mesh.faces) == 0:
                 raise ValueError(f"mesh {index} of the batch has no faces")
-        outlines = [outline_edges(mesh.vertices, mesh.faces) for mesh in meshes]
+        if pivots is None:
+            pivots = np.array([mesh.bounds.mean(axis=0) for mesh in meshes])
+        self.pivots = pivots
+        points = [mesh.vertices - pivot for mesh, pivot in zip(meshes, pivots, strict=True)]
+        outlines = [
+            outline_edges(own, mesh.faces) for own, mesh in zip(points, meshes, strict=True)
+        ]
 
         def joined(parts, dtype):
             return wp.array(np.ascontiguousarray(np.concatenate(parts)), dtype=dtype, device=device)
@@ -114,7 +125,7 @@ class MeshBatch:
             sizes = np.cumsum([0] + [len(part) for part in parts]).astype(np.int32)
             return wp.array(sizes, dtype=wp.int32, device=device)
 
-        vertices = [np.asarray(mesh.vertices, np.float32) for mesh in meshes]
+        vertices = [np.asarray(own, np.float32) for own in points]
         faces = [np.asarray(mesh.faces, np.int32) for mesh in meshes]
         edges = [outline.edges for outline in outlines]
         arrays = MeshArrays()

@@ -7,6 +7,7 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
+from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.ros.conversions import pose_from_matrix
 
@@ -42,7 +43,7 @@ class ObjectMarkers:
                 marker.type = Marker.TRIANGLE_LIST
                 marker.points = self._points(model)
                 scale = 1.0
-                marker.pose = pose_from_matrix(pose)
+                marker.pose = pose_from_matrix(about_point(pose, model.box_center))
             marker.scale.x = marker.scale.y = marker.scale.z = scale
             shown.add((marker.ns, marker.id))
             array.markers.append(marker)
@@ -72,6 +73,7 @@ class ObjectMarkers:
                 mesh = simplify_for_silhouette(model.mesh, max_faces=TRIANGLES)
             if model.mesh_path is None and len(mesh.faces) > TRIANGLES:  # made of a field
                 mesh = simplify_for_silhouette(model.silhouette_mesh, tolerance_px=ROUGH_PX)
-            corners = mesh.vertices[mesh.faces.ravel()].astype(float).tolist()
+            # RViz has single precision: about the object's middle, wherever its origin is
+            corners = (mesh.vertices - model.box_center)[mesh.faces.ravel()].tolist()
             self._triangles[model.name] = [Point(x=x, y=y, z=z) for x, y, z in corners]
         return self._triangles[model.name]

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from pose_refiner_ros.geometry.pose import rotated, twist_between
+from pose_refiner_ros.geometry.pose import about_point, rotated, twist_between
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.tracking.belief import rivals, weigh
@@ -56,7 +56,8 @@ class Track:
     )  # seconds, when its pose was last searched for without the track's help
     settled: bool = False  # that search, with the object in full view, agreed with the track
     rivals: list[tuple[np.ndarray, float]] = field(default_factory=list)  # other poses, beliefs
-    velocity: np.ndarray | None = None  # (6,) m/s and rad/s, camera axes, about the object's origin
+    velocity: np.ndarray | None = None  # (6,) m/s and rad/s, camera axes, about the middle
+    middle: np.ndarray = field(default_factory=lambda: np.zeros(3))  # of the object, its frame
 
     def predicted_center(self, stamp: float) -> np.ndarray:
         """(2,) pixels where its mask should be, moving as it did."""
@@ -82,9 +83,9 @@ class Track:
         if self.velocity is None:
             return pose
         step = self.velocity * min(stamp - self.pose_stamp, LONGEST_STEP)
-        moved = rotated(pose, step[3:])
+        moved = rotated(about_point(pose, self.middle), step[3:])
         moved[:3, 3] += step[:3]
-        return moved if moved[2, 3] > 0 else pose
+        return about_point(moved, -self.middle) if moved[2, 3] > 0 else pose
 
 
 class IdentityTracker:
@@ -231,6 +232,8 @@ class IdentityTracker:
         if track is None:
             number = self._free_id(observation.name, stamp) if caller_id is None else caller_id
             track = Track(observation.name, number, stamp, center, observation.size_px)
+            if observation.name in self.library:
+                track.middle = self.library[observation.name].box_center
             self.tracks[(track.name, track.id)] = track
         elif stamp > track.stamp:
             moved = (center - track.center_px) / (stamp - track.stamp)
@@ -271,7 +274,7 @@ def observe(masks: np.ndarray, names: Mapping[int, str]) -> list[Observation]:
 def _update_pose(track: Track, pose: np.ndarray, stamp: float) -> None:
     seconds = stamp - track.pose_stamp
     if track.pose is not None and seconds > 0:
-        step = twist_between(track.pose, pose)
+        step = twist_between(*(about_point(one, track.middle) for one in (track.pose, pose)))
         moved = step / seconds
         if np.linalg.norm(step[3:]) > JUMP:
             track.velocity = None

@@ -38,7 +38,7 @@ def test_formats_give_one_welded_closed_mesh(tmp_path, suffix):
     mesh = load(path, "m")
     assert (len(mesh.vertices), len(mesh.faces)) == (8, 12)
     assert mesh.watertight
-    assert mesh.vertices.dtype == np.float32
+    assert mesh.vertices.dtype == np.float64
     assert mesh.faces.dtype == np.int32
 
 

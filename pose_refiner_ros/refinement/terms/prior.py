@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import warp as wp
 
-from pose_refiner_ros.geometry.pose import in_axes, rigid
+from pose_refiner_ros.geometry.pose import about_point, in_axes, information_about, rigid
 from pose_refiner_ros.geometry.pose_kernels import log_so3
 
 from ..host_buffer import HostBuffer, RecordedKernel
@@ -79,12 +79,18 @@ def add_priors(priors: Priors, poses: PoseBatch, out: NormalEquations):
 
 
 class PriorTerm:
-    """Pulls each of up to `capacity` poses towards what was known of it."""
+    """Pulls each of up to `capacity` poses towards what was known of it.
+
+    pivots: (3,) of each object, object frame: the point that poses turn about.
+    """
 
     name = "prior"
     finest = 0
 
-    def __init__(self, capacity: int, device: str = "cpu") -> None:
+    def __init__(
+        self, pivots: Mapping[str, np.ndarray], capacity: int, device: str = "cpu"
+    ) -> None:
+        self._pivots = pivots
         self._device = device
         self._priors = allocate(Priors, capacity, device)
         self._buffer = HostBuffer(self._priors, list(Priors.vars))
@@ -102,8 +108,10 @@ class PriorTerm:
         means = np.tile(np.eye(4), (len(poses), 1, 1))
         information = np.zeros((len(poses), 6, 6))
         for i in np.flatnonzero(self.sees):
-            means[i] = poses[i].prior.reference_from_object
-            information[i] = poses[i].prior.information
+            prior, pivot = poses[i].prior, self._pivots[poses[i].object]
+            means[i] = about_point(prior.reference_from_object, pivot)
+            arm = means[i, :3, :3] @ pivot
+            information[i] = information_about(arm, prior.information)
         self._buffer.write("rotation", means[:, :3, :3])
         self._buffer.write("translation", means[:, :3, 3])
         self._buffer.write("information", information)

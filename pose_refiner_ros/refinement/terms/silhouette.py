@@ -7,7 +7,7 @@ Reynolds' transport theorem its derivative is an integral along the outline (doc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,17 +46,27 @@ SCALES = (Scale(0, 2, coarse_mesh=True), Scale(1, 2), Scale(1, 1))
 
 
 class SilhouetteTerm:
-    """Silhouettes of up to `capacity` poses against up to `capacity` masks at a time."""
+    """Silhouettes of up to `capacity` poses against up to `capacity` masks at a time.
+
+    pivots: (3,) of each object, object frame: the point that poses turn about.
+    """
 
     name = "silhouette"
     finest = len(SCALES) - 1
 
-    def __init__(self, models: Sequence[ObjectModel], capacity: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        models: Sequence[ObjectModel],
+        pivots: Mapping[str, np.ndarray],
+        capacity: int,
+        device: str = "cpu",
+    ) -> None:
         fine = [model.silhouette_mesh for model in models]
         coarse = [simplify_for_silhouette(mesh, tolerance_px=COARSE_PX) for mesh in fine]
         self._mesh_of = {model.name: i for i, model in enumerate(models)}
         self._near = {model.name: max(0.02 * model.diameter, 1e-3) for model in models}
-        self._meshes = MeshBatch(fine + coarse, device)
+        middle = np.array([pivots[model.name] for model in models])
+        self._meshes = MeshBatch(fine + coarse, device, np.concatenate([middle, middle]))
         self._device = wp.get_device(device)
         self._count = 0
         self.sees = np.zeros(0, bool)
