@@ -277,3 +277,21 @@ def test_set_up_is_quick_when_there_is_nothing_to_do():
     )
     assert result.returncode == 0, result.stderr
     assert not re.search("^==", result.stdout, re.MULTILINE), result.stdout
+
+
+def test_front_door_needs_neither_torch_nor_rclpy():
+    """The README's names, in a process where both cannot be imported."""
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['rclpy'] = None\n"
+        "from pose_refiner_ros import Camera, Frame, ObjectLibrary, Pipeline, load_field\n"
+        "import pose_refiner_ros as package\n"
+        "assert set(package.__all__) <= set(dir(package))\n"
+        "for name in package.__all__: getattr(package, name)\n"
+        "try: package.nothing\n"
+        "except AttributeError as error: assert 'nothing' in str(error)\n"
+        "else: raise SystemExit('no AttributeError')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

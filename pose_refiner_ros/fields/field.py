@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch is needed to look into a field, not to name one
+    from torch import Tensor, device
 
 
 class FieldError(ValueError):
@@ -36,6 +37,8 @@ class RenderedRays:
 
     def over(self, background) -> Tensor:
         """(R, 3) the colour in front of a background, (3,) or (R, 3)."""
+        import torch
+
         background = torch.as_tensor(background).to(self.colour)
         return self.colour + (1.0 - self.opacity[:, None]) * background
 
@@ -48,7 +51,7 @@ class RadianceField(Protocol):
     background: np.ndarray | None  # (3,) RGB behind all that it was trained on; None: unknown
     settings: Any  # dataclass or dict that from_state needs beside the tensors; JSON-able
     record: dict  # how it was trained, JSON-able; "scale": metres per unit of the source's numbers
-    device: torch.device
+    device: device
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3) points and (N, 3) unit directions of view -> density (N,) 1/m, colour (N, 3)."""
