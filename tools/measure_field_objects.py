@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images import load_posed_images
@@ -26,13 +24,15 @@ from pose_refiner_ros.evaluation.metrics import pose_errors
 from pose_refiner_ros.fields.field_file import load_field
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import rotated
 from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
-from pose_refiner_ros.photometric import colour_difference
-from pose_refiner_ros.pipeline import Pipeline, Settings
-from pose_refiner_ros.refinement.evidence import gather_evidence
-from pose_refiner_ros.refinement.photo_evidence import masked_photo
+from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import observe_mask
+from pose_refiner_ros.refinement.search import colour_rms
+from pose_refiner_ros.settings import Settings
 from pose_refiner_ros.torch_threads import one_thread
 
 NAME = "object"
@@ -41,20 +41,19 @@ MOVED = np.radians(3.0)  # since the last frame
 NEAR, FAR = np.radians(20.0), (np.radians(60.0), np.radians(180.0))
 
 
-def turned(pose: np.ndarray, angle: float, rng, shift: float = 0.0) -> np.ndarray:
+def moved(pose: np.ndarray, angle: float, rng, shift: float = 0.0) -> np.ndarray:
     axis = rng.normal(size=3)
-    other = pose.copy()
-    other[:3, :3] = cv2.Rodrigues(axis * angle / np.linalg.norm(axis))[0] @ pose[:3, :3]
+    other = rotated(pose, axis * angle / np.linalg.norm(axis))
     other[:3, 3] += shift * rng.uniform(-1.0, 1.0, 3)
     return other
 
 
 def outline_table(pipeline: Pipeline, views, diameter: float) -> None:
-    seen = [gather_evidence(mask, 1, camera) for _, mask, camera, _ in views]
-    ious = [
-        pipeline._refiner.evaluate(one, NAME, truth).iou
-        for one, (_, _, _, truth) in zip(seen, views, strict=True)
-    ]
+    ious = []
+    for _, mask, camera, truth in views:
+        seen = observe_mask(mask, 1, camera)
+        (found,) = pipeline.refiner.evaluate([seen], [Hypothesis(NAME, truth)])
+        ious.append(found.fits["silhouette"].iou)
     model = pipeline.library[NAME]
     print(f"{len(model.mesh.faces)} faces, {len(model.silhouette_mesh.faces)} for outlines,")
     print(f"diameter {diameter:.3f} m")
@@ -62,19 +61,16 @@ def outline_table(pipeline: Pipeline, views, diameter: float) -> None:
 
 
 def colour_table(pipeline: Pipeline, views) -> None:
-    """Colours in poses that the photo alone leads to, from right and from wrong starts."""
+    """Colours in poses where refinement ends, from right and from wrong starts."""
     rng, right, wrong = np.random.default_rng(0), [], []
-    field, refiner = pipeline.library[NAME].field, pipeline._photos.refiner
     for image, mask, camera, truth in views:
-        seen = gather_evidence(mask, 1, camera)
-        seen = replace(seen, photo=seen.crop.cut_photo(image))
-        photo = masked_photo(seen)
-        starts = [truth] + [turned(truth, rng.uniform(*FAR), rng) for _ in range(4)]
-        for start in starts:
-            (found,) = refiner.refine([photo], [NAME], [[start]], 1, restart=False, masks=[seen])[0]
-            angle, _ = pose_errors(found.camera_from_object[None], truth)
-            rms, _ = colour_difference(field, photo, found)
-            (right if angle[0] < np.radians(5.0) else wrong).append(rms)
+        seen = observe_mask(mask, 1, camera).with_image(image)
+        for start in [truth] + [moved(truth, rng.uniform(*FAR), rng) for _ in range(4)]:
+            ((found,),) = pipeline.refiner.refine(
+                [[seen]], [[Hypothesis(NAME, start)]], 1, restart=False, given=False
+            )
+            angle, _ = pose_errors(found.reference_from_object, truth)
+            (right if angle < np.radians(5.0) else wrong).append(colour_rms(found))
     print(f"colour RMS in {len(right)} right poses: at most {max(right):.3f}")
     print(f"colour RMS in {len(wrong)} wrong poses: at least {min(wrong):.3f}")
 
@@ -92,7 +88,7 @@ def pose_table(pipeline: Pipeline, views) -> None:
                     mask = move_border(mask, rng, SIGMA) if drawn else mask
                     tracked = {1} if start == "last frame's" else set()
                     angle, shift = (MOVED, 0.02) if tracked else (NEAR, 0.1)
-                    near = turned(truth, angle, rng, shift)
+                    near = moved(truth, angle, rng, shift)
                     initial = {1: [near]} if start != "none" else {}
                     begin = time.perf_counter()
                     frame = Frame(mask, camera, {1: NAME}, initial, image, tracked)

@@ -19,6 +19,7 @@ import warp as wp
 from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import about_point, rigid, rotated
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.outline import Rasterizer
@@ -33,14 +34,13 @@ def trial(model: ObjectModel, rasterizer: Rasterizer, seed: int):
     """True pose, start pose, and the mask of the full mesh at the true pose."""
     rng = np.random.default_rng(seed)
     center = model.box_center
-    truth, start = np.eye(4), np.eye(4)
-    truth[:3, :3] = Rotation.random(random_state=seed).as_matrix()
     offset = [*rng.uniform(-0.1, 0.1, 2), 1.7 * rng.uniform(0.9, 1.3)]
-    truth[:3, 3] = np.array(offset) * model.diameter - truth[:3, :3] @ center
+    middle = rigid(
+        Rotation.random(random_state=seed).as_matrix(), np.array(offset) * model.diameter
+    )
     axis = rng.normal(size=3)
-    turn = Rotation.from_rotvec(np.radians(8) * axis / np.linalg.norm(axis)).as_matrix()
-    start[:3, :3] = turn @ truth[:3, :3]
-    start[:3, 3] = truth[:3, 3] + (truth[:3, :3] - start[:3, :3]) @ center
+    turned = rotated(middle, np.radians(8) * axis / np.linalg.norm(axis))
+    truth, start = (about_point(pose, -center) for pose in (middle, turned))
     points = model.mesh.vertices @ truth[:3, :3].T + truth[:3, 3]
     return truth, start, rasterizer.covered(CAMERA.project(points), CAMERA.size)
 
