@@ -10,6 +10,7 @@ import trimesh
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
@@ -63,6 +64,11 @@ def turned(camera_from_object: np.ndarray, rotation_vector, shift=(0, 0, 0)) -> 
     result[:3, :3] = cv2.Rodrigues(np.asarray(rotation_vector, np.float64))[0] @ result[:3, :3]
     result[:3, 3] += shift
     return result
+
+
+def guesses(name: str, *poses: np.ndarray) -> list[Hypothesis]:
+    """Poses that an object may have."""
+    return [Hypothesis(name, one) for one in poses]
 
 
 def random_rotation(rng: np.random.Generator) -> np.ndarray:
