@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import warp as wp
 
+from pose_refiner_ros.encoder.category import category_prior, known_as_category
 from pose_refiner_ros.frame import (
     Follow,
     Frame,
@@ -25,7 +26,6 @@ from pose_refiner_ros.frame import (
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.category import category_prior, known_as_category
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_mask

@@ -73,7 +73,7 @@ def refine(
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
         write_atomically(out, to_json(frame, poses, problems, image).encode())
         if overlay is not None:
-            from pose_refiner_ros.rendering.overlay import draw_overlay
+            from pose_refiner_ros.drawing.overlay import draw_overlay
 
             write_picture(overlay, draw_overlay(frame.image, frame.camera, library, poses))
     for problem in problems:

@@ -89,8 +89,8 @@ def scene(
         start_warp(Device.cpu)
         from pose_refiner_ros import shipped
         from pose_refiner_ros.cli import scene_command as command
+        from pose_refiner_ros.drawing.scene_view import draw_scene
         from pose_refiner_ros.objects.library import ObjectLibrary
-        from pose_refiner_ros.rendering.scene_view import draw_scene
 
         ground = command.ground_plane(camera_height, camera_pitch, camera_roll, plane or ())
         picture_size = command.checked_size(size)

@@ -49,7 +49,7 @@ def medoids(
     with user_errors():
         from rich.table import Table
 
-        from pose_refiner_ros.datasets.vehicles.library import write_library
+        from pose_refiner_ros.learning.vehicle_library import write_library
 
         collection = collection_of(shapenet, clusters, per_cluster, seed)
         with console.status("Comparing vehicles"):

@@ -27,6 +27,7 @@ from pose_refiner_ros.datasets.bop import (
     BopInstance,
     write_results,
 )
+from pose_refiner_ros.drawing.overlay import draw_overlay
 from pose_refiner_ros.evaluation import metrics
 from pose_refiner_ros.evaluation.bop_report import markdown, summarise
 from pose_refiner_ros.files.atomic import write_atomically
@@ -38,7 +39,6 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.pipeline import Pipeline, Settings
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.observation import ObservationError, observe_mask
-from pose_refiner_ros.rendering.overlay import draw_overlay
 from pose_refiner_ros.rendering.scene import render_scene
 
 LEAST_VISIBLE = 0.1  # BOP leaves out what is hidden more than that

@@ -79,11 +79,11 @@ def label_shares(
         chosen = np.linspace(0, len(data) - 1, count).round().astype(int)
         rest = np.setdiff1d(np.arange(len(data)), chosen)
 
-        def tell(what: str, done: int, total: int, share: float = share) -> None:
+        def log(what: str, done: int, total: int, share: float = share) -> None:
             progress(f"{100 * share:.0f} % of poses: {what}", done, total)
 
         begun = time.monotonic()
-        tell("field of these alone", 0, 1)
+        log("field of these alone", 0, 1)
         alone = train(data.subset(chosen))
         seconds = time.monotonic() - begun
         row = {
@@ -92,12 +92,12 @@ def label_shares(
             "psnr_without": float(field_psnr(alone, test).mean()),
             "seconds_without": seconds,
         }
-        tell("field of these alone", 1, 1)
+        log("field of these alone", 1, 1)
         row |= dict.fromkeys(_WITH)
         if len(rest):
             row |= _with_the_rest(
                 data.subset(chosen), data.subset(rest), test, train, starts, rounds, seed, device,
-                tell,
+                log,
             )  # fmt: skip
         rows.append(row)
     where = "the posed cameras" if starts == "posed" else "the true pose, perturbed"

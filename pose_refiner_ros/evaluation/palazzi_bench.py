@@ -20,9 +20,9 @@ import torch
 from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
 from pose_refiner_ros.baselines.soft_rasterizer import MAX_FACES, SoftRasterizer
 from pose_refiner_ros.datasets.vehicles.views import resized_pinhole, silhouettes
+from pose_refiner_ros.encoder.category import category_prior
 from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.category import category_prior
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, ObservationError, observe_mask
 from pose_refiner_ros.refinement.refiner import OUTLINE, Refiner

@@ -39,8 +39,8 @@ class Observation:
     solved and told in; None: it is the camera's own, as usual with one camera. crop: the window;
     None for a whole image without a mask. mask, unknown: (S, S) uint8 0/1 of the window; unknown
     pixels belong to other instances or lie beyond the photo, and may hide more of the object (None:
-    there are none). distances: to the mask's border, coarse to fine; () without a mask. rgb: (S, S, 3)
-    uint8 of the window.
+    there are none). distances: to the mask's border, coarse to fine; () without a mask. rgb:
+    (S, S, 3) uint8 of the window.
     """
 
     label: int

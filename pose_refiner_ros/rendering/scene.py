@@ -15,7 +15,6 @@ import warp as wp
 
 if TYPE_CHECKING:
     from pose_refiner_ros.geometry.camera import Camera
-    from pose_refiner_ros.objects.mesh import Mesh
 
 wp.set_module_options({"enable_backward": False})
 
@@ -162,7 +161,7 @@ def resolve(
 
 
 def render_scene(
-    meshes: Sequence[Mesh],
+    meshes: Sequence,
     camera_from_objects: np.ndarray,
     camera: Camera,
     colors: Sequence | None = None,

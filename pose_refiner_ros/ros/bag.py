@@ -258,7 +258,7 @@ class _Estimator:
                 bag_messages.serialize_transforms(header, new),
             )
         if self._overlay and answer.frame.image is not None:
-            from pose_refiner_ros.rendering.overlay import draw_overlay
+            from pose_refiner_ros.drawing.overlay import draw_overlay
 
             picture = draw_overlay(
                 answer.frame.image, answer.frame.camera, self._library, answer.poses

@@ -24,7 +24,7 @@ def load(parameters, pipeline_factory=None):
         pipeline = (pipeline_factory or default_pipeline)(library, parameters)
         pipeline.warm_up()
         if pipeline_factory is None:  # ~/overlay and ~/scene_view must not stop a frame later on
-            from pose_refiner_ros.rendering import scene_view
+            from pose_refiner_ros.drawing import scene_view
 
             scene_view.warm_up(library)
     except shipped.EncoderChoiceError as error:

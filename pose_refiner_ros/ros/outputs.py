@@ -79,7 +79,7 @@ class Outputs:
         if frame.image is None or not self.overlay_wanted:
             return
         # Imported late, like all of the core: it takes its time.
-        from pose_refiner_ros.rendering.overlay import draw_overlay
+        from pose_refiner_ros.drawing.overlay import draw_overlay
 
         picture = draw_overlay(frame.image, frame.camera, self._library, answer.poses)
         self._overlay.publish(images.encode_rgb(picture, answer.header))
@@ -91,7 +91,7 @@ class Outputs:
         """
         if not self._scene_view.get_subscription_count():
             return
-        from pose_refiner_ros.rendering.scene_view import draw_scene
+        from pose_refiner_ros.drawing.scene_view import draw_scene
         from pose_refiner_ros.scene import Scene, SceneError, compose, look_at
 
         def note(label, text):

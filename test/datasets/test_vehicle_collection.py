@@ -17,7 +17,7 @@ from pose_refiner_ros.datasets.vehicles.collection import (
     Vehicle,
     procedural_collection,
 )
-from pose_refiner_ros.datasets.vehicles.library import write_library
+from pose_refiner_ros.learning.vehicle_library import write_library
 from pose_refiner_ros.objects.library import ObjectLibrary
 
 
@@ -129,5 +129,5 @@ def test_the_default_library_is_what_the_generator_makes():
         rng = np.random.default_rng((0, CLUSTERS.index(cluster), int(index)))
         text = obj_text(make_vehicle(sample_shape(kind, rng)).mesh)
         assert text == shipped.OBJECTS.with_name(f"{name}.obj").read_text(), (
-            f"{name}.obj is old: run python -m pose_refiner_ros.datasets.vehicles.library"
+            f"{name}.obj is old: run python -m pose_refiner_ros.learning.vehicle_library"
         )

@@ -11,7 +11,7 @@ from pose_refiner_ros.rendering.radiance import trace_kernel
 MODULES = [
     "pose_refiner_ros.rendering.coverage",
     "pose_refiner_ros.rendering.scene",
-    "pose_refiner_ros.rendering.scene_view",
+    "pose_refiner_ros.drawing.scene_view",
     "pose_refiner_ros.rendering.radiance",
     "pose_refiner_ros.refinement.solver",
     "pose_refiner_ros.refinement.normal_equations",

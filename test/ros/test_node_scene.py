@@ -83,7 +83,7 @@ def make_output(tmp_path, monkeypatch):
         calls.append((scene, view, size))
         return np.zeros((*size, 3), np.uint8)
 
-    monkeypatch.setattr("pose_refiner_ros.rendering.scene_view.draw_scene", draw_scene)
+    monkeypatch.setattr("pose_refiner_ros.drawing.scene_view.draw_scene", draw_scene)
     return outputs.Outputs(None, library, Transforms()), calls, next(iter(library))
 
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import warp as wp
 
+from pose_refiner_ros.drawing.overlay import QUALITY_COLORS, Box, draw_tag
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.rendering.overlay import QUALITY_COLORS, Box, draw_tag
 from pose_refiner_ros.rendering.scene import NEAR, render_scene
 from pose_refiner_ros.scene import (
     VIEWS,

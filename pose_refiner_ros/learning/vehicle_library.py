@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The medoids of a collection as an object library, and the one that comes with the package.
 
-`python -m pose_refiner_ros.datasets.vehicles.library` writes the package's anew: the medoids of
+`python -m pose_refiner_ros.learning.vehicle_library` writes the package's anew: the medoids of
 `procedural_collection()`. Run it after every change of the generator.
 """
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from pose_refiner_ros import shipped
 from pose_refiner_ros.datasets.vehicles import obj_text
+from pose_refiner_ros.datasets.vehicles.collection import Collection, procedural_collection
 from pose_refiner_ros.files.atomic import write_atomically
-
-from .collection import Collection, procedural_collection
 
 COLORS = {"sedan": "[0.80, 0.16, 0.13]", "suv": "[0.20, 0.42, 0.80]", "cargo": "[0.92, 0.70, 0.20]"}
 # What detectors call vehicles of each cluster.

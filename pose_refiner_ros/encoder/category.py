@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .hypotheses import Hypothesis
-from .observation import Observation
-from .terms.prior import PosePrior
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import Observation
+from pose_refiner_ros.refinement.terms.prior import PosePrior
 
 if TYPE_CHECKING:
-    from pose_refiner_ros.encoder.inference import Estimate
+    from .inference import Estimate
 
 # How wrong the outline of a category's mesh is, and over which stretch alike, as shares of the
 # crop's side. The cost of a contour d pixels off, all along, is d^2/2 a pixel; dividing it by
