@@ -215,8 +215,8 @@ def test_a_photo_without_a_mask_is_refined_like_this(tmp_path, monkeypatch, caps
     np.savetxt(tmp_path / "start.txt", pose((0.75, 0.45, -0.3), (0.01, 0.0, 0.8)))
     monkeypatch.chdir(tmp_path)
     scope = {}
-    exec(code_of("inerf.md", "FieldRefiner"), scope)
-    assert abs(scope["found"][0].camera_from_object - truth).max() < 0.005
+    exec(code_of("inerf.md", "PhotometricDescent"), scope)
+    assert abs(scope["found"][0].reference_from_object - truth).max() < 0.005
     (descended,) = re.findall(r"\[\[[^\[]*(?:\[[^\[]*){3}\Z", capsys.readouterr().out)
     moved = np.array(re.sub(r"[\[\]]", " ", descended).split(), float).reshape(4, 4)
     assert abs(moved - truth).max() < 0.02
