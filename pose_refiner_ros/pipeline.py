@@ -12,6 +12,7 @@ import warp as wp
 
 from pose_refiner_ros.encoder.category import category_prior, known_as_category
 from pose_refiner_ros.frame import (
+    POOR_IOU,
     Follow,
     Frame,
     ObjectPose,
@@ -29,6 +30,7 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
+from pose_refiner_ros.refinement.occlusion import DepthOrder
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
     START_SIGMA,
@@ -99,6 +101,7 @@ class Pipeline:
         self.refiner = Refiner(
             list(library.values()), self.device, self.settings.batch, self.settings
         )
+        self._depth_order = DepthOrder(library, self.device)
         self._codebooks: dict[str, ViewCodebook] = {}
         self._baseline = None  # made at the first use: torch is not needed otherwise
 
@@ -133,7 +136,7 @@ class Pipeline:
             follow({label: self._names_of(estimates[label]) for label in nameless})
         targets = self._targets(frame, observations, estimates, report)
         poses = []
-        for target, found in zip(targets, self._find(targets, report), strict=True):
+        for target, found in zip(targets, self._find(frame, targets, report), strict=True):
             found = [one for one in found if np.isfinite(one.reference_from_object).all()]
             if not found or found[0].fits["silhouette"].iou == 0.0:
                 report(target.label, f"no pose of {target.name} found that overlaps its mask")
@@ -294,7 +297,9 @@ class Pipeline:
             result.append(target)
         return result
 
-    def _find(self, targets: Sequence[Target], report: Report) -> list[list[Hypothesis]]:
+    def _find(
+        self, frame: Frame, targets: Sequence[Target], report: Report
+    ) -> list[list[Hypothesis]]:
         """The refined hypotheses of each, best first."""
         if self.settings.refinement != "solver":
             return self._find_otherwise(targets, report)
@@ -317,6 +322,7 @@ class Pipeline:
         )
         for i, views in zip(again, more, strict=True):
             found[i] = self.refiner.merge(found[i] + views, seen[i])
+        found = self._clear_of_what_is_behind(frame, targets, found)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None
             if colours_differ(rms):
@@ -327,6 +333,41 @@ class Pipeline:
                     "placed it; is it that object? In other light than the field's: photo_exposure "
                     "of the node, --exposure of the command",
                 )
+        return found
+
+    def _clear_of_what_is_behind(
+        self, frame: Frame, targets: Sequence[Target], found: list[list[Hypothesis]]
+    ) -> list[list[Hypothesis]]:
+        """Refine once more those that are found to stand in front of another: what is behind hides
+        nothing of them."""
+        fitting = {
+            target.label: (target.name, own[0].reference_from_object)
+            for target, own in zip(targets, found, strict=True)
+            if own and own[0].fits["silhouette"].iou >= POOR_IOU
+        }
+        touched = {t.label for t in targets if t.observation.unknown is not None} & set(fitting)
+        if len(fitting) < 2 or not touched:
+            return found
+        behind = self._depth_order.behind(frame.masks, frame.camera, fitting)
+        again, seen = [], []
+        for i, target in enumerate(targets):
+            if target.label in behind and target.label in touched:
+                masks = np.where(np.isin(frame.masks, list(behind[target.label])), 0, frame.masks)
+                own = observe_mask(masks, target.label, frame.camera)
+                again.append(i)
+                seen.append(
+                    [own if target.observation.rgb is None else own.with_image(frame.image)]
+                )
+        # what half an outline has led astray may find its way from the start
+        refined = self.refiner.refine(
+            seen,
+            [[*found[i], *targets[i].starts] for i in again],
+            self.settings.keep,
+            [targets[i].tracked for i in again],
+            [not targets[i].tracked and not targets[i].is_category for i in again],
+        )
+        for i, own in zip(again, refined, strict=True):
+            found[i] = own or found[i]
         return found
 
     def _needs_views(self, target: Target, found: Sequence[Hypothesis]) -> bool:
