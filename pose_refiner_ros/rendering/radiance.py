@@ -25,6 +25,16 @@ wp.set_module_options({"enable_backward": False, "fast_math": True})
 
 mat46 = wp.types.matrix(shape=(4, 6), dtype=wp.float32)
 
+FARTHEST = wp.constant(16)  # cameras 2 to this power of voxels away, or nowhere, see nothing
+
+
+@wp.func
+def is_near(x: float):
+    """Whether a coordinate in voxels is one that single precision resolves; NaN and infinity are
+    not. Told by the exponent's bits, as fast mathematics takes all numbers for finite."""
+    exponent = (wp.cast(x, wp.int32) >> 23) & 255
+    return exponent < 127 + FARTHEST
+
 
 @lru_cache
 def trace_kernel(degree: int) -> Any:
@@ -62,6 +72,10 @@ def trace_kernel(degree: int) -> Any:
         d = wp.transpose(R) * directions[ray]
         centre = -(wp.transpose(R) * (camera_rotation * translation[pose] + camera_translation))
         o = (centre - grid.origin) / grid.voxel
+        if not (is_near(o[0]) and is_near(o[1]) and is_near(o[2])):
+            colours[pose, ray] = wp.vec4()
+            jacobians[pose, ray] = mat46()
+            return
         b = basis(d)
         span = clip(grid, o, d)
         length = step * grid.voxel

@@ -120,6 +120,28 @@ def test_a_camera_elsewhere_sees_the_object_where_it_is_from_there(grid):
         np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
 
 
+def test_cameras_that_are_nowhere_or_too_far_off_see_nothing():
+    """And read no memory beyond the grid: a start of a robot may hold anything."""
+    grid = as_grid(AnalyticField(density=4.0), degree=1)
+    directions = chosen_rays(photo_of(grid, POSE), image_pixels((SIZE, SIZE)).numpy()).directions
+    poses = []
+    for row in range(3):
+        for column in range(4):
+            for value in (np.nan, np.inf, -np.inf):
+                poses.append(POSE.copy())
+                poses[-1][row, column] = value
+    for shift in ((0, 0, 1e5), (9e4, 0, 9e4), (0, 0, -1e12), (1e38, 1e38, 1e38), (0, 3e37, 1)):
+        poses.append(moved(POSE, np.array([*shift, 0.0, 0.0, 0.0])))
+    poses = np.stack([POSE, *poses, POSE])
+    colours, jacobians = traced(grid, poses, directions)
+    assert not colours[1:-1].any() and not jacobians[1:-1].any()
+    (alone,), (derivative,) = traced(grid, POSE[None], directions)
+    for k in (0, -1):
+        np.testing.assert_array_equal(colours[k], alone)
+        np.testing.assert_array_equal(jacobians[k], derivative)
+    assert alone.any()
+
+
 def differences(grid, axis: int, directions: np.ndarray) -> np.ndarray:
     """(R, 4) of finely sampled rays, by a step of the pose along `axis` of the twist."""
     twist = np.zeros(6)
