@@ -55,9 +55,9 @@ def measure(model: ObjectModel, mesh) -> tuple[float, float]:
     for seed in range(TRIALS):
         truth, start, mask = trial(model, rasterizer, seed)
         frame = Frame(mask, CAMERA, {1: model.name}, {1: [start]})
-        begin = time.perf_counter()
+        begin = time.process_time()
         found = pipeline.process(frame, report=lambda *_: None)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
         pose = found[0].camera_from_object if found else start
         angles.append(float(model.symmetries.reduced_rotation_error(pose, truth)))
     return float(np.degrees(np.median(angles))), 1e3 * float(np.median(times))
@@ -72,9 +72,9 @@ def main(paths: list[str]) -> None:
     print("|---|---|---|---|---|---|---|")
     for path in paths:
         for model in ObjectLibrary.load(path).values():
-            begin = time.perf_counter()
+            begin = time.process_time()
             simple, error = _simplify(model.mesh, DEFAULT_TOLERANCE_PX, WORKING_RESOLUTION)
-            seconds = time.perf_counter() - begin
+            seconds = time.process_time() - begin
             (angle, ms), (simple_angle, simple_ms) = (
                 measure(model, mesh) for mesh in (model.mesh, simple)
             )
