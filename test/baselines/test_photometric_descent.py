@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from analytic_field import AnalyticField, pinhole, view_from
+from scipy.linalg import logm
 from shapes import angle_deg
 
 from pose_refiner_ros.baselines import se3
@@ -114,7 +115,8 @@ def test_the_first_step_is_the_rate_and_the_rate_falls(field, photo):
         descent = PhotometricDescent(field, rays=64, rate=rate, unit=unit)
         result = descent.run(photo, K, start, steps=1)
         moved = np.linalg.inv(result.camera_from_object[0]) @ start[0]
-        twist = se3.log_se3(torch.tensor(moved)).abs().numpy()
+        log = np.abs(logm(moved))
+        twist = [*log[:3, 3], log[2, 1], log[0, 2], log[1, 0]]
         assert twist == pytest.approx([rate * unit] * 3 + [rate] * 3, rel=1e-2)
 
 

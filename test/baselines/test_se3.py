@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.baselines import se3
@@ -49,81 +51,15 @@ def test_exp_so3_agrees_with_scipy(w):
 
 
 @given(rotation_vectors())
-def test_log_so3_returns_the_rotation(w):
-    R = se3.exp_so3(w)
-    back = se3.log_so3(R)
-    assert back.norm() <= math.pi + 1e-12
-    close(se3.exp_so3(back), R, 1e-13)
-    if w.norm() < math.pi - 1e-6:
-        close(back, w, 1e-9)
-
-
-@given(rotation_vectors())
 def test_rotation_angle(w):
     assert se3.rotation_angle(se3.exp_so3(w)).item() == pytest.approx(w.norm().item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (-1, 2, -3)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_log_so3_at_a_half_turn(axis, dtype, sign):
-    w = torch.tensor(axis, dtype=dtype)
-    w = sign * math.pi * w / w.norm()
-    R = se3.exp_so3(w)
-    assert torch.isfinite(se3.log_so3(R)).all()
-    close(se3.exp_so3(se3.log_so3(R)), R, 1e-6 if dtype == torch.float32 else 1e-14)
-
-
 @given(twists())
-def test_exp_and_log_of_se3_are_inverse(x):
-    T = se3.exp_se3(x)
-    close(se3.exp_se3(se3.log_se3(T)), T, 1e-12)
-
-
-@given(twists())
-def test_exp_se3_agrees_with_the_matrix_exponential(x):
-    generator = torch.zeros(4, 4, dtype=torch.float64)
+def test_exp_se3_agrees_with_scipy(x):
+    generator = np.zeros((4, 4))
     generator[:3, :3], generator[:3, 3] = se3.hat(x[3:]), x[:3]
-    close(se3.exp_se3(x), torch.linalg.matrix_exp(generator), 1e-12)
-
-
-@settings(max_examples=50)
-@given(twists(), st.integers(0, 5))
-def test_left_jacobians_against_central_differences(x, axis):
-    step = 1e-5 * torch.eye(6, dtype=torch.float64)[axis]
-    difference = se3.exp_se3(x + step) @ se3.inverse(se3.exp_se3(x - step))
-    close(se3.log_se3(difference) / 2e-5, se3.left_jacobian_se3(x)[:, axis], 1e-8)
-    close(se3.left_jacobian_so3(x[3:]), se3.left_jacobian_se3(x)[:3, :3])
-
-
-@given(rotation_vectors())
-def test_left_jacobian_of_so3_and_its_inverse(w):
-    product = se3.left_jacobian_so3(w) @ se3._left_jacobian_so3_inverse(w)
-    close(product, torch.eye(3, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", ["_sine", "_cosine", "_third", "_fourth", "_fifth"])
-def test_series_meet_their_closed_forms(name):
-    f = getattr(se3, name)
-    for limit in (se3._SMALL, 4.0):
-        around = torch.tensor([limit - 1e-9, limit + 1e-9], dtype=torch.float64)
-        below, above = f(around)
-        assert below.item() == pytest.approx(above.item(), rel=1e-8)
-        below, above = f(around + torch.tensor([1e-9, -1e-9], dtype=torch.float64) * (1 - 1e-7))
-        assert below.item() == pytest.approx(above.item(), rel=2e-13)
-
-
-@given(twists(), twists())
-def test_adjoint(x, y):
-    T = se3.exp_se3(x)
-    moved = T @ se3.exp_se3(y) @ se3.inverse(T)
-    close(moved, se3.exp_se3(se3.adjoint(T) @ y), 1e-12)
-
-
-@given(twists())
-def test_inverse(x):
-    T = se3.exp_se3(x)
-    close(se3.inverse(T) @ T, torch.eye(4, dtype=torch.float64))
+    close(se3.exp_se3(x), torch.from_numpy(expm(generator)), 1e-12)
 
 
 def test_perturb_turns_about_the_objects_origin():
@@ -139,13 +75,9 @@ def test_batches_keep_shape_and_type(dtype):
     x = torch.randn(4, 1, 3, 6, dtype=dtype)
     T = se3.exp_se3(x)
     assert T.shape == (4, 1, 3, 4, 4) and T.dtype == dtype
-    assert se3.log_se3(T).shape == x.shape and se3.log_se3(T).dtype == dtype
-    assert se3.left_jacobian_se3(x).shape == (4, 1, 3, 6, 6)
-    assert se3.adjoint(T).shape == (4, 1, 3, 6, 6)
     assert se3.perturb(T, x).dtype == dtype
     assert se3.perturb(T[0, 0], x).shape == T.shape
     assert se3.exp_se3(torch.zeros(0, 6)).shape == (0, 4, 4)
-    assert se3.log_so3(torch.eye(3).expand(0, 3, 3)).shape == (0, 3)
 
 
 def test_float32_keeps_its_digits():
@@ -154,10 +86,7 @@ def test_float32_keeps_its_digits():
     w = w / w.norm(dim=-1, keepdim=True)
     w = w * torch.logspace(-7, math.log10(3.1), 2000, dtype=torch.float64)[:, None]
     x = torch.cat((torch.randn(2000, 3, generator=generator, dtype=torch.float64), w), -1)
-    for f in (se3.exp_se3, se3.left_jacobian_se3):
-        close(f(x.float()).double(), f(x), 2e-6)
-    R = se3.exp_so3(w)
-    close(se3.log_so3(R.float()).double(), se3.log_so3(R), 2e-6)
+    close(se3.exp_se3(x.float()).double(), se3.exp_se3(x), 2e-6)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-9, 1e-4, 0.4999, 0.5, 0.5001, 2.0, math.pi - 1e-4])
@@ -165,20 +94,14 @@ def test_gradients(size):
     x = torch.tensor([0.3, -0.2, 0.9, 0.6, 0.0, 0.8], dtype=torch.float64)
     x[3:] *= size
     x.requires_grad_()
-    T = se3.exp_se3(x.detach()).requires_grad_()
     assert torch.autograd.gradcheck(se3.exp_se3, x)
-    assert torch.autograd.gradcheck(se3.left_jacobian_se3, x)
-    assert torch.autograd.gradcheck(lambda y: se3.log_se3(se3.exp_se3(y)), x)
-    se3.log_se3(T).sum().backward()
-    assert torch.isfinite(T.grad).all()
 
 
 def test_gradients_at_zero_are_finite_in_float32():
     x = torch.zeros(2, 6, requires_grad=True)
     T = se3.perturb(torch.eye(4), x) @ se3.exp_se3(x)
-    (se3.log_se3(T).sum() + se3.rotation_angle(T[..., :3, :3]).sum()).backward()
-    assert torch.isfinite(x.grad).all()
-    torch.testing.assert_close(x.grad, torch.full((2, 6), 2.0))
+    (T[..., :3, 3].sum() + T[..., 2, 1].sum() + se3.rotation_angle(T[..., :3, :3]).sum()).backward()
+    torch.testing.assert_close(x.grad, torch.tensor([2.0, 2, 2, 2, 0, 0]).expand(2, 6))
 
 
 def test_random_rotations_are_uniform_rotations():
@@ -193,7 +116,7 @@ def test_random_rotations_are_uniform_rotations():
     assert se3.rotation_angle(R).mean().item() == pytest.approx(expected, abs=0.03)
 
 
-@pytest.mark.parametrize("f", [se3.exp_so3, se3.exp_se3, se3.log_so3, se3.log_se3, se3.adjoint])
+@pytest.mark.parametrize("f", [se3.exp_so3, se3.exp_se3, se3.rotation_angle])
 def test_wrong_shapes_are_named(f):
     with pytest.raises(ValueError, match=r"shape \(\.\.\., .*got \(2, 5\)"):
         f(torch.zeros(2, 5))
