@@ -86,6 +86,7 @@ class PriorTerm:
 
     name = "prior"
     finest = 0
+    fixed_launches = True
 
     def __init__(
         self, pivots: Mapping[str, np.ndarray], capacity: int, device: str = "cpu"

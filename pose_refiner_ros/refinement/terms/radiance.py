@@ -431,6 +431,7 @@ class RadianceTerm:
 
     name = "radiance"
     finest = len(SCALES) - 1
+    fixed_launches = False  # each batch has rays of its own
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class SilhouetteTerm:
 
     name = "silhouette"
     finest = len(SCALES) - 1
+    fixed_launches = True
 
     def __init__(
         self,
