@@ -28,357 +28,180 @@ from pose_refiner_ros.settings import CHOICES
 QUALITIES = ("good", "ambiguous", "partial", "poor")
 TF_NAME = r"[A-Za-z0-9_.-][A-Za-z0-9_./-]*"
 
+# A row a parameter: name, default, meaning, the rest.
+# fmt: off
 GROUPS = {
     "Objects and device": [
-        Declaration(
-            "objects_file",
-            "",
+        Declaration("objects_file", "",
             "The object library: a YAML file, or the models folder of a BOP dataset. Empty: the "
-            "vehicles that come with the package, one each for sedan, suv and cargo.",
-            RELOAD,
-        ),
-        Declaration(
-            "encoder_file",
-            "",
+            "vehicles that come with the package, one each for sedan, suv and cargo.", RELOAD),
+        Declaration("encoder_file", "",
             "Weights of the encoder, which names masks whose class is unknown and guesses the "
             "first poses of objects that have a `category`. Empty: those of the package, where the "
-            "library has a category that they know. none: no encoder.",
-            RELOAD,
-        ),
-        Declaration(
-            "device",
-            "auto",
+            "library has a category that they know. none: no encoder.", RELOAD),
+        Declaration("device", "auto",
             "Where to compute: auto takes the first CUDA device and falls back to the CPU.",
-            RELOAD,
-            pattern=r"auto|cpu|cuda(:\d+)?",
-        ),
-        Declaration(
-            "autostart",
-            True,
-            "Configure and activate at start. With false a lifecycle manager does it.",
-            START,
-        ),
+            RELOAD, pattern=r"auto|cpu|cuda(:\d+)?"),
+        Declaration("autostart", True,
+            "Configure and activate at start. With false a lifecycle manager does it.", START),
     ],
     "Inputs": [
-        Declaration(
-            "image_transport",
-            "raw",
+        Declaration("image_transport", "raw",
             "raw: sensor_msgs/Image on `image`. compressed: sensor_msgs/CompressedImage on "
-            "`image/compressed`.",
-            ACTIVATE,
-            choices=("raw", "compressed"),
-        ),
-        Declaration(
-            "image_is_rectified",
-            False,
+            "`image/compressed`.", ACTIVATE, choices=("raw", "compressed")),
+        Declaration("image_is_rectified", False,
             "The masks belong to rectified images (image_rect): use P of camera_info and no "
-            "distortion, instead of K and D.",
-        ),
-        Declaration(
-            "require_image",
-            False,
+            "distortion, instead of K and D."),
+        Declaration("require_image", False,
             "Answer only masks that have an image with their stamp. The poses come from the masks; "
             "the image gives the header of the results and the background of the overlay, and "
             "refines objects that have a radiance field. With false, masks without an image are "
-            "answered under their own header.",
-        ),
-        Declaration(
-            "sync_slop",
-            0.01,
-            "Messages belong together if their stamps differ by no more than this many seconds. "
-            "An equal stamp is always preferred; 0.0 takes equal stamps only.",
-            minimum=0.0,
-            maximum=1.0,
-        ),
-        Declaration(
-            "sync_timeout",
-            0.2,
+            "answered under their own header."),
+        Declaration("sync_slop", 0.01,
+            "Messages belong together if their stamps differ by no more than this many seconds. An "
+            "equal stamp is always preferred; 0.0 takes equal stamps only.",
+            minimum=0.0, maximum=1.0),
+        Declaration("sync_timeout", 0.2,
             "How many seconds masks wait for an image or detections that are still expected.",
-            minimum=0.0,
-            maximum=10.0,
-        ),
-        Declaration(
-            "buffer_size",
-            60,
+            minimum=0.0, maximum=10.0),
+        Declaration("buffer_size", 60,
             "Messages kept per input while they wait for their partners. Raise it if masks come "
-            "later than this many images.",
-            minimum=1,
-            maximum=1000,
-        ),
-        Declaration(
-            "buffer_megabytes",
-            256,
+            "later than this many images.", minimum=1, maximum=1000),
+        Declaration("buffer_megabytes", 256,
             "Memory for waiting images; the same again for waiting masks. The oldest are dropped.",
-            minimum=8,
-            maximum=16384,
-        ),
-        Declaration(
-            "use_detections",
-            "auto",
+            minimum=8, maximum=16384),
+        Declaration("use_detections", "auto",
             "Whether the topic `detections` names the labels in the masks. auto: if someone "
             "publishes it. always: masks without detections are skipped. never: they are ignored.",
-            choices=("auto", "always", "never"),
-        ),
-        Declaration(
-            "label_names",
-            [""],
+            choices=("auto", "always", "never")),
+        Declaration("label_names", [""],
             "Names for labels when no detection names them, each `label:object`, for example "
             '["1:mug", "2:box"]. Without it, the labels of the object library are used, and with '
-            "one object in the library every label is that object.",
-            pattern=r"\d+:.+",
-        ),
-        Declaration(
-            "labels_are_ids",
-            False,
+            "one object in the library every label is that object.", pattern=r"\d+:.+"),
+        Declaration("labels_are_ids", False,
             "The labels in the masks stay the same from frame to frame (a tracker made them): "
-            "publish them as ids. With false the node follows the objects itself.",
-        ),
-        Declaration(
-            "initial_pose_max_age",
-            1.0,
+            "publish them as ids. With false the node follows the objects itself."),
+        Declaration("initial_pose_max_age", 1.0,
             "A message on `initial_poses` is used while its stamp differs from that of the masks "
-            "by no more than this many seconds.",
-            minimum=0.0,
-            maximum=60.0,
-        ),
+            "by no more than this many seconds.", minimum=0.0, maximum=60.0),
     ],
     "Estimation": [
-        Declaration(
-            "max_hypotheses",
-            16,
+        Declaration("max_hypotheses", 16,
             "Views that are tried for an object when nothing is known of its pose; each at up to "
             "three places where part of it may be hidden. More are surer and slower.",
-            minimum=1,
-            maximum=200,
-        ),
-        Declaration(
-            "keep_hypotheses",
-            4,
-            "Of those, how many different ones are refined to the end.",
-            minimum=1,
-            maximum=16,
-        ),
-        Declaration(
-            "search",
-            "auto",
+            minimum=1, maximum=200),
+        Declaration("keep_hypotheses", 4,
+            "Of those, how many different ones are refined to the end.", minimum=1, maximum=16),
+        Declaration("search", "auto",
             "When to try poses beside the given ones (last frame, `initial_poses`). auto: where "
             "there is none or it fits badly. always: slower, never caught in a wrong pose. never: "
-            "only objects with a given pose are found.",
-            choices=CHOICES["search"],
-        ),
-        Declaration(
-            "refinement",
-            "solver",
+            "only objects with a given pose are found.", choices=CHOICES["search"]),
+        Declaration("refinement", "solver",
             "How poses are refined. solver: the package's own, milliseconds an object. "
             "gradient_pose and gradient_encoder: the procedures of Palazzi et al., 30 steps of "
             "gradient descent on the pose or on a copy of the encoder's weights, for comparison; "
             "they take seconds an object.",
-            RELOAD,
-            choices=tuple(choice for choice in CHOICES["refinement"] if choice != "none"),
-        ),
-        Declaration(
-            "use_last_pose",
-            True,
+            RELOAD, choices=tuple(choice for choice in CHOICES["refinement"] if choice != "none")),
+        Declaration("use_last_pose", True,
             "Start also from where the object was in the last frame. Keeps the poses of symmetric "
-            "and ambiguous objects from flipping.",
-        ),
-        Declaration(
-            "min_score",
-            0.0,
-            "Poses with a lower score are not published.",
-            minimum=0.0,
-            maximum=1.0,
-        ),
-        Declaration(
-            "publish_qualities",
-            list(QUALITIES),
+            "and ambiguous objects from flipping."),
+        Declaration("min_score", 0.0,
+            "Poses with a lower score are not published.", minimum=0.0, maximum=1.0),
+        Declaration("publish_qualities", list(QUALITIES),
             "Qualities that are published. ambiguous: another pose fits nearly as well, the class "
             "is not sure, or the colours are not those of the object's field. partial: over a "
             "quarter of the outline is hidden. poor: the silhouette does not fit the mask.",
-            choices=QUALITIES,
-        ),
+            choices=QUALITIES),
     ],
     "Radiance fields": [
-        Declaration(
-            "photometric",
-            "auto",
+        Declaration("photometric", "auto",
             "Whether objects that have a field in the library are refined by the image as well. "
             "auto: where an image comes with the masks. never: by their silhouettes alone.",
-            choices=CHOICES["photometric"],
-        ),
-        Declaration(
-            "photo_rays",
-            1024,
+            choices=CHOICES["photometric"]),
+        Declaration("photo_rays", 1024,
             "Rays that are compared for each object, and for the scene. More are surer and slower.",
-            RELOAD,
-            minimum=64,
-            maximum=8192,
-        ),
-        Declaration(
-            "photo_sampling",
-            "interest_region",
+            RELOAD, minimum=64, maximum=8192),
+        Declaration("photo_sampling", "interest_region",
             "Which pixels they go through: anywhere, where corners are, or around corners.",
-            RELOAD,
-            choices=CHOICES["sampling"],
-        ),
-        Declaration(
-            "photo_exposure",
-            False,
+            RELOAD, choices=CHOICES["sampling"]),
+        Declaration("photo_exposure", False,
             "Solve for brightness and white balance too, where the light is not that of the photos "
-            "that the field was trained from.",
-            RELOAD,
-        ),
-        Declaration(
-            "scene_field",
-            "",
+            "that the field was trained from.", RELOAD),
+        Declaration("scene_field", "",
             "A radiance field of the scene, from `pose-refiner field train`: the camera itself is "
-            "localised in it, by `image` and `camera_info`, without masks. Empty: none.",
-            RELOAD,
-        ),
-        Declaration(
-            "scene_field_frame",
-            "scene",
+            "localised in it, by `image` and `camera_info`, without masks. Empty: none.", RELOAD),
+        Declaration("scene_field_frame", "scene",
             "The TF frame of that field: frame of `~/camera_pose`, parent of the camera in TF.",
-            pattern=TF_NAME,
-        ),
-        Declaration(
-            "scene_tf_child",
-            "",
+            pattern=TF_NAME),
+        Declaration("scene_tf_child", "",
             "The frame whose pose in the scene is sent to TF, and which initial poses are of. "
             "Empty: the image's. A frame has one parent only: where the camera hangs on a robot, "
             "give the root of its tree, such as odom or base_link (needs tf2_ros).",
-            ACTIVATE,
-            pattern=TF_NAME,
-        ),
-        Declaration(
-            "scene_initial_pose",
-            [0.0] * 7,
+            ACTIVATE, pattern=TF_NAME),
+        Declaration("scene_initial_pose", [0.0] * 7,
             "Where the camera (or scene_tf_child) begins in the scene: x y z in metres and a "
             "quaternion x y z w. All zeros: not known; it waits for `initialpose`.",
-            ACTIVATE,
-            length=7,
-        ),
+            ACTIVATE, length=7),
     ],
     "Outputs": [
-        Declaration(
-            "target_frame",
-            "",
+        Declaration("target_frame", "",
             "Publish poses in this frame instead of the camera's, by tf2 at the stamp of the image "
-            "(needs tf2_ros).",
-            ACTIVATE,
-            pattern=TF_NAME,
-        ),
-        Declaration(
-            "publish_alternatives",
-            False,
-            "List the other poses that were found, too, as results[1], results[2]… of a detection.",
-        ),
-        Declaration(
-            "publish_tf",
-            True,
+            "(needs tf2_ros).", ACTIVATE, pattern=TF_NAME),
+        Declaration("publish_alternatives", False,
+            "List the other poses that were found, too, as results[1], results[2]… of a "
+            "detection."),
+        Declaration("publish_tf", True,
             "Publish a transform from the camera to every object, and with scene_field from "
-            "scene_field_frame to the camera (or scene_tf_child).",
-        ),
-        Declaration(
-            "tf_prefix",
-            "",
+            "scene_field_frame to the camera (or scene_tf_child)."),
+        Declaration("tf_prefix", "",
             "Put before the frame names `<class>_<id>`. Give each node its own where two cameras "
-            "see the same objects: a frame has one parent only.",
-            pattern=TF_NAME,
-        ),
-        Declaration(
-            "marker_meshes",
-            "auto",
+            "see the same objects: a frame has one parent only.", pattern=TF_NAME),
+        Declaration("marker_meshes", "auto",
             "resource: markers name the mesh file, so RViz must be able to read it. triangles: "
             "markers carry a simplified mesh. auto: resource if the object has a file that RViz "
-            "reads.",
-            choices=("auto", "resource", "triangles"),
-        ),
-        Declaration(
-            "marker_opacity",
-            0.6,
-            "Opacity of the meshes on `~/markers`.",
-            minimum=0.05,
-            maximum=1.0,
-        ),
+            "reads.", choices=("auto", "resource", "triangles")),
+        Declaration("marker_opacity", 0.6,
+            "Opacity of the meshes on `~/markers`.", minimum=0.05, maximum=1.0),
     ],
     "Scene": [
-        Declaration(
-            "scene.camera_height",
-            1.5,
+        Declaration("scene.camera_height", 1.5,
             "Height of the camera above the ground in metres, for `~/scene_view`: all objects in "
             "one frame, whose origin is on the ground under the camera.",
-            minimum=0.01,
-            maximum=1000.0,
-        ),
-        Declaration(
-            "scene.camera_pitch",
-            0.0,
+            minimum=0.01, maximum=1000.0),
+        Declaration("scene.camera_pitch", 0.0,
             "By how much the camera looks down, in radians (0.1 is 5.7 degrees).",
-            minimum=-1.5708,
-            maximum=1.5708,
-        ),
-        Declaration(
-            "scene.camera_roll",
-            0.0,
+            minimum=-1.5708, maximum=1.5708),
+        Declaration("scene.camera_roll", 0.0,
             "By how much the camera leans to its right, in radians.",
-            minimum=-3.1416,
-            maximum=3.1416,
-        ),
-        Declaration(
-            "scene.frame",
-            "",
+            minimum=-3.1416, maximum=3.1416),
+        Declaration("scene.frame", "",
             "A TF frame with z up and the ground at z = 0, such as base_footprint or map: the "
             "scene lies in it, by tf2 at the stamp of the image (needs tf2_ros). Empty: the scene "
             "follows from scene.camera_height, scene.camera_pitch and scene.camera_roll.",
-            pattern=TF_NAME,
-        ),
-        Declaration(
-            "scene.view",
-            "birds_eye",
+            pattern=TF_NAME),
+        Declaration("scene.view", "birds_eye",
             "Where `~/scene_view` is seen from. birds_eye: from above, x up in the picture. chase: "
             "from behind and above the camera. camera: through the camera. custom: from scene.eye "
-            "towards scene.target.",
-            choices=("birds_eye", "chase", "camera", "custom"),
-        ),
-        Declaration(
-            "scene.eye",
-            [-8.0, 0.0, 5.0],
+            "towards scene.target.", choices=("birds_eye", "chase", "camera", "custom")),
+        Declaration("scene.eye", [-8.0, 0.0, 5.0],
             "View custom: x, y, z of where to look from, metres in the scene: ahead of the camera, "
-            "to its left, above the ground; with scene.frame in that frame.",
-            length=3,
-        ),
-        Declaration(
-            "scene.target",
-            [10.0, 0.0, 0.0],
-            "View custom: x, y, z of what to look at.",
-            length=3,
-        ),
-        Declaration(
-            "scene.width", 640, "Width of `~/scene_view` in pixels.", minimum=64, maximum=4096
-        ),
-        Declaration(
-            "scene.height", 480, "Height of `~/scene_view` in pixels.", minimum=64, maximum=4096
-        ),
+            "to its left, above the ground; with scene.frame in that frame.", length=3),
+        Declaration("scene.target", [10.0, 0.0, 0.0],
+            "View custom: x, y, z of what to look at.", length=3),
+        Declaration("scene.width", 640,
+            "Width of `~/scene_view` in pixels.", minimum=64, maximum=4096),
+        Declaration("scene.height", 480,
+            "Height of `~/scene_view` in pixels.", minimum=64, maximum=4096),
     ],
     "Monitoring": [
-        Declaration(
-            "diagnostics_period",
-            1.0,
-            "Seconds between messages on /diagnostics.",
-            START,
-            minimum=0.1,
-            maximum=60.0,
-        ),
-        Declaration(
-            "watchdog_seconds",
-            5.0,
+        Declaration("diagnostics_period", 1.0,
+            "Seconds between messages on /diagnostics.", START, minimum=0.1, maximum=60.0),
+        Declaration("watchdog_seconds", 5.0,
             "With no pose published for so long the log says why. 0.0 switches this off.",
-            minimum=0.0,
-            maximum=3600.0,
-        ),
+            minimum=0.0, maximum=3600.0),
     ],
 }
+# fmt: on
 
 DECLARATIONS = [declaration for group in GROUPS.values() for declaration in group]
 BY_NAME = {declaration.name: declaration for declaration in DECLARATIONS}
