@@ -6,6 +6,8 @@ import importlib
 import pytest
 import warp as wp
 
+from pose_refiner_ros.fields.grid_march import march_kernels
+from pose_refiner_ros.learning.grid_training_kernels import training_kernels
 from pose_refiner_ros.rendering.radiance import trace_kernel
 
 MODULES = [
@@ -15,9 +17,11 @@ MODULES = [
     "pose_refiner_ros.rendering.radiance",
     "pose_refiner_ros.refinement.solver",
     "pose_refiner_ros.refinement.normal_equations",
+    "pose_refiner_ros.refinement.occlusion",
     "pose_refiner_ros.refinement.terms.silhouette_kernel",
     "pose_refiner_ros.refinement.terms.prior",
     "pose_refiner_ros.refinement.terms.radiance",
+    "pose_refiner_ros.learning.grid_training_kernels",
 ]
 
 
@@ -48,3 +52,12 @@ def test_kernels_compile_for_a_gpu(name, tmp_path):
 @pytest.mark.parametrize("degree", [0, 2])
 def test_rays_are_traced_on_a_gpu_as_well(degree, tmp_path):
     assert ".entry" in ptx_of(trace_kernel(degree).module, tmp_path)
+
+
+@pytest.mark.skipif(
+    not hasattr(wp, "compile_aot_module"), reason="this Warp cannot compile ahead of time"
+)
+@pytest.mark.parametrize("kernels", [march_kernels, training_kernels])
+def test_grids_are_looked_into_and_trained_on_a_gpu_as_well(kernels, tmp_path):
+    for name, kernel in kernels(2).items():
+        assert ".entry" in ptx_of(kernel.module, tmp_path / name)
