@@ -3,14 +3,14 @@
 
 import numpy as np
 import pytest
-from shapes import angle_deg, ell, model, pinhole_camera, pose, silhouette, turned
+from shapes import angle_deg, ell, guesses, model, pinhole_camera, pose, silhouette, turned
 
+from pose_refiner_ros.encoder.category import category_prior, known_as_category
 from pose_refiner_ros.encoder.inference import Estimate, PoseHypothesis
 from pose_refiner_ros.objects.mesh import Mesh
-from pose_refiner_ros.refinement.category import category_prior, known_as_category
-from pose_refiner_ros.refinement.evidence import gather_evidence
-from pose_refiner_ros.refinement.refiner import Refined, Refiner
-from pose_refiner_ros.refinement.solver import Reason
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.observation import observe_mask
+from pose_refiner_ros.refinement.refiner import Refiner
 
 CAMERA = pinhole_camera(256, 300.0)
 TRUTH = pose((0.6, -0.7, 0.4), (0.05, -0.04, 0.6))
@@ -34,8 +34,8 @@ def wider(mesh: Mesh) -> Mesh:
 
 
 @pytest.fixture(scope="module")
-def evidence():
-    return gather_evidence(silhouette(wider(ell()), TRUTH, CAMERA), 1, CAMERA)
+def seen():
+    return observe_mask(silhouette(wider(ell()), TRUTH, CAMERA), 1, CAMERA)
 
 
 @pytest.fixture(scope="module")
@@ -43,45 +43,47 @@ def refiner():
     return Refiner([model("ell", ell())], capacity=8)
 
 
-def test_the_prior_is_the_nearest_hypothesis(evidence):
+def test_the_prior_is_the_nearest_hypothesis(seen):
     behind = turned(TRUTH, (0, 3.0, 0))
     said = estimate(behind, TRUTH)
-    prior = category_prior(evidence, said, turned(TRUTH, (0.2, 0.1, 0)))
-    np.testing.assert_array_equal(prior.camera_from_object, TRUTH)
+    prior = category_prior(seen, said, turned(TRUTH, (0.2, 0.1, 0)))
+    np.testing.assert_array_equal(prior.reference_from_object, TRUTH)
     np.testing.assert_array_equal(prior.information, prior.information.T)
     sigma = np.sqrt(np.diag(prior.information))
     assert sigma[0] / sigma[3] == pytest.approx(0.05 / 0.02)  # as the covariance, but for the unit
-    unsure = category_prior(evidence, estimate(TRUTH, metres=0.2, radians=0.5), TRUTH)
+    unsure = category_prior(seen, estimate(TRUTH, metres=0.2, radians=0.5), TRUTH)
     np.testing.assert_allclose(unsure.information, prior.information / 100, rtol=1e-9)
 
 
-def test_the_prior_pulls_and_a_surer_one_pulls_more(evidence, refiner):
+def test_the_prior_pulls_and_a_surer_one_pulls_more(seen, refiner):
     mean = turned(TRUTH, (0.0, 0.25, 0.0))
     ends = []
     for radians in (5.0, 0.2, 0.01):
         said = estimate(mean, metres=20 * radians, radians=radians)
-        prior = category_prior(evidence, said, mean)
-        (found,) = refiner.refine([evidence], ["ell"], [[mean]], restart=False, priors=[[prior]])
-        ends.append(angle_deg(found[0].camera_from_object, mean))
-        assert found[0].prior_cost >= 0 and found[0].total_cost >= found[0].cost
-    (alone,) = refiner.refine([evidence], ["ell"], [[mean]], restart=False)
-    free = angle_deg(alone[0].camera_from_object, mean)
+        prior = category_prior(seen, said, mean)
+        (found,) = refiner.refine([[seen]], [[Hypothesis("ell", mean, prior)]], restart=False)
+        ends.append(angle_deg(found[0].reference_from_object, mean))
+        fits = found[0].fits
+        assert fits["prior"].cost >= 0
+        assert found[0].cost == pytest.approx(fits["silhouette"].cost + fits["prior"].cost)
+    (alone,) = refiner.refine([[seen]], [guesses("ell", mean)], restart=False)
+    free = angle_deg(alone[0].reference_from_object, mean)
     assert ends[0] == pytest.approx(free, abs=0.5)  # an encoder that knows nothing
     assert ends[0] > ends[1] > ends[2]
     assert ends[2] < 0.5 < free
 
 
-def test_a_prior_at_the_truth_keeps_a_wrong_mesh_upright(evidence, refiner):
+def test_a_prior_at_the_truth_keeps_a_wrong_mesh_upright(seen, refiner):
     start = turned(TRUTH, (0.05, -0.1, 0.05))
-    (free,) = refiner.refine([evidence], ["ell"], [[start]], restart=False)
-    prior = category_prior(evidence, estimate(TRUTH), start)
-    (held,) = refiner.refine([evidence], ["ell"], [[start]], restart=False, priors=[[prior]])
-    error = angle_deg(held[0].camera_from_object, TRUTH)
-    assert error < angle_deg(free[0].camera_from_object, TRUTH) and error < 3.0
+    (free,) = refiner.refine([[seen]], [guesses("ell", start)], restart=False)
+    prior = category_prior(seen, estimate(TRUTH), start)
+    (held,) = refiner.refine([[seen]], [[Hypothesis("ell", start, prior)]], restart=False)
+    error = angle_deg(held[0].reference_from_object, TRUTH)
+    assert error < angle_deg(free[0].reference_from_object, TRUTH) and error < 3.0
 
 
-def refined(covariance_: np.ndarray) -> Refined:
-    return Refined(TRUTH, covariance_, 0.0, 0.9, 1.0, 1.0, 5, Reason.CONVERGED)
+def refined(covariance_: np.ndarray) -> Hypothesis:
+    return Hypothesis("ell", TRUTH, covariance=covariance_)
 
 
 def test_the_distance_is_as_unsure_as_the_objects_size():

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from shapes import box, cylinder, model, pinhole_camera, pose, silhouette
+from shapes import box, cylinder, guesses, model, pinhole_camera, pose, silhouette
 
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.evaluation.benchmark import make_trials
@@ -12,14 +12,14 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 from pose_refiner_ros.refinement.covariance import PRIOR_SIGMA, pose_covariance, symmetry_covariance
-from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.observation import observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.rendering.scene import render_scene
 
 SECTORS = 48
 
 
-def some_evidence(rng: np.random.Generator, count: int):
+def some_outlines(rng: np.random.Generator, count: int):
     """Normal equations of random outlines: rows of Jacobians with residuals of a pixel or so."""
     rows = rng.normal(size=(count, SECTORS, 6)) * [300, 300, 100, 50, 50, 50]
     residual = rng.normal(size=(count, SECTORS, 1))
@@ -27,14 +27,14 @@ def some_evidence(rng: np.random.Generator, count: int):
 
 
 def test_covariances_are_symmetric_and_positive_definite():
-    hessian, slope, sectors = some_evidence(np.random.default_rng(0), 20)
+    hessian, slope, sectors = some_outlines(np.random.default_rng(0), 20)
     covariance = pose_covariance(hessian, slope, sectors, np.full(20, 0.3))
     np.testing.assert_allclose(covariance, np.swapaxes(covariance, 1, 2), rtol=1e-9)
     assert (np.linalg.eigvalsh(covariance) > 0).all()
 
 
 def test_independent_residuals_give_the_covariance_of_least_squares():
-    hessian, slope, sectors = some_evidence(np.random.default_rng(1), 400)
+    hessian, slope, sectors = some_outlines(np.random.default_rng(1), 400)
     covariance = pose_covariance(hessian, slope, sectors, np.full(400, 0.3))
     # s^2 = 1 by construction; the largest of several estimates of it is taken, never less than it
     ratio = np.einsum("bii->b", covariance @ hessian) / 6
@@ -49,7 +49,7 @@ def test_nothing_seen_leaves_the_prior():
 
 
 def test_a_perfect_fit_is_not_taken_for_certainty():
-    hessian, slope, sectors = some_evidence(np.random.default_rng(2), 1)
+    hessian, slope, sectors = some_outlines(np.random.default_rng(2), 1)
     exact = pose_covariance(hessian, slope, 0 * sectors, np.array([0.3]))[0]
     assert np.diag(exact).min() > 0
     half = pose_covariance(hessian / 4, slope, 0 * sectors, np.array([0.3]))[0]
@@ -64,8 +64,9 @@ def test_the_axis_of_a_body_of_revolution_is_unknown_and_nothing_else(declared, 
     camera = pinhole_camera(focal=350.0)
     camera_from_object = pose((1.0, 0.3, 0.0), (0.01, 0.0, 0.5))
     masks = silhouette(bottle.mesh, camera_from_object, camera)
-    evidence = gather_evidence(masks, 1, camera)
-    found = Refiner([bottle], capacity=8).refine([evidence], ["bottle"], [[camera_from_object]])[0]
+    seen = observe_mask(masks, 1, camera)
+    start = guesses("bottle", camera_from_object)
+    (found,) = Refiner([bottle], capacity=8).refine([[seen]], [start])
     rotation = found[0].covariance[3:, 3:]
     axis, across = camera_from_object[:3, 2], camera_from_object[:3, 0]
     about_axis, about_across = np.sqrt(axis @ rotation @ axis), np.sqrt(across @ rotation @ across)
@@ -85,9 +86,10 @@ def test_the_depth_of_an_object_at_the_edge_of_a_fisheye_lies_along_its_ray():
     shape = model("box", box(0.3, 0.2, 0.15))
     camera_from_object = pose((1.0, 0.2, -0.5), ray * 1.6)
     masks = render_scene([finer(shape.mesh)], camera_from_object[None], camera).labels
-    evidence = gather_evidence(masks, 1, camera)
-    found = Refiner([shape], capacity=8).refine([evidence], ["box"], [[camera_from_object]])[0][0]
-    assert found.iou > 0.95
+    seen = observe_mask(masks, 1, camera)
+    start = guesses("box", camera_from_object)
+    found = Refiner([shape], capacity=8).refine([[seen]], [start])[0][0]
+    assert found.fits["silhouette"].iou > 0.95
     values, vectors = np.linalg.eigh(found.covariance[:3, :3])
     assert values[2] > 3 * values[1]
     assert abs(vectors[:, 2] @ ray) > np.cos(np.radians(15))
@@ -115,9 +117,9 @@ def test_the_normalised_error_squared_averages_six(sedan, noise):
     rng = np.random.default_rng(1)
     errors, covariances = [], []
     for trial in trials:
-        evidence = gather_evidence(noise(trial.masks, rng), 1, trial.camera)
-        found = refiner.refine([evidence], ["sedan"], [[trial.start]], restart=False)[0][0]
-        errors.append(twist_error(trial.truth, found.camera_from_object))
+        seen = observe_mask(noise(trial.masks, rng), 1, trial.camera)
+        found = refiner.refine([[seen]], [guesses("sedan", trial.start)], restart=False)[0][0]
+        errors.append(twist_error(trial.truth, found.reference_from_object))
         covariances.append(found.covariance)
     errors, covariances = np.array(errors), np.array(covariances)
 
