@@ -11,6 +11,7 @@ from shapes import (
     box,
     cylinder,
     ell,
+    guesses,
     model,
     pinhole_camera,
     pose,
@@ -27,7 +28,8 @@ from pose_refiner_ros.geometry.views import look_at
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 from pose_refiner_ros.pipeline import Pipeline, Settings, choose_device
-from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.codebook import ViewCodebook
+from pose_refiner_ros.refinement.observation import observe_mask
 from pose_refiner_ros.rendering.scene import render_scene
 
 CAMERA = pinhole_camera(256, 300.0)
@@ -138,9 +140,9 @@ def test_three_vehicles_in_one_label_image(vehicles, lens, start):
         assert 0.0 <= found.score <= 1.0
         # Where the pickup meets the van, whose pixels are unknown, outline that lies a fraction of
         # a pixel within the mask finds no border near: that counts at the true pose as well.
-        seen = gather_evidence(masks, found.label, camera)
-        at_truth = vehicles._refiner.evaluate(seen, name, truth).contour_rms_px
-        assert found.contour_rms_px < max(1.0, at_truth)
+        seen = observe_mask(masks, found.label, camera)
+        (at_truth,) = vehicles.refiner.evaluate([seen], guesses(name, truth))
+        assert found.contour_rms_px < max(1.0, at_truth.fits["silhouette"].rms)
         assert found.covariance.shape == (6, 6)
         assert (np.linalg.eigvalsh(found.covariance) > 0).all()
         assert all(a.score >= b.score for a, b in pairwise(found.alternatives))
@@ -372,10 +374,10 @@ def test_a_tracked_object_that_fits_is_not_searched(blocks, monkeypatch):
     masks = silhouette(ell(), TRUTH, CAMERA)
     frame = Frame(masks, CAMERA, {1: "ell"}, {1: [turned(TRUTH, (0.1, 0, 0))]}, tracked=(1,))
 
-    def no_search(self, one):
+    def no_search(self, seen, count):
         raise AssertionError("searched")
 
-    monkeypatch.setattr(Pipeline, "_guess", no_search)
+    monkeypatch.setattr(ViewCodebook, "match", no_search)
     (found,) = blocks.process(frame)
     assert angle_deg(found.camera_from_object, TRUTH) < 0.5
     frame.search = (1,)

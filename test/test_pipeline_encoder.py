@@ -23,6 +23,7 @@ from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.settings import CHOICES, Settings
 
 CAMERA = pinhole_camera(256, 300.0)
@@ -63,10 +64,10 @@ class FakeEncoder:
     def classes(self):
         return tuple(self.probabilities)
 
-    def estimate(self, evidence):
-        self.asked += [seen.label for seen in evidence]
+    def estimate(self, observations):
+        self.asked += [seen.label for seen in observations]
         said = [PoseHypothesis(one, weight, SURE, 0.1) for one, weight in self.hypotheses]
-        return [Estimate(dict(self.probabilities), said) for _ in evidence]
+        return [Estimate(dict(self.probabilities), said) for _ in observations]
 
 
 def library(exact: bool = True, mesh: Mesh | None = None) -> dict:
@@ -94,6 +95,14 @@ def two_objects(name_2) -> Frame:
     masks = silhouette(ell(), TRUTH, CAMERA)
     masks[silhouette(box(), beside, CAMERA) > 0] = 2
     return Frame(masks, CAMERA, {1: None, 2: name_2})
+
+
+def followed(pipeline, one: Frame, reports=None) -> tuple[dict, list]:
+    """What whoever follows the objects is told, once a frame, and the poses."""
+    told = []
+    poses = pipeline.process(one, Reports() if reports is None else reports, told.append)
+    (shares,) = told
+    return shares, poses
 
 
 # --- names --------------------------------------------------------------------------------------
@@ -150,10 +159,9 @@ def test_classes_that_the_library_lacks_are_said():
 def test_without_an_encoder_only_the_nameless_is_left_out():
     reports = Reports()
     pipeline = Pipeline(EXACT, device="cpu")
-    (found,) = pipeline.process(two_objects("box"), reports)
-    assert found.name == "box"
+    shares, (found,) = followed(pipeline, two_objects("box"), reports)
+    assert found.name == "box" and shares == {}
     assert "there is no encoder" in reports.texts(1) and reports.texts(2) == ""
-    assert pipeline.classify(frame()) == {}
 
 
 def test_wrong_names_and_masks_do_not_reach_the_others():
@@ -179,15 +187,73 @@ def test_objects_that_the_encoder_does_not_know_are_not_asked_about():
     assert encoder.asked == [] and found.iou > 0.97
 
 
-def test_classifying_alone():
+def test_whoever_follows_is_told_of_the_nameless_alone():
     encoder, reports = FakeEncoder(LETTER), Reports()
     pipeline = Pipeline(EXACT, device="cpu", encoder=encoder)
     both = two_objects(None)
     both.labels = {**both.labels, 7: None}
-    said = pipeline.classify(both, reports)
-    assert said == {label: {"ell": 0.8, "box": 0.15, "(dragon)": 0.05} for label in (1, 2)}
+    shares, poses = followed(pipeline, both, reports)
+    assert shares == {label: {"ell": 0.8, "box": 0.15, "(dragon)": 0.05} for label in (1, 2)}
     assert "no pixel" in reports.texts(7)
-    assert pipeline.classify(frame(name="ell")) == {}
+    assert [one.label for one in poses] == [1, 2]
+    shares, _ = followed(pipeline, two_objects("box"))
+    assert set(shares) == {1}
+    assert followed(pipeline, frame(name="ell"))[0] == {}
+    assert followed(pipeline, frame(label=0))[0] == {}
+
+
+def test_whoever_follows_may_name_what_the_encoder_would_name_otherwise():
+    pipeline = Pipeline(EXACT, device="cpu", encoder=FakeEncoder(LETTER))
+    beside = two_objects(None)
+    truth = pose((0.3, 0.5, 0.2), (0.18, 0.17, 0.8))
+
+    def follow(shares):
+        assert max(shares[2], key=shares[2].get) == "ell"
+        beside.labels = {**beside.labels, 2: "box"}
+        beside.initial_poses = {2: [turned(truth, (0.05, 0.1, 0.0))]}
+        beside.tracked = (2,)
+
+    letter, brick = pipeline.process(beside, Reports(), follow)
+    assert letter.name == "ell" and letter.class_probability == pytest.approx(0.8)
+    assert brick.name == "box" and brick.class_probability == 1.0
+    assert angle_deg(brick.camera_from_object, truth) < 1.0
+
+
+def test_starts_that_whoever_follows_gives_come_first():
+    """Also those of a label that had a name all along."""
+    pipeline = Pipeline(EXACT, Settings(search="never"), "cpu", FakeEncoder(LETTER, (OTHER, 1.0)))
+    given = frame(name="plain", truth=TRUTH)
+
+    def follow(shares):
+        given.labels = {1: "ell"}
+        given.initial_poses = {1: [turned(TRUTH, (0.05, 0, 0))]}
+
+    (found,) = pipeline.process(given, Reports(), follow)
+    assert found.name == "ell" and angle_deg(found.camera_from_object, TRUTH) < 0.5
+
+
+def test_what_whoever_follows_leaves_out_is_left_out_without_a_word():
+    reports = Reports()
+    pipeline = Pipeline(EXACT, device="cpu", encoder=FakeEncoder(LETTER))
+    both = two_objects("box")
+
+    def follow(shares):
+        both.labels = {2: "box"}
+
+    (found,) = pipeline.process(both, reports, follow)
+    assert found.label == 2 and reports == []
+
+
+def test_no_pose_is_made_for_a_name_that_whoever_follows_takes_back():
+    """To None: then the encoder's opinion counts."""
+    pipeline = Pipeline(EXACT, device="cpu", encoder=FakeEncoder(LETTER))
+    named = frame(name="box")
+
+    def follow(shares):
+        named.labels = {1: None}
+
+    (found,) = pipeline.process(named, Reports(), follow)
+    assert found.name == "ell" and found.class_probability == pytest.approx(0.8)
 
 
 # --- shapes that are the object's own, and those of a category ----------------------------------
@@ -218,10 +284,10 @@ def test_given_poses_of_an_exact_shape_come_first():
 
 @pytest.fixture
 def no_codebook(monkeypatch):
-    def never(self, one):
+    def never(self, seen, count):
         raise AssertionError("searched")
 
-    monkeypatch.setattr(Pipeline, "_guess", never)
+    monkeypatch.setattr(ViewCodebook, "match", never)
 
 
 def test_a_category_is_refined_from_the_encoders_hypotheses_alone(no_codebook):
@@ -366,24 +432,24 @@ def test_warming_up_asks_the_encoder(tiny_encoder):
 class FakeColourEncoder(FakeEncoder):
     needs_photo = True
 
-    def estimate(self, evidence):
-        assert all(seen.photo.shape == (*seen.mask.shape, 3) for seen in evidence)
-        return super().estimate(evidence)
+    def estimate(self, observations):
+        assert all(seen.rgb.shape == (*seen.mask.shape, 3) for seen in observations)
+        return super().estimate(observations)
 
 
 def test_an_encoder_of_colours_gets_the_photo():
     reports, one = Reports(), frame(image=np.zeros((256, 256, 3), np.uint8))
     pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
-    assert pipeline.classify(one)[1]["ell"] == pytest.approx(0.8)
-    (found,) = pipeline.process(one, reports)
+    shares, (found,) = followed(pipeline, one, reports)
+    assert shares[1]["ell"] == pytest.approx(0.8)
     assert found.name == "ell" and reports == []
 
 
 def test_without_a_photo_what_is_named_is_found_all_the_same():
     reports, both = Reports(), two_objects("box")
     pipeline = Pipeline(EXACT, device="cpu", encoder=FakeColourEncoder(LETTER))
-    assert pipeline.classify(both) == {}
-    (found,) = pipeline.process(both, reports)
+    shares, (found,) = followed(pipeline, both, reports)
+    assert shares == {}
     assert found.name == "box" and "none of use came with the masks" in reports.texts(1)
 
 

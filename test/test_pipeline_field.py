@@ -16,6 +16,7 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
 from pose_refiner_ros.settings import CHOICES, Settings
 
@@ -109,7 +110,7 @@ def test_wrong_side_that_is_tracked_is_not_good(pipeline):
 
 def test_tracked_pose_is_followed(pipeline, monkeypatch):
     start = turned(TRUTH, (0.02, -0.03, 0.01), (0.004, -0.003, 0.01))
-    monkeypatch.setattr(Pipeline, "_search", lambda self, seen: seen and pytest.fail("searched"))
+    monkeypatch.setattr(ViewCodebook, "match", lambda *asked: pytest.fail("searched"))
     frame = frame_of(initial_poses={1: [start]}, tracked={1}, search={1})
     (found,) = pipeline.process(frame)  # a fresh look is due, and not needed
     assert angle_deg(found.camera_from_object, TRUTH) < 0.5
@@ -158,7 +159,7 @@ def test_other_light_needs_exposure(pipeline):
 
 def test_no_photo_or_one_of_another_size(pipeline):
     for image, why in (
-        (None, "no photo came with the masks"),
+        (None, "no image came with the masks"),
         (np.zeros((10, 20, 3), np.uint8), "20x10"),
     ):
         reports = Reports()
@@ -247,7 +248,7 @@ def test_all_samplings_are_offered():
 
 
 def test_origin_far_from_the_object(own_cache):
-    """Colours turn about the object's middle then, and outlines do not pull beside them."""
+    """Poses turn about the object's middle, whatever its origin is."""
     middle = np.array([0.5, 0.1, -0.3])
     block = painted_block((0.1, 0.08, 0.06), voxel=0.005, centre=middle)
     mesh = field_mesh(block)

@@ -8,14 +8,14 @@ from scipy.spatial.transform import Rotation
 from shapes import angle_deg, random_turn, shift_between, turned
 
 from pose_refiner_ros.geometry.camera import Camera, CameraError
-from pose_refiner_ros.refinement.evidence import EvidenceError
-from pose_refiner_ros.refinement.field_refiner import FieldSettings
+from pose_refiner_ros.refinement.observation import ObservationError
 from pose_refiner_ros.scene_localiser import (
     LocalisationError,
     SceneLocaliser,
     SceneTracker,
     _about_camera,
 )
+from pose_refiner_ros.settings import Settings
 
 CAMERA = Camera(np.array([[110.0, 0, 79.5], [0, 110.0, 59.5], [0, 0, 1]]), (120, 160))
 ROOM = painted_room()
@@ -37,7 +37,7 @@ def seen_from(scene_from_camera: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def localiser():
-    return SceneLocaliser(ROOM, FieldSettings(rays=512))
+    return SceneLocaliser(ROOM, Settings(photo_rays=512))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -100,7 +100,7 @@ def test_other_light(localiser):
     truth = stand()
     dark = np.rint(0.6 * seen_from(truth)).astype(np.uint8)
     assert localiser.locate(dark, CAMERA, [truth]).lost
-    solving = SceneLocaliser(ROOM, FieldSettings(rays=512, exposure=True))
+    solving = SceneLocaliser(ROOM, Settings(photo_rays=512, exposure=True))
     found = solving.locate(dark, CAMERA, [turned(truth, (0.05, 0.1, 0.0))])
     assert not found.lost and angle_deg(found.scene_from_camera, truth) < 0.5
 
@@ -133,5 +133,5 @@ def test_bad_input(localiser):
         SceneTracker(localiser).follow(image, CAMERA)
     with pytest.raises(CameraError, match="10x10"):
         localiser.locate(image[:10, :10], CAMERA, [stand()])
-    with pytest.raises(EvidenceError, match="NaN"):
+    with pytest.raises(ObservationError, match="NaN"):
         localiser.locate(np.full((120, 160, 3), np.nan), CAMERA, [stand()])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's online refinement on evidence: photos' frames and sizes come out right."""
+"""The paper's online refinement on observations: photos' frames and sizes come out right."""
 
 import copy
 import dataclasses
@@ -12,7 +12,8 @@ from shapes import angle_deg, box, ell, model, pinhole_camera, pose, silhouette,
 from pose_refiner_ros.baselines.gradient_refiner import GradientRefiner
 from pose_refiner_ros.encoder.inference import UNLIKELY, PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
-from pose_refiner_ros.refinement.evidence import gather_evidence, shrink_camera
+from pose_refiner_ros.refinement.observation import observe_mask
+from pose_refiner_ros.refinement.signed_distance import shrink_pinhole
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
@@ -35,8 +36,8 @@ def refiner() -> GradientRefiner:
 
 
 @pytest.fixture(scope="module")
-def evidence():
-    return gather_evidence(silhouette(ell(), TRUTH, CAMERA), 1, CAMERA)
+def seen():
+    return observe_mask(silhouette(ell(), TRUTH, CAMERA), 1, CAMERA)
 
 
 @pytest.fixture
@@ -55,22 +56,22 @@ def overlap(seen, camera_from_object: np.ndarray) -> float:
     return (drawn & seen.mask).sum() / ((drawn | seen.mask) & known).sum()
 
 
-def test_poses_get_better(refiner, evidence):
+def test_poses_get_better(refiner, seen):
     starts = [
         turned(TRUTH, turn, (0.006, -0.01, 0.03)) for turn in ((0.2, 0, 0), (0, -0.2, 0), (0, 0, 0))
     ]
-    result = refiner.refine_poses(evidence, ELL, starts)
+    result = refiner.refine_poses(seen, ELL, starts)
     assert result.camera_from_object.shape == (3, 4, 4)
     for start, found in zip(starts, result.camera_from_object.numpy(), strict=True):
-        assert overlap(evidence, found) > max(0.9, overlap(evidence, start))
+        assert overlap(seen, found) > max(0.9, overlap(seen, start))
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
-def test_target_and_camera_go_together(evidence, size):
+def test_target_and_camera_go_together(seen, size):
     """The mask that is aimed at, and what the mesh covers when drawn eight times as fine."""
-    mask, weight, pinhole = GradientRefiner(size=size)._target(evidence)
+    mask, weight, pinhole = GradientRefiner(size=size)._target(seen)
     assert mask.shape == weight.shape == (size, size) and weight.mean() > 0.95
-    fine = draw(MeshBatch([ell()]), [0], TRUTH[None], shrink_camera(pinhole, 1 / 8), 8 * size)[0]
+    fine = draw(MeshBatch([ell()]), [0], TRUTH[None], shrink_pinhole(pinhole, 1 / 8), 8 * size)[0]
     expected = fine.reshape(size, 8, size, 8).mean((1, 3))
     pixels = np.indices(mask.shape).reshape(2, -1)
     middles = [pixels @ picture.ravel() / picture.sum() for picture in (mask, expected)]
@@ -83,7 +84,7 @@ def test_what_another_object_hides_does_not_pull(refiner):
     _, xs = np.nonzero(whole)
     hidden = whole.copy()
     hidden[:, int(np.quantile(xs, 0.7)) :] *= 2
-    seen = gather_evidence(hidden, 1, CAMERA)
+    seen = observe_mask(hidden, 1, CAMERA)
     _, weight, _ = refiner._target(seen)
     assert weight.min() == 0.0 and 0.8 < weight.mean() < 1.0
     found = refiner.refine_poses(seen, ELL, [TRUTH]).camera_from_object[0].numpy()
@@ -93,10 +94,10 @@ def test_what_another_object_hides_does_not_pull(refiner):
     assert overlap(seen, found) > overlap(seen, misled)
 
 
-def test_the_encoder_is_left_as_it_was(refiner, evidence, encoder):
+def test_the_encoder_is_left_as_it_was(refiner, seen, encoder):
     before = copy.deepcopy(encoder.encoder.state_dict())
-    results = refiner.refine_encoder(evidence, ELL, encoder)
-    weights = [h.weight for h in encoder.estimate([evidence])[0].hypotheses]
+    results = refiner.refine_encoder(seen, ELL, encoder)
+    weights = [h.weight for h in encoder.estimate([seen])[0].hypotheses]
     assert len(results) == sum(weight >= UNLIKELY for weight in weights)
     for result in results:
         assert result.camera_from_object.shape == (1, 4, 4)
@@ -105,7 +106,7 @@ def test_the_encoder_is_left_as_it_was(refiner, evidence, encoder):
     # the likelier hypothesis first
     np.testing.assert_allclose(
         results[0].poses[0, 0].numpy(),
-        encoder.estimate([evidence])[0].hypotheses[0].camera_from_object,
+        encoder.estimate([seen])[0].hypotheses[0].camera_from_object,
         atol=1e-4,
     )
     for name, value in encoder.encoder.state_dict().items():
@@ -113,9 +114,9 @@ def test_the_encoder_is_left_as_it_was(refiner, evidence, encoder):
     assert not encoder.encoder.training
 
 
-def test_each_object_is_drawn_by_its_own_mesh(refiner, evidence):
+def test_each_object_is_drawn_by_its_own_mesh(refiner, seen):
     other = model("box", box())
-    a = refiner.refine_poses(evidence, ELL, [TRUTH]).losses[0]
-    b = refiner.refine_poses(evidence, other, [TRUTH]).losses[0]
-    again = refiner.refine_poses(evidence, ELL, [TRUTH]).losses[0]
+    a = refiner.refine_poses(seen, ELL, [TRUTH]).losses[0]
+    b = refiner.refine_poses(seen, other, [TRUTH]).losses[0]
+    again = refiner.refine_poses(seen, ELL, [TRUTH]).losses[0]
     assert b > a and torch.equal(a, again)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder at work on evidence."""
+"""The encoder at work on what is seen."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSetti
 from pose_refiner_ros.encoder.pose_heads import camera_from_ray
 from pose_refiner_ros.encoder.weights import save_encoder
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.refinement.evidence import gather_evidence
+from pose_refiner_ros.refinement.observation import observe_mask
 
 SETTINGS = EncoderSettings(("a", "b", "c"), size=32, channels=(4, 4, 4, 4, 4), dense=8)
 CAMERA = pinhole_camera(256, 300.0)
@@ -36,18 +36,18 @@ def encoder() -> PoseEncoder:
 
 
 @pytest.fixture(scope="module")
-def evidence() -> list:
+def observations() -> list:
     masks = [silhouette(ell(), one, CAMERA) for one in POSES]
-    seen = [gather_evidence(mask, 1, CAMERA) for mask in masks]
+    seen = [observe_mask(mask, 1, CAMERA) for mask in masks]
     aside = np.zeros((256, 256), np.uint8)
     aside[20:50, 200:240] = 1
-    return [*seen, gather_evidence(aside, 1, FISHEYE)]
+    return [*seen, observe_mask(aside, 1, FISHEYE)]
 
 
-def test_a_batch_is_each_alone(encoder, evidence):
-    together = encoder.estimate(evidence)
-    assert len(together) == len(evidence)
-    for seen, estimate in zip(evidence, together, strict=True):
+def test_a_batch_is_each_alone(encoder, observations):
+    together = encoder.estimate(observations)
+    assert len(together) == len(observations)
+    for seen, estimate in zip(observations, together, strict=True):
         (alone,) = encoder.estimate([seen])
         assert estimate.class_probabilities == pytest.approx(alone.class_probabilities, abs=1e-5)
         for a, b in zip(estimate.hypotheses, alone.hypotheses, strict=True):
@@ -60,8 +60,8 @@ def test_nothing_seen_is_nothing_said(encoder):
     assert encoder.estimate([]) == []
 
 
-def test_estimates_are_whole(encoder, evidence):
-    for estimate in encoder.estimate(evidence):
+def test_estimates_are_whole(encoder, observations):
+    for estimate in encoder.estimate(observations):
         assert tuple(estimate.class_probabilities) == encoder.classes == ("a", "b", "c")
         assert sum(estimate.class_probabilities.values()) == pytest.approx(1.0, abs=1e-5)
         assert estimate.best_class in encoder.classes
@@ -79,10 +79,10 @@ def test_estimates_are_whole(encoder, evidence):
             assert hypothesis.distance_sigma > 0
 
 
-def test_the_object_lies_where_its_mask_is(encoder, evidence):
+def test_the_object_lies_where_its_mask_is(encoder, observations):
     """Untrained, an encoder says the middle of the window, give or take: also for a fisheye's crop
     that looks aside, whose poses are turned back to the camera."""
-    for seen, estimate in zip(evidence, encoder.estimate(evidence), strict=True):
+    for seen, estimate in zip(observations, encoder.estimate(observations), strict=True):
         camera = seen.crop.camera
         mask = seen.crop.crop_from_camera
         in_crop = mask @ estimate.hypotheses[0].camera_from_object[:3, 3]
@@ -90,13 +90,13 @@ def test_the_object_lies_where_its_mask_is(encoder, evidence):
         ys, xs = np.nonzero(seen.mask)
         assert np.abs(pixel - (xs.mean(), ys.mean())).max() < 0.3 * seen.crop.size
         assert np.isfinite(camera.project(estimate.hypotheses[0].camera_from_object[:3, 3])).all()
-    assert not np.allclose(evidence[-1].crop.crop_from_camera, np.eye(3))
+    assert not np.allclose(observations[-1].crop.crop_from_camera, np.eye(3))
 
 
-def test_covariance_is_that_of_the_errors_it_stands_for(encoder, evidence):
+def test_covariance_is_that_of_the_errors_it_stands_for(encoder, observations):
     """Poses drawn from the head's error model: offsets in half windows, log distance, rotation
     about the axes of the window's ray, all of Laplace's law."""
-    seen = evidence[2]
+    seen = observations[2]
     small = PoseEncoder(Encoder(SETTINGS))
     head = small.encoder.pose_head
     with torch.no_grad():
@@ -142,33 +142,33 @@ def test_an_encoder_of_whole_photos_is_refused():
         PoseEncoder(Encoder(dataclasses.replace(SETTINGS, window="image")))
 
 
-def test_an_encoder_that_looks_at_colours_needs_the_photo(evidence):
+def test_an_encoder_that_looks_at_colours_needs_the_photo(observations):
     colour = PoseEncoder(Encoder(dataclasses.replace(SETTINGS, input="rgb_mask")))
     with pytest.raises(EncoderError, match="none came"):
-        colour.estimate(evidence)
+        colour.estimate(observations)
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (*seen.mask.shape, 3), np.uint8) for seen in evidence]
+    pictures = [rng.integers(0, 256, (*seen.mask.shape, 3), np.uint8) for seen in observations]
     dark = [
-        dataclasses.replace(seen, photo=0 * p) for seen, p in zip(evidence, pictures, strict=True)
+        dataclasses.replace(seen, rgb=0 * p) for seen, p in zip(observations, pictures, strict=True)
     ]
     bright = [
-        dataclasses.replace(seen, photo=p) for seen, p in zip(evidence, pictures, strict=True)
+        dataclasses.replace(seen, rgb=p) for seen, p in zip(observations, pictures, strict=True)
     ]
     assert colour.windows(bright)[0].shape[1] == 5
     a, b = colour.estimate(dark)[0], colour.estimate(bright)[0]
     assert a.class_probabilities != b.class_probabilities
 
 
-def test_from_a_file(encoder, evidence, tmp_path):
+def test_from_a_file(encoder, observations, tmp_path):
     save_encoder(encoder.encoder, tmp_path / "e.safetensors", {"steps": 5})
     again = PoseEncoder.load(tmp_path / "e.safetensors")
     assert again.record == {"steps": 5} and again.classes == encoder.classes
-    a, b = (one.estimate(evidence[:1])[0].class_probabilities for one in (encoder, again))
+    a, b = (one.estimate(observations[:1])[0].class_probabilities for one in (encoder, again))
     assert a == pytest.approx(b, abs=1e-2)
 
 
-def test_the_papers_head_has_one_hypothesis(evidence):
+def test_the_papers_head_has_one_hypothesis(observations):
     settings = dataclasses.replace(SETTINGS, pose_head="euler_cosine")
-    (estimate,) = PoseEncoder(Encoder(settings)).estimate(evidence[:1])
+    (estimate,) = PoseEncoder(Encoder(settings)).estimate(observations[:1])
     (hypothesis,) = estimate.hypotheses
     assert hypothesis.weight == 1.0 and np.isfinite(hypothesis.covariance).all()
