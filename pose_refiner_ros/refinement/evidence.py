@@ -153,7 +153,7 @@ def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray 
         hidden = crop.cut(_others(masks, own, masks))
     else:
         others = _others(window, crop.window(own), masks)
-        hidden = crop.fit(others) if others.any() else None
+        hidden = crop.fit(others) if cv2.countNonZero(others) else None
     outside = crop.outside()
     if outside is None:
         return hidden if hidden is not None and hidden.any() else None
@@ -164,8 +164,9 @@ def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray 
 def _others(window: np.ndarray, own: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """(h, w) uint8, 1 where other instances are in a window (h, w) of a label image."""
     others = (window != 0).view(np.uint8) - own
-    for label in _spanning(masks):
-        others[window == label] = 0
+    if cv2.countNonZero(others):
+        for label in _spanning(masks):
+            others[window == label] = 0
     return others
 
 
@@ -264,9 +265,11 @@ def signed_distance(
     coarse *= 2.0
     coarse += 0.4  # a coarse pixel half inside counts as inside, so the border is that far out
     distance = cv2.resize(coarse, share.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    blurred = cv2.GaussianBlur(share, (5, 5), _BLUR)
+    x, y, width, height = cv2.boundingRect(share)
+    part = np.s_[max(y - 4, 0) : y + height + 4, max(x - 4, 0) : x + width + 4]
+    blurred = cv2.GaussianBlur(share[part], (5, 5), _BLUR)
     near = cv2.inRange(blurred, 10, 245)
-    cv2.copyTo(cv2.LUT(blurred, _BORDER_DISTANCE), near, distance)
+    cv2.copyTo(cv2.LUT(blurred, _BORDER_DISTANCE), near, distance[part])
     if unknown is not None:
         distance[unknown.view(bool)] = UNKNOWN
     return distance
