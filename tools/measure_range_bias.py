@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether refinement measures distances without bias, and states its errors truly.
 
-    python tools/measure_range_bias.py MESH[:UNIT] ... [--sizes 60 80 120 200] [--views 60] [--street] [--full]
+    python tools/measure_range_bias.py MESH[:UNIT] ... [--sizes 60 80 120 200] [--views 60]
 
 For each mesh file (unit m unless given, as in drill.ply:mm; `vehicle:NAME` is a procedural one) and
 each size of its silhouette (longest side of the box around it, in pixels): the full mesh is drawn
-from random sides (--street: as a robot sees a vehicle, whose z points up), a pixel being set where its centre is covered, and refined from the true pose.
+from random sides, a pixel being set where its centre is covered, and refined from the true pose.
+--street: seen as a robot sees a vehicle, whose z points up. --full: refined with the full mesh.
 Columns: mean of the relative error of the range (of the box's centre; negative: too near) and its
 standard error, its standard deviation, the mean that is stated, and the mean of the normalised
 squared error of the pose, 6 where covariances are right.

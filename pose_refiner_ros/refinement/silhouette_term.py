@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import warp as wp
 
-from ..rendering.coverage import Scratch
+from ..rendering.coverage import Scratch, coverage_shape
 from ..rendering.mesh_batch import MeshBatch
 from ..rendering.silhouette import SECTORS, Evidence, Linearisation, linearise_silhouette, vec7
 from .evidence import LEVEL_SIZES, EvidenceLevel
@@ -96,8 +96,8 @@ class SilhouetteTerm:
         scratch = Scratch()
         scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
         scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
-        words = (sizes[-1] + 31) // 32
-        scratch.coverage = wp.zeros((capacity, sizes[-1], words), dtype=wp.uint32, device=device)
+        shape = coverage_shape(capacity, sizes[-1])
+        scratch.coverage = wp.zeros(shape, dtype=wp.uint32, device=device)
         self.scratch = scratch
         self.measures = wp.zeros(capacity, dtype=vec7, device=device)
         self.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)

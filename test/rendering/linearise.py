@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import warp as wp
 
-from pose_refiner_ros.rendering.coverage import Scratch
+from pose_refiner_ros.rendering.coverage import Scratch, coverage_shape
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 from pose_refiner_ros.rendering.silhouette import (
     SECTORS,
@@ -79,7 +79,7 @@ def linearise(
     scratch = Scratch()
     scratch.projected = wp.empty((count, batch.max_vertices), dtype=wp.vec3)
     scratch.facing = wp.empty((count, batch.max_faces), dtype=wp.uint8)
-    scratch.coverage = wp.zeros((count, size, (size + 31) // 32), dtype=wp.uint32)
+    scratch.coverage = wp.zeros(coverage_shape(count, size), dtype=wp.uint32)
 
     out = Linearisation()
     out.hessian = array(np.full((count, 6, 6), fill, np.float32), wp.spatial_matrix)
