@@ -39,9 +39,10 @@ UNKNOWN_LIMIT = wp.constant(1.0e4)
 # The outline is cut into directions as seen from the object's origin; residuals within one are
 # taken as correlated when the covariance is estimated.
 SECTORS = wp.constant(48)
-# Half the stretch over which the slope of the distance across the outline is measured, in
-# full-resolution pixels.
-REACH = wp.constant(1.5)
+# Half the stretch over which the slope of psi across the outline is measured, in full-resolution
+# pixels. Short, since the force on a pose changes with psi where the outline lies; a pixel and a
+# half off psi is flat, the more so the smaller its scale.
+REACH = wp.constant(0.5)
 
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 UNKNOWN = 1e8
-REACH = 1.5
+REACH = 0.5
 FINEST = np.array([4, 2])  # points per pixel, across and down, where edges are looked at closely
 
 
