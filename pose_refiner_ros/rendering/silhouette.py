@@ -318,13 +318,14 @@ def linearise_silhouette(
     column0 = int(wp.clamp(top_left[0] - 1.0, 0.0, last_column))
     column1 = int(wp.clamp(bottom_right[0] + 1.0, 0.0, last_column))
     for row in range(row0 + lane, row1 + 1, lanes):
+        pixel_row = row / DOWN
+        of_centres = pixel_row * DOWN == row
         for block in range(column0 >> 5, (column1 >> 5) + 1):
             word = scratch.coverage[pose, row, block]
             if word != wp.uint32(0):
                 scratch.coverage[pose, row, block] = wp.uint32(0)
                 if grain == 1:
-                    if row % DOWN == 0:
-                        pixel_row = row / DOWN
+                    if of_centres:
                         column = block * PIXELS
                         word &= CENTRES
                         if word == CENTRES:
