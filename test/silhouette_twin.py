@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 UNKNOWN = 1e8
-REACH = 1.5
+REACH = 0.5
+FINEST = np.array([4, 2])  # points per pixel, across and down, where edges are looked at closely
 
 
 def clipped(triangle: np.ndarray, near: float) -> list[np.ndarray]:
@@ -47,10 +48,11 @@ def inside_triangle(pixels: np.ndarray, corner: np.ndarray, slack: float) -> np.
 
 
 def coverage(mesh, pose, pinhole, size, near=1e-3, slack=0.0) -> np.ndarray:
-    """(size, size) bool: pixels whose centre the mesh covers."""
+    """Which of size x size (or columns, rows) points with whole coordinates the mesh covers."""
+    columns, rows = np.broadcast_to(size, 2)
     points = mesh.vertices.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
-    pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).astype(float)
-    covered = np.zeros((size, size), bool)
+    pixels = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1).astype(float)
+    covered = np.zeros((rows, columns), bool)
     for face in mesh.faces:
         for triangle in clipped(points[face], near):
             covered |= inside_triangle(pixels, project(triangle, pinhole), slack)
@@ -75,9 +77,11 @@ def linearize(mesh, picture, pose, near=1e-3, spacing=1.0, grain=1) -> TwinResul
     """One pose against one picture (see refinement/terms/linearize.py)."""
     psi, pinhole, pixel = picture.psi.astype(np.float64), picture.pinhole, picture.pixel
     size = psi.shape[0]
-    grains = size // grain
-    coarse = np.append(pinhole[:2], pinhole[2:] + 0.5) / grain - [0, 0, 0.5, 0.5]
-    covered = coverage(mesh, pose, coarse, grains, near)
+    # points of the raster per pixel, and where the first of them lies
+    per_pixel, shift = (FINEST, 0.0) if grain == 1 else (np.full(2, 1.0 / grain), 0.5 / grain - 0.5)
+    raster_pinhole = np.append(pinhole[:2] * per_pixel, pinhole[2:] * per_pixel + shift)
+    raster = coverage(mesh, pose, raster_pinhole, (size * per_pixel).astype(int), near)
+    covered = raster[:: FINEST[1], :: FINEST[0]] if grain == 1 else raster
     out = TwinResult(np.zeros((6, 6)), np.zeros(6), *np.zeros(8))
 
     corner = psi[::grain, ::grain], psi[grain - 1 :: grain, grain - 1 :: grain]
@@ -121,11 +125,11 @@ def linearize(mesh, picture, pose, near=1e-3, spacing=1.0, grain=1) -> TwinResul
         for k in range(count):
             s = (k + 0.5) / count
             at = a + s * (b - a)
-            where = (at + 0.5) / grain - 0.5
-            outer = [m for m in sides if _beside(covered, where, m) != 1]
+            where = at * per_pixel + shift
+            outer = [m for m in sides if _beside(raster, where, m / per_pixel) != 1]
             if len(outer) != 1:
                 continue
-            if len(faces) != 2 and _beside(covered, where, -outer[0]) != 1:
+            if len(faces) != 2 and _beside(raster, where, -outer[0] / per_pixel) != 1:
                 continue
             m = outer[0]
             step = length / count * pixel
@@ -163,12 +167,13 @@ def _away_from(third: np.ndarray, p: np.ndarray, q: np.ndarray, n: np.ndarray) -
 
 
 def _beside(covered: np.ndarray, at: np.ndarray, n: np.ndarray) -> int:
-    """Whether the first pixel beyond an outline in the direction of n is covered; -1: no pixel."""
+    """Whether the first point beyond an outline in the direction of n is covered; -1: none."""
+    n = n / np.linalg.norm(n)
     pixel = np.floor(at + 0.5 * n + 0.5).astype(int)
     if (pixel - at) @ n < 0.02:
         axis = 0 if abs(n[0]) > abs(n[1]) else 1
         pixel[axis] += int(np.sign(n[axis]))
-    if (pixel < 0).any() or (pixel >= len(covered)).any():
+    if (pixel < 0).any() or (pixel >= covered.shape[::-1]).any():
         return -1
     return int(covered[pixel[1], pixel[0]])
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from pose_refiner_ros import shipped
 from pose_refiner_ros.datasets.street import Street
+from pose_refiner_ros.drawing.overlay import draw_overlay
+from pose_refiner_ros.drawing.scene_view import draw_scene
 from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.pipeline import Pipeline
-from pose_refiner_ros.drawing.overlay import draw_overlay
-from pose_refiner_ros.drawing.scene_view import draw_scene
 from pose_refiner_ros.scene import Scene, compose
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "scene.png"

@@ -14,8 +14,8 @@ from pose_refiner_ros.objects.symmetry import Symmetries
 # diameters of the object.
 PRIOR_SIGMA = np.pi / np.sqrt(3.0)
 # A mask of whole pixels is never better known than this: variance of its border (pixels squared)
-# times the length over which errors are alike (pixels).
-MIN_NOISE = 0.1
+# times the length over which errors are alike (pixels), as measured on masks without errors.
+MIN_NOISE = 0.05
 # The errors of a mask are alike over a stretch of its border that nobody states: the directions are
 # grouped by each of these, and the largest estimate counts.
 GROUPS = (1, 2, 3, 4)

@@ -199,7 +199,7 @@ def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray 
         hidden = crop.cut(_others(masks, own, masks))
     else:
         others = _others(window, crop.window(own), masks)
-        hidden = crop.fit(others) if others.any() else None
+        hidden = crop.fit(others) if cv2.countNonZero(others) else None
     outside = crop.outside()
     if outside is None:
         return hidden if hidden is not None and hidden.any() else None
@@ -210,8 +210,9 @@ def _hidden_share(masks: np.ndarray, own: np.ndarray, crop: Crop) -> np.ndarray 
 def _others(window: np.ndarray, own: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """(h, w) uint8, 1 where other instances are in a window (h, w) of a label image."""
     others = (window != 0).view(np.uint8) - own
-    for label in _spanning(masks):
-        others[window == label] = 0
+    if cv2.countNonZero(others):
+        for label in _spanning(masks):
+            others[window == label] = 0
     return others
 
 

@@ -114,9 +114,11 @@ def signed_distance(
     coarse *= 2.0
     coarse += 0.4  # a coarse pixel half inside counts as inside, so the border is that far out
     distance = cv2.resize(coarse, share.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    blurred = cv2.GaussianBlur(share, (5, 5), _BLUR)
+    x, y, width, height = cv2.boundingRect(share)
+    part = np.s_[max(y - 4, 0) : y + height + 4, max(x - 4, 0) : x + width + 4]
+    blurred = cv2.GaussianBlur(share[part], (5, 5), _BLUR)
     near = cv2.inRange(blurred, 10, 245)
-    cv2.copyTo(cv2.LUT(blurred, _BORDER_DISTANCE), near, distance)
+    cv2.copyTo(cv2.LUT(blurred, _BORDER_DISTANCE), near, distance[part])
     if unknown is not None:
         distance[unknown.view(bool)] = UNKNOWN
     return distance

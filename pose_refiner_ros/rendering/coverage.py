@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warp kernels that fill silhouettes: which pixels a mesh covers, a bit each.
+"""Warp kernels that fill silhouettes: which points of a raster a mesh covers, a bit each.
 
 One block of threads owns one pose and its image; its lanes share the vertices and the faces.
 """
@@ -15,6 +15,11 @@ wp.set_module_options({"enable_backward": False})
 FARTHEST = wp.constant(1.0e30)  # a depth that nothing has
 ALL_BITS = wp.constant(wp.uint32(0xFFFFFFFF))
 
+# Points per pixel of the finest rasters, to the right and downwards. More to the right than
+# downwards, since a row costs time and a bit hardly any.
+ACROSS = wp.constant(4)
+DOWN = wp.constant(2)
+
 
 @wp.struct
 class Scratch:
@@ -22,12 +27,49 @@ class Scratch:
 
     projected: wp.array2d(dtype=wp.vec3)  # (B, V) u, v, depth
     facing: wp.array2d(dtype=wp.uint8)  # (B, F)
-    coverage: wp.array3d(dtype=wp.uint32)  # (B, S, S / 32), a bit per pixel, lowest bit first
+    coverage: wp.array3d(dtype=wp.uint32)  # (B, rows, columns / 32), lowest bit first
+
+
+def coverage_shape(count: int, size: int, finest: bool = True) -> tuple[int, int, int]:
+    """Shape of `Scratch.coverage` for that many poses and pictures of size x size pixels; finest:
+    with the points of the finest raster, else one per pixel."""
+    across, down = (int(ACROSS), int(DOWN)) if finest else (1, 1)
+    return (count, down * size, (across * size + 31) // 32)
+
+
+@wp.struct
+class Raster:
+    """Points at which coverage is noted; (i, j) lies at pixel ((i, j) - shift) / per_pixel."""
+
+    columns: int
+    rows: int
+    per_pixel: wp.vec2
+    shift: wp.vec2
+
+
+@wp.func
+def raster_of(size: int, across: int, down: int, grain: int):
+    """The raster of a picture of size x size pixels: across x down points per pixel, the first of
+    them at its centre, or one in the middle of grain x grain pixels."""
+    raster = Raster()
+    raster.columns = size * across / grain
+    raster.rows = size * down / grain
+    raster.per_pixel = wp.vec2(float(across) / float(grain), float(down) / float(grain))
+    shift = 0.5 / float(grain) - 0.5
+    raster.shift = wp.vec2(shift, shift)
+    return raster
+
+
+@wp.func
+def to_raster(u: float, v: float, raster: Raster):
+    return wp.vec2(
+        u * raster.per_pixel[0] + raster.shift[0], v * raster.per_pixel[1] + raster.shift[1]
+    )
 
 
 @wp.func
 def fill_row(pose: int, y: int, x0: int, x1: int, coverage: wp.array3d(dtype=wp.uint32)):
-    """Set the pixels x0 to x1 of a row."""
+    """Set the points x0 to x1 of a row."""
     first = x0 >> 5
     last = x1 >> 5
     head = ALL_BITS << wp.uint32(x0 & 31)
@@ -47,11 +89,12 @@ def fill_triangle(
     q: wp.vec2,
     r: wp.vec2,
     pose: int,
-    size: int,
+    raster: Raster,
     coverage: wp.array3d(dtype=wp.uint32),
 ):
-    """Set every pixel whose centre lies in the triangle, borders included."""
-    limit = float(size - 1)
+    """Set every point of the raster that lies in the triangle, borders included."""
+    limit = float(raster.columns - 1)
+    last_row = float(raster.rows - 1)
     # a, b, c from top to bottom
     a = p
     b = q
@@ -67,9 +110,9 @@ def fill_triangle(
         c = b
         b = r
     # clamped from both sides: a coordinate that no integer holds must not become one
-    y0 = int(wp.ceil(wp.clamp(a[1], 0.0, limit)))
-    y1 = int(wp.floor(wp.clamp(c[1], -1.0, limit)))
-    if a[1] <= limit and y0 <= y1:
+    y0 = int(wp.ceil(wp.clamp(a[1], 0.0, last_row)))
+    y1 = int(wp.floor(wp.clamp(c[1], -1.0, last_row)))
+    if a[1] <= last_row and y0 <= y1:
         x_min = wp.min(a[0], wp.min(b[0], c[0]))
         x_max = wp.max(a[0], wp.max(b[0], c[0]))
         if x_max >= 0.0 and x_min <= limit:
@@ -111,7 +154,7 @@ def fill_clipped_triangle(
     near: float,
     camera: wp.vec4,
     pose: int,
-    size: int,
+    raster: Raster,
     coverage: wp.array3d(dtype=wp.uint32),
 ):
     """Fill the part in front of the near plane of a triangle given in camera coordinates."""
@@ -133,12 +176,12 @@ def fill_clipped_triangle(
     pq = to_pixel(cut_at(p, q, near), camera)
     pr = to_pixel(cut_at(p, r, near), camera)
     if p[2] >= near:
-        fill_triangle(to_pixel(p, camera), pq, pr, pose, size, coverage)
+        fill_triangle(to_pixel(p, camera), pq, pr, pose, raster, coverage)
     else:
         q2 = to_pixel(q, camera)
         r2 = to_pixel(r, camera)
-        fill_triangle(pq, q2, r2, pose, size, coverage)
-        fill_triangle(pq, r2, pr, pose, size, coverage)
+        fill_triangle(pq, q2, r2, pose, raster, coverage)
+        fill_triangle(pq, r2, pr, pose, raster, coverage)
 
 
 @wp.func
@@ -210,15 +253,11 @@ def fill_faces(
     z_near: float,
     camera: wp.vec4,
     box: wp.vec4,
-    size: int,
-    grain: int,
+    raster: Raster,
     scratch: Scratch,
 ):
-    """Fill the coverage of a projected pose; one pixel of it stands for grain x grain pixels of the
-    camera's image. Notes which faces look at the camera, and returns how many were drawn."""
-    grains = size / grain
-    to_grain = 1.0 / float(grain)
-    shift = 0.5 * to_grain - 0.5
+    """Fill the coverage of a projected pose. Notes which faces look at the camera, and returns how
+    many were drawn."""
     first_vertex = meshes.first_vertex[mesh]
     first_face = meshes.first_face[mesh]
     face_count = meshes.first_face[mesh + 1] - first_face
@@ -248,11 +287,11 @@ def fill_faces(
                 behind += 1
             if behind == 0:
                 fill_triangle(
-                    wp.vec2(a[0] * to_grain + shift, a[1] * to_grain + shift),
-                    wp.vec2(b[0] * to_grain + shift, b[1] * to_grain + shift),
-                    wp.vec2(c[0] * to_grain + shift, c[1] * to_grain + shift),
+                    to_raster(a[0], a[1], raster),
+                    to_raster(b[0], b[1], raster),
+                    to_raster(c[0], c[1], raster),
                     pose,
-                    grains,
+                    raster,
                     scratch.coverage,
                 )
             elif behind < 3:
@@ -262,13 +301,13 @@ def fill_faces(
                     R * meshes.vertices[first_vertex + face[2]] + t,
                     z_near,
                     wp.vec4(
-                        camera[0] * to_grain,
-                        camera[1] * to_grain,
-                        camera[2] * to_grain + shift,
-                        camera[3] * to_grain + shift,
+                        camera[0] * raster.per_pixel[0],
+                        camera[1] * raster.per_pixel[1],
+                        camera[2] * raster.per_pixel[0] + raster.shift[0],
+                        camera[3] * raster.per_pixel[1] + raster.shift[1],
                     ),
                     pose,
-                    grains,
+                    raster,
                     scratch.coverage,
                 )
             drawn += 1
@@ -293,4 +332,5 @@ def draw_silhouettes(
     t = translation[pose]
     z_near = near_plane(R, t, near)
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera[pose], scratch)
-    fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera[pose], box, size, 1, scratch)
+    raster = raster_of(size, 1, 1, 1)
+    fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera[pose], box, raster, scratch)

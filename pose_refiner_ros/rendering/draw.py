@@ -8,7 +8,7 @@ import warp as wp
 
 from pose_refiner_ros.geometry.pose import about_point
 
-from .coverage import Scratch, draw_silhouettes
+from .coverage import Scratch, coverage_shape, draw_silhouettes
 from .mesh_batch import MeshBatch
 
 _BLOCK = 128
@@ -34,7 +34,8 @@ def draw(
     scratch = Scratch()
     scratch.projected = wp.empty((count, meshes.max_vertices), dtype=wp.vec3, device=device)
     scratch.facing = wp.empty((count, meshes.max_faces), dtype=wp.uint8, device=device)
-    scratch.coverage = wp.zeros((count, size, (size + 31) // 32), dtype=wp.uint32, device=device)
+    shape = coverage_shape(count, size, finest=False)
+    scratch.coverage = wp.zeros(shape, dtype=wp.uint32, device=device)
 
     def upload(values, dtype):
         return wp.array(np.ascontiguousarray(values), dtype=dtype, device=device)

@@ -15,7 +15,7 @@ import warp as wp
 
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
-from pose_refiner_ros.rendering.coverage import Scratch
+from pose_refiner_ros.rendering.coverage import Scratch, coverage_shape
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
 from ..host_buffer import HostBuffer, RecordedKernel
@@ -197,7 +197,6 @@ def _scratch(meshes: MeshBatch, capacity: int, device: str) -> Scratch:
     scratch = Scratch()
     scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
     scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
-    side = SCALE_SIZES[-1]
-    words = (side + 31) // 32
-    scratch.coverage = wp.zeros((capacity, side, words), dtype=wp.uint32, device=device)
+    shape = coverage_shape(capacity, SCALE_SIZES[-1])
+    scratch.coverage = wp.zeros(shape, dtype=wp.uint32, device=device)
     return scratch

@@ -13,12 +13,17 @@ from __future__ import annotations
 import warp as wp
 
 from pose_refiner_ros.rendering.coverage import (
+    ACROSS,
+    DOWN,
+    Raster,
     Scratch,
     cut_at,
     fill_faces,
     near_plane,
     project_vertices,
+    raster_of,
     to_pixel,
+    to_raster,
 )
 from pose_refiner_ros.rendering.mesh_batch import MeshArrays
 
@@ -31,15 +36,20 @@ from ..normal_equations import (
 
 wp.set_module_options({"enable_backward": False})
 
+# Bits of a word of the finest raster that lie at the centres of pixels, and pixels per word.
+CENTRES = wp.constant(wp.uint32(0x11111111))
+PIXELS = wp.constant(32 // int(ACROSS))
+
 # Signed distances at or above this mark pixels of which nothing is known.
 UNKNOWN = wp.constant(1.0e8)
 UNKNOWN_LIMIT = wp.constant(1.0e4)
 # The outline is cut into directions as seen from the object's origin; residuals within one are
 # taken as correlated when the covariance is estimated.
 SECTORS = wp.constant(48)
-# Half the stretch over which the slope of the distance across the outline is measured, in
-# full-resolution pixels.
-REACH = wp.constant(1.5)
+# Half the stretch over which the slope of psi across the outline is measured, in full-resolution
+# pixels. Short, since the force on a pose changes with psi where the outline lies; a pixel and a
+# half off psi is flat, the more so the smaller its scale.
+REACH = wp.constant(0.5)
 
 vec7 = wp.types.vector(length=7, dtype=wp.float32)
 
@@ -94,13 +104,15 @@ class OutlineSums:
 
 @wp.func
 def covered_beside(
-    coverage: wp.array3d(dtype=wp.uint32), pose: int, size: int, x: float, y: float, n: wp.vec2
+    coverage: wp.array3d(dtype=wp.uint32), pose: int, raster: Raster, at: wp.vec2, n: wp.vec2
 ):
-    """1 or 0 for the first pixel whose centre lies beyond an outline through (x, y), in the
-    direction of its unit normal n; -1 outside the image.
+    """1 or 0 for the first point of the raster beyond an outline through `at`, in the direction of
+    its unit normal n; -1 outside the image.
 
-    The nearer that pixel, the fewer hidden edges close behind the outline pass for visible.
+    The nearer that point, the fewer hidden edges close behind the outline pass for visible.
     """
+    x = at[0]
+    y = at[1]
     column = int(wp.floor(x + 0.5 * n[0] + 0.5))
     row = int(wp.floor(y + 0.5 * n[1] + 0.5))
     if (float(column) - x) * n[0] + (float(row) - y) * n[1] < 0.02:
@@ -109,7 +121,7 @@ def covered_beside(
         else:
             row += int(wp.sign(n[1]))
     value = int(-1)
-    if column >= 0 and row >= 0 and column < size and row < size:
+    if column >= 0 and row >= 0 and column < raster.columns and row < raster.rows:
         word = coverage[pose, row, column >> 5]
         value = int((word >> wp.uint32(column & 31)) & wp.uint32(1))
     return value
@@ -169,13 +181,16 @@ def outline_integral(
     pixel = masks.pixel[observation]
     to_pixel_scale = 1.0 / pixel
     inverse_scale = 1.0 / masks.scale[observation]
-    grains = size / grain
-    to_grain = 1.0 / float(grain)
-    grain_shift = 0.5 * to_grain - 0.5
+    across = int(1)
+    down = int(1)
+    if grain == 1:
+        across = ACROSS
+        down = DOWN
+    raster = raster_of(size, across, down, grain)
 
     # 1. project, 2. fill the coverage
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
-    drawn = fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera, box, size, grain, scratch)
+    drawn = fill_faces(meshes, mesh, pose, lane, R, t, z_near, camera, box, raster, scratch)
 
     # 3. integrate along the outline
     hessian = wp.spatial_matrix()
@@ -193,8 +208,12 @@ def outline_integral(
     for i in range(lane, edge_count, lanes):
         edge = meshes.edges[first_edge + i]
         candidate = edge[3] < 0
+        away = float(1.0)  # the side of the edge where its front face is not
         if edge[3] >= 0:
-            candidate = scratch.facing[pose, edge[2]] != scratch.facing[pose, edge[3]]
+            facing = scratch.facing[pose, edge[2]]
+            candidate = facing != scratch.facing[pose, edge[3]]
+            if facing != wp.uint8(0):
+                away = -1.0
         if candidate:
             a = scratch.projected[pose, edge[0]]
             b = scratch.projected[pose, edge[1]]
@@ -229,27 +248,24 @@ def outline_integral(
                 inverse_length = 1.0 / wp.max(length, 1.0e-9)
                 nx = dy * inverse_length
                 ny = -dx * inverse_length
+                n = wp.normalize(wp.vec2(dy * raster.per_pixel[1], -dx * raster.per_pixel[0]))
                 for k in range(samples):
                     s = (float(k) + 0.5) / float(samples)
                     x = a[0] + s * dx
                     y = a[1] + s * dy
-                    gx0 = x * to_grain + grain_shift
-                    gy0 = y * to_grain + grain_shift
-                    n = wp.vec2(nx, ny)
-                    plus = covered_beside(scratch.coverage, pose, grains, gx0, gy0, n)
-                    minus = covered_beside(scratch.coverage, pose, grains, gx0, gy0, -n)
+                    at = to_raster(x, y, raster)
                     outward = float(0.0)
                     if edge[3] >= 0:
                         # the front face lies on one side, so only the other needs a look
-                        if scratch.facing[pose, edge[2]] != wp.uint8(0):
-                            if minus < 1:
-                                outward = -1.0
-                        elif plus < 1:
+                        if covered_beside(scratch.coverage, pose, raster, at, away * n) < 1:
+                            outward = away
+                    else:
+                        plus = covered_beside(scratch.coverage, pose, raster, at, n)
+                        minus = covered_beside(scratch.coverage, pose, raster, at, -n)
+                        if plus == 1 and minus < 1:
+                            outward = -1.0
+                        elif minus == 1 and plus < 1:
                             outward = 1.0
-                    elif plus == 1 and minus < 1:
-                        outward = -1.0
-                    elif minus == 1 and plus < 1:
-                        outward = 1.0
                     if outward != 0.0:
                         ds = step * pixel
                         psi = distance_at(masks, observation, x, y)
@@ -311,31 +327,68 @@ def outline_integral(
     cost = float(0.0)
     area = float(0.0)
     overlap = float(0.0)
-    last = float(grains - 1)
-    row0 = int(wp.clamp(box[1] * to_grain - 1.0, 0.0, last))
-    row1 = int(wp.clamp(box[3] * to_grain + 1.0, 0.0, last))
-    column0 = int(wp.clamp(box[0] * to_grain - 1.0, 0.0, last))
-    column1 = int(wp.clamp(box[2] * to_grain + 1.0, 0.0, last))
+    last_row = float(raster.rows - 1)
+    last_column = float(raster.columns - 1)
+    top_left = to_raster(box[0], box[1], raster)
+    bottom_right = to_raster(box[2], box[3], raster)
+    row0 = int(wp.clamp(top_left[1] - 1.0, 0.0, last_row))
+    row1 = int(wp.clamp(bottom_right[1] + 1.0, 0.0, last_row))
+    column0 = int(wp.clamp(top_left[0] - 1.0, 0.0, last_column))
+    column1 = int(wp.clamp(bottom_right[0] + 1.0, 0.0, last_column))
     for row in range(row0 + lane, row1 + 1, lanes):
+        pixel_row = row / DOWN
+        of_centres = pixel_row * DOWN == row
         for block in range(column0 >> 5, (column1 >> 5) + 1):
             word = scratch.coverage[pose, row, block]
             if word != wp.uint32(0):
                 scratch.coverage[pose, row, block] = wp.uint32(0)
-                for bit in range(32):
-                    if (word >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
-                        column = (block * 32 + bit) * grain
-                        # the mean of two opposite corners is the value at the grain's middle
-                        psi = 0.5 * (
-                            masks.distance[observation, row * grain, column]
-                            + masks.distance[
-                                observation, row * grain + grain - 1, column + grain - 1
-                            ]
-                        )
-                        if psi < UNKNOWN_LIMIT:
-                            area += 1.0
-                            cost += psi
-                            if psi < 0.0:
-                                overlap += 1.0
+                if grain == 1:
+                    if of_centres:
+                        column = block * PIXELS
+                        word &= CENTRES
+                        if word == CENTRES:
+                            # most words: a sum in pairs, whose parts do not wait for one another
+                            a0 = masks.distance[observation, pixel_row, column]
+                            a1 = masks.distance[observation, pixel_row, column + 1]
+                            a2 = masks.distance[observation, pixel_row, column + 2]
+                            a3 = masks.distance[observation, pixel_row, column + 3]
+                            a4 = masks.distance[observation, pixel_row, column + 4]
+                            a5 = masks.distance[observation, pixel_row, column + 5]
+                            a6 = masks.distance[observation, pixel_row, column + 6]
+                            a7 = masks.distance[observation, pixel_row, column + 7]
+                            largest = wp.max(
+                                wp.max(wp.max(a0, a1), wp.max(a2, a3)),
+                                wp.max(wp.max(a4, a5), wp.max(a6, a7)),
+                            )
+                            if largest < 0.0:
+                                cost += ((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7))
+                                area += float(PIXELS)
+                                overlap += float(PIXELS)
+                                word = wp.uint32(0)
+                        for k in range(PIXELS):
+                            if (word >> wp.uint32(k * ACROSS)) & wp.uint32(1) != wp.uint32(0):
+                                psi = masks.distance[observation, pixel_row, column + k]
+                                if psi < UNKNOWN_LIMIT:
+                                    area += 1.0
+                                    cost += psi
+                                    if psi < 0.0:
+                                        overlap += 1.0
+                else:
+                    for bit in range(32):
+                        if (word >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
+                            column = (block * 32 + bit) * grain
+                            # the mean of two opposite corners is the value at the grain's middle
+                            psi = 0.5 * (
+                                masks.distance[observation, row * grain, column]
+                                + masks.distance[
+                                    observation, row * grain + grain - 1, column + grain - 1
+                                ]
+                            )
+                            if psi < UNKNOWN_LIMIT:
+                                area += 1.0
+                                cost += psi
+                                if psi < 0.0:
+                                    overlap += 1.0
     cost = wp.tile_sum(wp.tile(cost))[0]
     area = wp.tile_sum(wp.tile(area))[0]
     overlap = wp.tile_sum(wp.tile(overlap))[0]

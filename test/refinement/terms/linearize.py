@@ -17,7 +17,7 @@ from pose_refiner_ros.refinement.terms.silhouette_kernel import (
     linearize_silhouette,
     vec7,
 )
-from pose_refiner_ros.rendering.coverage import Scratch
+from pose_refiner_ros.rendering.coverage import Scratch, coverage_shape
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
 
@@ -114,7 +114,7 @@ def linearize(
     scratch = Scratch()
     scratch.projected = wp.empty((count, batch.max_vertices), dtype=wp.vec3)
     scratch.facing = wp.empty((count, batch.max_faces), dtype=wp.uint8)
-    scratch.coverage = wp.zeros((count, size, (size + 31) // 32), dtype=wp.uint32)
+    scratch.coverage = wp.zeros(coverage_shape(count, size), dtype=wp.uint32)
 
     own, total = equations(count, fill), equations(count, fill)
     fit = OutlineFit()
