@@ -147,7 +147,7 @@ def _march(degree: int) -> Callable[[str], Figures]:
             grid = GridField(grid.links, values, grid.origin, grid.voxel)
         grid = grid.to(device)
         view = view_from((1.0, 0.4, 0.5))
-        origins, along = camera_rays(PICTURE.intrinsics, view, image_pixels((96, 96)))
+        origins, along = camera_rays(PICTURE.intrinsics.copy(), view, image_pixels((96, 96)))
         origins, along = (x.float().to(device).requires_grad_() for x in (origins, along))
         seen = grid.render(origins, along)
         (seen.colour.sum() + 2.0 * seen.opacity.sum()).backward()

@@ -77,13 +77,13 @@ def answers(pipeline: Pipeline, name: str, frame: Frame, truths) -> Iterator[Ent
         yield entry(f"{name}/{label}", poses.get(label), truths.get(label), share)
 
 
-def drive(frames: int = 30) -> Iterator[Entry]:
+def drive(frames: int = 30, device: str = "cpu") -> Iterator[Entry]:
     """The demo's street at 10 Hz; a vehicle's start is what was found in the frame before."""
     camera = Camera(np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]]), (480, 640))
     street = Street(camera, samples=1)
     meshes = {kind: make_vehicle(shape).mesh for kind, shape in VEHICLES.items()}
     library = {kind: ObjectModel(kind, mesh) for kind, mesh in meshes.items()}
-    pipeline, last = Pipeline(library, device="cpu"), {}
+    pipeline, last = Pipeline(library, device=device), {}
     pipeline.warm_up()
     for i in range(frames):
         seen = street.frame(4.0 + 0.1 * i)
@@ -98,11 +98,11 @@ def drive(frames: int = 30) -> Iterator[Entry]:
             yield row
 
 
-def bop(folder: Path) -> Iterator[Entry]:
+def bop(folder: Path, device: str = "cpu") -> Iterator[Entry]:
     """All images of a data set."""
     data = BopDataset(folder, "test")
     library = ObjectLibrary.load(data.models_path)
-    pipeline = Pipeline(library, device="cpu")
+    pipeline = Pipeline(library, device=device)
     pipeline.warm_up()
     for image in data:
         masks, labels, starts, truths = np.zeros(image.camera.size, np.uint16), {}, {}, {}
@@ -124,18 +124,22 @@ def bop(folder: Path) -> Iterator[Entry]:
                 yield from answers(pipeline, f"{name}/{how}", frame, truths)
 
 
-def field(file: Path, photos: Path) -> Iterator[Entry]:
+def field(file: Path, photos: Path, device: str = "cpu") -> Iterator[Entry]:
     """An object with a radiance field."""
     grid, posed = load_field(str(file)), load_posed_images(photos, "test")
     mesh = field_mesh(grid)
     shape = simplify_for_silhouette(mesh, tolerance_px=1.0, warn=lambda _: None)
-    pipeline = Pipeline({"object": ObjectModel("object", mesh, shape, field=grid)}, device="cpu")
+    pipeline = Pipeline({"object": ObjectModel("object", mesh, shape, field=grid)}, device=device)
     pipeline.warm_up()
     views = zip(posed.images, posed.alpha, posed.intrinsics, posed.camera_from_object, strict=True)
     for i, (image, alpha, K, truth) in enumerate(views):
         mask, camera = (alpha > 127).view(np.uint8), Camera(K, posed.size)
         near = [perturbed(truth, *START, np.random.default_rng(i))]
-        for how, given, tracked in (("near", near, ()), ("none", [], ()), ("tracked", [truth], {1})):
+        for how, given, tracked in (
+            ("near", near, ()),
+            ("none", [], ()),
+            ("tracked", [truth], {1}),
+        ):
             frame = Frame(mask, camera, {1: "object"}, {1: given}, image, tracked)
             yield from answers(pipeline, f"field/{i}/{how}", frame, {1: truth})
 
@@ -182,12 +186,13 @@ def main() -> None:
     parser.add_argument("--bop", type=Path, nargs="*", default=[])
     parser.add_argument("--field", type=Path, nargs=2, metavar=("FILE", "PHOTOS"))
     parser.add_argument("--against", type=Path)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_args()
-    rows = list(drive())
+    rows = list(drive(device=options.device))
     for folder in options.bop:
-        rows += bop(folder)
+        rows += bop(folder, options.device)
     if options.field:
-        rows += field(*options.field)
+        rows += field(*options.field, options.device)
     part = options.record.with_suffix(".part")
     part.write_text(json.dumps(rows, indent=1) + "\n")
     part.replace(options.record)

@@ -128,42 +128,41 @@ class Camera:
     def is_distorted(self) -> bool:
         return self.distortion_model != "none"
 
-    def project(self, points: Any) -> Any:
+    def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels of points, with distortion.
 
         Args:
-            points: (..., 3) numpy or torch, camera axes, metres.
+            points: (..., 3), camera axes, metres.
 
         Returns:
-            (..., 2), the same kind. NaN where a point has no image: behind the camera, or so far
-            off axis that the distortion model folds back on itself. Pixels may lie outside the
-            image.
+            (..., 2), of the same precision. NaN where a point has no image: behind the camera, or
+            so far off axis that the distortion model folds back on itself. Pixels may lie outside
+            the image.
         """
-        points = lens.floating(points)
-        _check_last(points, 3, "points")
-        xy = self._lens.distort(points)
-        fx, fy, cx, cy = self._focal_and_centre
-        return lens.stack((xy[..., 0] * fx + cx, xy[..., 1] * fy + cy))
+        points, dtype = _floats(points, 3, "points")
+        return (self._lens.distort(points) * self._focal + self._centre).astype(dtype)
 
-    def undistort(self, pixels: Any) -> Any:
+    def undistort(self, pixels: np.ndarray) -> np.ndarray:
         """Normalised coordinates (x/z, y/z) that a pixel sees.
 
         Args:
-            pixels: (..., 2) numpy or torch.
+            pixels: (..., 2).
 
         Returns:
-            (..., 2), the same kind; exact to 1e-9 in float64. NaN where no ray meets the pixel
-            (outside the domain of the distortion model), or the ray does not point forward.
-            Not differentiable for torch when there is distortion.
+            (..., 2), of the same precision; exact to 1e-9 in float64. NaN where no ray meets the
+            pixel (outside the domain of the distortion model), or the ray does not point forward.
         """
-        return lens.forward(self.rays(pixels)) if self.is_distorted else self._normalise(pixels)
+        pixels, dtype = _floats(pixels, 2, "pixels")
+        xy = lens.forward(self.rays(pixels)) if self.is_distorted else self._normalise(pixels)
+        return xy.astype(dtype)
 
-    def rays(self, pixels: Any) -> Any:
+    def rays(self, pixels: np.ndarray) -> np.ndarray:
         """Unit directions in camera axes of the rays that meet pixels. (..., 2) -> (..., 3).
 
         NaN where no ray meets the pixel. With the fisheye model rays may point backwards.
         """
-        return self._lens.directions(self._normalise(pixels))
+        pixels, dtype = _floats(pixels, 2, "pixels")
+        return self._lens.directions(self._normalise(pixels)).astype(dtype)
 
     def check_image(self, image: Any, name: str = "image") -> None:
         """Raises CameraError unless an image (or a mask) has this camera's size.
@@ -200,9 +199,13 @@ class Camera:
             self.intrinsics.tobytes(), self.size, self.distortion_model, self.distortion.tobytes()
         )  # fmt: skip
 
-    @cached_property
-    def _focal_and_centre(self) -> tuple[float, float, float, float]:
-        return self.fx, self.fy, self.cx, self.cy
+    @property
+    def _focal(self) -> np.ndarray:
+        return self.intrinsics.diagonal()[:2]
+
+    @property
+    def _centre(self) -> np.ndarray:
+        return self.intrinsics[:2, 2]
 
     @cached_property
     def _lens(self) -> lens.Lens:
@@ -212,11 +215,8 @@ class Camera:
             return lens.Fisheye(self.distortion)
         return lens.Polynomial(self.distortion)
 
-    def _normalise(self, pixels: Any) -> Any:
-        pixels = lens.floating(pixels)
-        _check_last(pixels, 2, "pixels")
-        fx, fy, cx, cy = self._focal_and_centre
-        return lens.stack(((pixels[..., 0] - cx) / fx, (pixels[..., 1] - cy) / fy))
+    def _normalise(self, pixels: np.ndarray) -> np.ndarray:
+        return (pixels - self._centre) / self._focal
 
 
 def _checked_size(size: Any) -> tuple[int, int]:
@@ -342,9 +342,13 @@ def _checked_binning(binning: Any, height: int, width: int) -> tuple[int, int]:
     return x, y
 
 
-def _check_last(array: Any, n: int, what: str) -> None:
-    if array.ndim == 0 or array.shape[-1] != n:
-        raise ValueError(f"{what} must have shape (..., {n}), got {tuple(array.shape)}")
+def _floats(values: Any, n: int, what: str) -> tuple[np.ndarray, np.dtype]:
+    """Values (..., n) in float64, and the precision that they came with (float64 for integers)."""
+    values = np.asarray(values)
+    if values.ndim == 0 or values.shape[-1] != n:
+        raise ValueError(f"{what} must have shape (..., {n}), got {values.shape}")
+    dtype = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+    return values.astype(np.float64), dtype
 
 
 def _numbers(array: np.ndarray) -> str:

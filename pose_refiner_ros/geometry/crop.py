@@ -35,11 +35,6 @@ class Crop:
     origin: tuple[int, int]  # photo pixel (x, y) at the corner of an undistorted crop
     side: int  # of that window in photo pixels
 
-    @property
-    def resampled(self) -> bool:
-        """Whether crop pixels are not photo pixels."""
-        return self.camera.is_distorted or self.side != self.size
-
     def window(self, image: np.ndarray) -> np.ndarray | None:
         """The part of a photo (H, W) that an undistorted crop shows, a view (None: distorted)."""
         if self.camera.is_distorted:

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.mesh import METRES_PER_UNIT, Mesh, load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import (
@@ -307,10 +308,7 @@ def _frame(config: Any, mesh: Mesh) -> np.ndarray:
     origin = np.array(
         [_number(value, "frame: origin") for value in _three(origin, "frame: origin")]
     )
-    object_from_mesh = np.eye(4)
-    object_from_mesh[:3, :3] = rotation
-    object_from_mesh[:3, 3] = -rotation @ origin
-    return object_from_mesh
+    return rigid(rotation, -rotation @ origin)
 
 
 def _mesh_axis(text: Any) -> np.ndarray:

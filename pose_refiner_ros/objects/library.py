@@ -6,9 +6,10 @@ docs/objects.md describes the file; config/objects_example.yaml shows every key.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +44,15 @@ class ObjectLibrary(Mapping[str, ObjectModel]):
     problems: name -> why that object was left out. warnings: name -> what looks wrong but was kept.
     """
 
-    def __init__(
-        self,
-        models: Iterable[ObjectModel] = (),
-        problems: Mapping[str, str] | None = None,
-        warnings: Mapping[str, list[str]] | None = None,
-        path: Path | None = None,
-    ):
-        self.problems: dict[str, str] = dict(problems or {})
-        self.warnings: dict[str, list[str]] = dict(warnings or {})
+    def __init__(self, models: Iterable[ObjectModel] = (), path: Path | None = None):
+        self.problems: dict[str, str] = {}
+        self.warnings: dict[str, list[str]] = {}
         self.path = path
         self._models: dict[str, ObjectModel] = {}
         self._by_class_name: dict[str, ObjectModel] = {}
         for model in models:
-            try:
+            with self._taking(model.name):
                 self._add(model)
-            except ObjectError as error:
-                self.problems[model.name] = str(error)
 
     @classmethod
     def load(cls, path: str | Path) -> ObjectLibrary:
@@ -79,15 +72,6 @@ class ObjectLibrary(Mapping[str, ObjectModel]):
         if not library:
             reasons = "\n".join(f"  {name}: {why}" for name, why in library.problems.items())
             raise ObjectLibraryError(f"{path}: no object can be used:\n{reasons}")
-        return library
-
-    @classmethod
-    def from_models(cls, models: Iterable[ObjectModel]) -> ObjectLibrary:
-        """A library of models made in code; raises if two claim the same name."""
-        library = cls(models)
-        if library.problems:
-            name, reason = next(iter(library.problems.items()))
-            raise ObjectLibraryError(f"object {name!r}: {reason}")
         return library
 
     def __getitem__(self, name: str) -> ObjectModel:
@@ -119,6 +103,17 @@ class ObjectLibrary(Mapping[str, ObjectModel]):
         if model is None and text.isdecimal():
             model = self.by_bop_id(int(text))
         return model
+
+    @contextlib.contextmanager
+    def _taking(self, name: Any) -> Iterator[Callable[[str], None]]:
+        """Keeps what is wrong with an object to itself; yields what is to be told of warnings."""
+        notes: list[str] = []
+        try:
+            yield notes.append
+        except (ObjectError, MeshError, SymmetryError) as error:
+            self.problems[str(name)] = str(error)
+        if notes:
+            self.warnings[str(name)] = notes
 
     def _add(self, model: ObjectModel) -> None:
         check_name(model.name)
@@ -161,17 +156,12 @@ def _load_yaml(path: Path) -> ObjectLibrary:
         raise ObjectLibraryError(f"{path}: 'defaults' must map keys to values, not {defaults!r}")
     check_keys(defaults, DEFAULT_KEYS, f"{path}: defaults", ObjectLibraryError)
 
-    models, problems, warnings = [], {}, {}
+    library = ObjectLibrary(path=path)
     for index, (name, entry) in enumerate(entries.items()):
-        notes: list[str] = []
-        try:
+        with library._taking(name) as warn:
             check_name(name)
-            models.append(model_from_entry(name, entry, defaults, path.parent, index, notes.append))
-        except (ObjectError, MeshError, SymmetryError) as error:
-            problems[str(name)] = str(error)
-        if notes:
-            warnings[str(name)] = notes
-    return ObjectLibrary(models, problems, warnings, path)
+            library._add(model_from_entry(name, entry, defaults, path.parent, index, warn))
+    return library
 
 
 class _Loader(yaml.SafeLoader):
@@ -219,19 +209,18 @@ def _load_bop(folder: Path) -> ObjectLibrary:
             f"{folder}: no obj_*.ply in it; give a library YAML or a BOP models/ folder"
         )
     info, names = _read_json(folder / "models_info.json"), _read_json(folder / "names.json")
-    models, problems, warnings = [], {}, {}
+    library = ObjectLibrary(path=folder)
     for index, path in enumerate(files):
-        name, notes = path.stem, []
-        try:
-            number = path.stem.removeprefix("obj_")
-            if not number.isdecimal():
+        number = path.stem.removeprefix("obj_")
+        bop_id = int(number) if number.isdecimal() else None
+        name = names.get(str(bop_id), path.stem)
+        with library._taking(name) as warn:
+            if bop_id is None:
                 raise ObjectError(f"{path.name} is not named obj_ and a number")
-            bop_id = int(number)
-            name = names.get(str(bop_id), path.stem)
             check_name(name)
-            mesh = load_mesh(path, "mm", warn=notes.append)
-            silhouette_mesh, outline_error = simplify_and_measure(mesh, warn=notes.append)
-            models.append(
+            mesh = load_mesh(path, "mm", warn=warn)
+            silhouette_mesh, outline_error = simplify_and_measure(mesh, warn=warn)
+            library._add(
                 ObjectModel(
                     name=name,
                     mesh=mesh,
@@ -246,11 +235,7 @@ def _load_bop(folder: Path) -> ObjectLibrary:
                     mesh_resource_scale=METRES_PER_UNIT["mm"],
                 )
             )
-        except (ObjectError, MeshError, SymmetryError) as error:
-            problems[str(name)] = str(error)
-        if notes:
-            warnings[str(name)] = notes
-    return ObjectLibrary(models, problems, warnings, folder)
+    return library
 
 
 def _read_json(path: Path) -> dict:

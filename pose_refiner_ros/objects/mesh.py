@@ -92,13 +92,6 @@ class Mesh:
         return _largest_distance(self.vertices[self.used_vertices])
 
     @cached_property
-    def face_normals(self) -> np.ndarray:
-        """(F, 3) float32 unit normals, outward where the mesh is closed; zero where no area."""
-        normals = np.cross(*_side_vectors(self.vertices, self.faces))
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        return np.divide(normals, length, out=np.zeros_like(normals), where=length > 0).astype("f4")
-
-    @cached_property
     def watertight(self) -> bool:
         """Whether each edge belongs to two faces, which run along it in opposite directions."""
         start, end = self.faces[:, [0, 1, 2]].ravel(), self.faces[:, [1, 2, 0]].ravel()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.geometry.pose import rotation_angle, skew
 
@@ -89,10 +90,6 @@ class Symmetries:
         rotations = _spread_rotations(max(1, steps * steps // 3))
         rotations[0] = np.eye(3)
         return about_point(rotations, np.array(self.axes[0].offset))
-
-    def equivalent_poses(self, camera_from_object: np.ndarray, steps: int = 36) -> np.ndarray:
-        """(N, 4, 4) poses that look the same as the given (4, 4), which is the first of them."""
-        return np.asarray(camera_from_object, np.float64) @ self.transforms(steps)
 
     def closest_equivalent(
         self, camera_from_object: np.ndarray, reference: np.ndarray
@@ -286,14 +283,7 @@ def _spread_rotations(count: int) -> np.ndarray:
     alpha, beta = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041
     x, y = inner * np.sin(alpha), inner * np.cos(alpha)
     z, w = outer * np.sin(beta), outer * np.cos(beta)
-    return np.stack(
-        [
-            np.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], -1),
-            np.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)], -1),
-            np.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], -1),
-        ],
-        axis=-2,
-    )
+    return Rotation.from_quat(np.stack([x, y, z, w], -1)).as_matrix()
 
 
 def _rigid(transform: np.ndarray) -> np.ndarray:

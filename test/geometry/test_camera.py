@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,27 +124,19 @@ def test_points_behind_the_camera_have_no_image(camera):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_numpy_and_torch_give_the_same_and_keep_their_kind(camera, dtype):
+def test_shape_and_precision_are_kept(camera, dtype):
     points = points_in_view(50).astype(dtype).reshape(5, 10, 3)
     pixels = camera.project(points)
     assert pixels.dtype == dtype and pixels.shape == (5, 10, 2)
-    from_torch = camera.project(torch.from_numpy(points))
-    assert from_torch.dtype == torch.from_numpy(points).dtype
-    atol = 1e-3 if dtype == np.float32 else 1e-10
-    np.testing.assert_allclose(from_torch.numpy(), pixels, atol=atol)
     for f in (camera.undistort, camera.rays):
-        ours, theirs = f(pixels), f(torch.from_numpy(pixels))
-        assert ours.dtype == dtype and theirs.dtype == from_torch.dtype
-        np.testing.assert_allclose(theirs.numpy(), ours, atol=10 * np.finfo(dtype).eps)
+        assert f(pixels).dtype == dtype and f(pixels).shape[:2] == (5, 10)
+        exact = f(pixels.astype(np.float64))
+        np.testing.assert_allclose(f(pixels), exact, atol=10 * np.finfo(dtype).eps)
     assert camera.project(points[0, 0]).shape == (2,)
     assert camera.undistort(pixels[0, 0]).shape == (2,)
     assert camera.undistort([100, 200]).dtype == np.float64
     assert camera.undistort(np.zeros((0, 2))).shape == (0, 2)
-
-
-def test_project_is_differentiable(camera):
-    points = torch.from_numpy(points_in_view(3)).requires_grad_()
-    assert torch.autograd.gradcheck(camera.project, points)
+    assert camera.project(np.zeros((0, 3))).shape == (0, 2)
 
 
 def test_cameras_compare_by_value():

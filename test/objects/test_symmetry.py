@@ -95,7 +95,7 @@ def test_redundant_entries_are_folded():
 @pytest.mark.parametrize("name", GROUPS)
 def test_first_equivalent_pose_is_the_pose_itself(name):
     pose = random_pose(3)
-    poses = GROUPS[name].equivalent_poses(pose, steps=8)
+    poses = pose @ GROUPS[name].transforms(steps=8)
     np.testing.assert_allclose(poses[0], pose)
     assert GROUPS[name].any == (len(poses) > 1)
 
@@ -110,7 +110,7 @@ def test_closest_equivalent_beats_every_sample(seed, name):
     def angle(poses):
         return rotation_angle(reference[:3, :3].T @ poses[..., :3, :3])
 
-    sampled = angle(group.equivalent_poses(pose, steps=90))
+    sampled = angle(pose @ group.transforms(steps=90))
     assert angle(closest) <= sampled.min() + 1e-9
     assert angle(closest) >= sampled.min() - np.radians(4 if name != "ball" else 180)
     # It is one of the equivalent poses: the symmetry that leads to it is one of the group's.
@@ -141,7 +141,7 @@ def test_closest_equivalent_takes_batches():
 def test_equivalent_poses_have_no_rotation_error(seed, name):
     group = GROUPS[name]
     pose = random_pose(seed)
-    others = group.equivalent_poses(pose, steps=7)
+    others = pose @ group.transforms(steps=7)
     assert np.abs(group.reduced_rotation_error(others, pose)).max() < 1e-6
 
 

@@ -71,17 +71,28 @@ def test_faces_wound_against_each_other_share_an_edge_without_a_rule():
     assert (outline.edges[:, 3] == -1).sum() == 3
 
 
-def test_meshes_lie_one_after_the_other():
-    meshes = [ell(), box(), cylinder()]
-    batch = MeshBatch(meshes)
-    assert len(batch) == 3
+@pytest.mark.parametrize("given", [False, True], ids=["middles", "given"])
+def test_meshes_lie_one_after_the_other(given):
+    """Each told of its pivot."""
+    far = np.array([1e6, -5e5, 30.0])
+    meshes = [ell(), box(), cylinder(), Mesh(ell().vertices + far, ell().faces)]
+    pivots = np.array([mesh.vertices[3] for mesh in meshes]) if given else None
+    batch = MeshBatch(meshes, pivots=pivots)
+    if not given:
+        pivots = np.array([mesh.bounds.mean(axis=0) for mesh in meshes])
+    np.testing.assert_array_equal(batch.pivots, pivots)
+    assert len(batch) == 4
     assert batch.max_vertices == len(meshes[2].vertices)
     assert batch.max_faces == len(meshes[2].faces)
     first = batch.arrays.first_vertex.numpy()
     vertices = batch.arrays.vertices.numpy()
     for k, mesh in enumerate(meshes):
-        np.testing.assert_array_equal(vertices[first[k] : first[k + 1]], mesh.vertices)
-    assert batch.arrays.closed.numpy().tolist() == [1, 1, 1]
+        expected = (mesh.vertices - pivots[k]).astype(np.float32)
+        np.testing.assert_array_equal(vertices[first[k] : first[k + 1]], expected)
+    # however far the origin is, nothing of the shape is lost
+    near, away = (vertices[first[k] : first[k + 1]] for k in (0, 3))
+    np.testing.assert_allclose(near, away, atol=1e-9 if given else 1e-8)
+    assert batch.arrays.closed.numpy().tolist() == [1, 1, 1, 1]
 
 
 def test_a_batch_of_nothing_is_refused():

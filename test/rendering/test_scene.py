@@ -9,7 +9,8 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.rendering.scene import render_scene
 
-DEVICES = ["cpu"] + (["cuda"] if wp.is_cuda_available() else [])
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not wp.is_cuda_available(), reason="no CUDA here")]
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 def pinhole(height=60, width=80, focal=70.0, distortion=()):

@@ -73,12 +73,14 @@ def linearize(
     lanes: int = 1,
     size: int | None = None,
     fill: float = 0.0,
+    pivots: np.ndarray | None = None,
 ) -> Result:
-    """Launch once. pictures_of_pose: those that each pose is seen in (lists, or a number each);
+    """Launch once. poses: of the pivots (M, 3) of the meshes, their origins if not given;
+    pictures_of_pose: those that each pose is seen in (lists, or a number each);
     `fill` is what the outputs hold before."""
     poses = np.asarray(poses, np.float32)
     count = len(poses)
-    batch = MeshBatch(meshes)
+    batch = MeshBatch(meshes, pivots=np.zeros((len(meshes), 3)) if pivots is None else pivots)
     size = size or max(p.psi.shape[0] for p in pictures)
     seen_in = [[0]] * count if pictures_of_pose is None else pictures_of_pose
     seen_in = [np.atleast_1d(numbers) for numbers in seen_in]

@@ -14,6 +14,7 @@ from linearize import Picture, linearize
 from scipy.spatial import ConvexHull
 from shapes import box, cylinder, ell, plate, pose, random_poses, turned
 
+from pose_refiner_ros.geometry.pose import about_point, skew
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
@@ -288,6 +289,25 @@ def test_an_inactive_pose_is_not_touched_and_results_add_to_what_is_there():
         assert (values[1] == 7.0).all(), name
         np.testing.assert_array_equal(values[[0, 2]], getattr(fresh, name)[[0, 2]], err_msg=name)
     assert not result.coverage.any()
+
+
+def test_poses_of_another_point_of_the_object_turn_about_it():
+    """The same silhouette; a turn about the new point is one about the origin and a shift."""
+    pivot, poses = np.array([0.05, -0.03, 0.08]), random_poses(4, seed=16)
+    picture = Picture(waves(), PINHOLE, scale=4.0)
+    origin = linearize([ell()], [picture], poses)
+    about = linearize([ell()], [picture], about_point(poses, pivot), pivots=pivot[None])
+    for k in range(4):
+        arm = poses[k, :3, :3] @ pivot
+        move = np.eye(6)  # from twists about the point to those about the origin
+        move[:3, 3:] = skew(arm)
+        for found, expected in (
+            (about.gradient[k], move.T @ origin.gradient[k]),
+            (about.hessian[k], move.T @ origin.hessian[k] @ move),
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(about.cost, origin.cost, rtol=1e-3)
+    np.testing.assert_allclose(about.measures, origin.measures, rtol=1e-3, atol=2.0)
 
 
 # --- cameras ------------------------------------------------------------------------------------
