@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from blocks import block_meshes, bop_truth
 
+from pose_refiner_ros.drawing import overlay
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.drawing import overlay
 
 CAMERA = Camera([[800, 0, 319.5], [0, 800, 239.5], [0, 0, 1]], (480, 640))
 NAMES = {1: "wedge", 4: "ell"}

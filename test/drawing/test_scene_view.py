@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
+from pose_refiner_ros.drawing.scene_view import draw_scene
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.drawing.scene_view import draw_scene
 from pose_refiner_ros.scene import (
     GroundPlane,
     Scene,

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pose_refiner_ros.geometry.pose import rotation_angle
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.geometry.pose import rotation_angle
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries, axis_angle
 from pose_refiner_ros.tracking.identity import IdentityTracker, Observation, observe
 
