@@ -169,7 +169,7 @@ class Refiner:
                 if angle is not None:
                     first = hypotheses[part][i][0]
                     again += [
-                        Hypothesis(first.object, pose, index=i)
+                        Hypothesis(first.object, pose, first.prior, index=i)
                         for pose in around(
                             first.reference_from_object, angle, self._pivot[first.object]
                         )
