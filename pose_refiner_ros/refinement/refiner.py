@@ -169,7 +169,7 @@ class Refiner:
                 if angle is not None:
                     first = hypotheses[part][i][0]
                     again += [
-                        Hypothesis(first.object, pose, index=i)
+                        Hypothesis(first.object, pose, first.prior, index=i)
                         for pose in around(
                             first.reference_from_object, angle, self._pivot[first.object]
                         )
@@ -200,9 +200,10 @@ class Refiner:
         Where the colours fit in no pose they are not those of the object (or the light is another),
         and the rest of the evidence decides.
         """
-        if not found:
+        if not found or not observations:
             return []
-        if all(colours_differ(colour_rms(one)) for one in found) and observations[0].distances:
+        masked = any(seen.distances for seen in observations)
+        if masked and all(colours_differ(colour_rms(one)) for one in found):
             for one in found:
                 one.cost = sum(float(f.cost) for n, f in one.fits.items() if n != "radiance")
         return self._distinct(found, observations, len(found))

@@ -27,8 +27,10 @@ from pose_refiner_ros.evaluation.mask_noise import flip_border
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import in_axes, inverse, rigid, twist_between
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.terms.prior import PosePrior
 from pose_refiner_ros.rendering.scene import render_scene
 from pose_refiner_ros.settings import Settings
 
@@ -98,6 +100,30 @@ def test_a_camera_elsewhere_finds_the_same_pose_in_the_reference(refiner, seed):
     for name in ("cost", "iou", "rms", "visible"):
         values = [float(getattr(one[0].fits["silhouette"], name)) for one in (here, there)]
         assert values[1] == pytest.approx(values[0], rel=0.02, abs=0.5 if name == "cost" else 5e-3)
+
+
+def test_what_was_known_before_is_told_in_the_reference(refiner):
+    rng = np.random.default_rng(12)
+    reference_from_camera = rigid(random_rotation(rng), rng.normal(size=3))
+    root = rng.normal(size=(6, 6)) * [2e3, 2e3, 2e3, 3e2, 3e2, 3e2]
+    mean, start = start_near(TRUTH, rng), start_near(TRUTH, rng)
+    prior = PosePrior(mean, root.T @ root)
+    elsewhere = PosePrior(
+        reference_from_camera @ mean, in_axes(reference_from_camera[:3, :3], prior.information)
+    )
+    seen = seen_by(CAMERA, ELL, TRUTH)
+    (here,) = refiner.refine([[seen]], [[Hypothesis("ell", start, prior)]], restart=False)
+    (there,) = refiner.refine(
+        [[replace(seen, reference_from_camera=reference_from_camera)]],
+        [[Hypothesis("ell", reference_from_camera @ start, elsewhere)]],
+        restart=False,
+    )
+    free = refiner.refine([[seen]], [guesses("ell", start)], restart=False)[0][0]
+    assert angle_deg(here[0].reference_from_object, free.reference_from_object) > 0.2
+    expected = reference_from_camera @ here[0].reference_from_object
+    assert angle_deg(there[0].reference_from_object, expected) < 0.02
+    assert shift_between(there[0].reference_from_object, expected) < 1e-4
+    assert there[0].fits["prior"].cost == pytest.approx(here[0].fits["prior"].cost, rel=0.02)
 
 
 def test_what_turns_about_its_axis_is_unsure_about_it_in_the_reference():

@@ -11,6 +11,7 @@ from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.search import restart_angle
 
 CAMERA = pinhole_camera(256, 300.0)
 TRUTH = pose((0.6, -0.7, 0.4), (0.05, -0.04, 0.6))
@@ -80,6 +81,19 @@ def test_a_prior_at_the_truth_keeps_a_wrong_mesh_upright(seen, refiner):
     (held,) = refiner.refine([[seen]], [[Hypothesis("ell", start, prior)]], restart=False)
     error = angle_deg(held[0].reference_from_object, TRUTH)
     assert error < angle_deg(free[0].reference_from_object, TRUTH) and error < 3.0
+
+
+def test_what_is_tried_again_is_held_to_the_prior_as_well(seen, refiner):
+    """Otherwise a restart would seem to be better only because it is asked for less."""
+    mean = turned(TRUTH, (0.0, 0.25, 0.0))
+    prior = category_prior(seen, estimate(mean, metres=0.01, radians=0.01), mean)
+    start = Hypothesis("ell", mean, prior)
+    (once,) = refiner.refine([[seen]], [[start]], restart=False)
+    (again,) = refiner.refine([[seen]], [[start]], restart=True)
+    assert restart_angle(once[0], [seen]) is not None
+    assert all("prior" in one.fits for one in again)
+    assert again[0].cost <= once[0].cost
+    assert angle_deg(again[0].reference_from_object, mean) < 1.0
 
 
 def refined(covariance_: np.ndarray) -> Hypothesis:

@@ -252,6 +252,16 @@ def test_objects_without_hypotheses_get_no_result(refiner):
     assert refiner.refine([], []) == []
 
 
+def test_objects_of_which_nothing_is_seen_get_no_result(refiner):
+    observed, starts = five_objects(np.random.default_rng(26))
+    expected = refiner.refine(observed, starts)
+    observed[1] = []
+    found = refiner.refine(observed, starts)
+    assert found[1] == []
+    for k in (0, 2, 3, 4):
+        same(found[k][0], expected[k][0])
+
+
 # --- hypotheses ---------------------------------------------------------------------------------
 
 

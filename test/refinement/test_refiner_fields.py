@@ -22,6 +22,7 @@ from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.observation import observe_image, observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.search import colour_rms, colours_differ
 from pose_refiner_ros.refinement.terms.prior import PosePrior
 from pose_refiner_ros.scene_localiser import field_model
 from pose_refiner_ros.settings import Settings
@@ -325,6 +326,20 @@ def test_the_best_by_outlines_alone_is_kept_where_colours_lead_astray(ball):
             for one in (found[0], before, measured)
         }
         assert total[id(found[0])] <= min(total[id(before)], total[id(measured)]) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["mask first", "image first"])
+def test_where_colours_fit_in_no_pose_the_outline_decides(ball, order):
+    """Whichever camera it is that has the mask."""
+    mesh = field_mesh(ball)
+    refiner = Refiner([ObjectModel("ball", mesh, field=ball)], settings=SETTINGS)
+    masked = replace(masked_ball(ball), rgb=None)
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    noise = observe_image(image, CAMERA, GREY)
+    (found,) = refiner.refine([[masked, noise][::order]], [guesses("ball", POSE)])
+    assert all(colours_differ(colour_rms(one)) for one in found)
+    for one in found:
+        assert one.cost == pytest.approx(float(one.fits["silhouette"].cost))
 
 
 # --- batches of all kinds -----------------------------------------------------------------------
