@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,11 +27,17 @@ from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.photometric import PhotoStage, with_photo
 from pose_refiner_ros.refinement.category import category_prior, known_as_category
-from pose_refiner_ros.refinement.codebook import ViewCodebook
+from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
 from pose_refiner_ros.refinement.evidence import ObjectEvidence, gather_evidence
 from pose_refiner_ros.refinement.photo_evidence import PhotoEvidence
 from pose_refiner_ros.refinement.prior_term import PosePrior
-from pose_refiner_ros.refinement.refiner import Refined, Refiner
+from pose_refiner_ros.refinement.refiner import (
+    RESTART_ANGLE,
+    RESTART_RMS,
+    Refined,
+    Refiner,
+    turned,
+)
 from pose_refiner_ros.settings import Settings
 
 if TYPE_CHECKING:  # torch is imported where an encoder or a field is used
@@ -67,6 +74,10 @@ TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to 
 # choose from. A cube has 24.
 PHOTO_VIEWS = 48
 PHOTO_KEEP = 24
+# Of what is cut by the photo's border or hidden, more views fit about as well at first. Its best
+# pose is tried again, turned, already where it ends at this share of the usual distance.
+CUT_KEEP = 8
+CUT_RESTART = 0.5
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
 SURE_COLOURS = 0.06  # a difference that wrong poses do not come down to
@@ -268,9 +279,15 @@ class Pipeline:
 
     def _search(self, seen: Sequence[SeenObject]) -> None:
         """Refine the views of the codebook, too."""
-        for by_photo in (False, True):
-            group = [one for one in seen if (one.photo is not None) == by_photo]
-            keep = max(self.settings.keep, PHOTO_KEEP if by_photo else 0)
+        cut = [is_cut(one.evidence) for one in seen]
+        for by_photo, by_cut in itertools.product((False, True), repeat=2):
+            group = [
+                one
+                for one, its_cut in zip(seen, cut, strict=True)
+                if (one.photo is not None, its_cut) == (by_photo, by_cut)
+            ]
+            more = (PHOTO_KEEP if by_photo else 0, CUT_KEEP if by_cut else 0)
+            keep = max(self.settings.keep, *more)
             if not group:
                 continue
             found = self._refiner.refine(
@@ -278,9 +295,30 @@ class Pipeline:
                 [one.name for one in group],
                 [self._guess(one) for one in group],
                 keep,
+                restart=not by_cut,
             )
             for one, more in zip(group, found, strict=True):
                 one.found = self._refiner.merge(one.name, one.found + more)
+            if by_cut:
+                self._turn_cut(group)
+
+    def _turn_cut(self, seen: Sequence[SeenObject]) -> None:
+        """Try the best poses of objects that are cut again, turned, unless they fit well."""
+        group = []
+        for one in seen:
+            crop = one.evidence.crop
+            limit = CUT_RESTART * RESTART_RMS * crop.size / crop.scale
+            if one.found and not one.found[0].contour_rms_px < limit:
+                group.append(one)
+        found = self._refiner.refine(
+            [one.evidence for one in group],
+            [one.name for one in group],
+            [turned(one.found[0].camera_from_object, RESTART_ANGLE) for one in group],
+            3,
+            restart=False,
+        )
+        for one, more in zip(group, found, strict=True):
+            one.found = self._refiner.merge(one.name, one.found + more)
 
     def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
         """The paper's procedures, or none at all, from the best few starts."""
