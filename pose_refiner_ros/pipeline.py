@@ -74,9 +74,12 @@ TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to 
 # choose from. A cube has 24.
 PHOTO_VIEWS = 48
 PHOTO_KEEP = 24
-# Of what is cut by the photo's border or hidden, more views fit about as well at first. Its best
-# pose is tried again, turned, already where it ends at this share of the usual distance.
-CUT_KEEP = 8
+# Of what is cut by the photo's border or hidden, more views fit about as well at first: more are
+# followed; the rivals of the best few are tried, and the best one turned, already where it ends at
+# this share of the usual distance from the mask's border.
+CUT_KEEP = 6
+CUT_RIVALLED, CUT_RIVALS, CUT_LIKE = 2, 6, 0.8
+CUT_ROUND_KEEP = 3
 CUT_RESTART = 0.5
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
@@ -300,24 +303,39 @@ class Pipeline:
             for one, more in zip(group, found, strict=True):
                 one.found = self._refiner.merge(one.name, one.found + more)
             if by_cut:
-                self._turn_cut(group)
+                self._search_on(group)
 
-    def _turn_cut(self, seen: Sequence[SeenObject]) -> None:
-        """Try the best poses of objects that are cut again, turned, unless they fit well."""
-        group = []
+    def _search_on(self, seen: Sequence[SeenObject]) -> None:
+        """Of objects that are cut, refine the rivals of the best poses, then the best, turned."""
+        rivals = [
+            [
+                rival
+                for best in one.found[:CUT_RIVALLED]
+                for rival in self._codebook(one.name).similar_views(
+                    best.camera_from_object, CUT_RIVALS, CUT_LIKE
+                )
+            ]
+            for one in seen
+        ]
+        self._refine_more(seen, rivals, CUT_ROUND_KEEP)
+        around: list[list[np.ndarray]] = []
         for one in seen:
-            crop = one.evidence.crop
-            limit = CUT_RESTART * RESTART_RMS * crop.size / crop.scale
-            if one.found and not one.found[0].contour_rms_px < limit:
-                group.append(one)
+            limit = CUT_RESTART * RESTART_RMS * one.evidence.crop.size / one.evidence.crop.scale
+            poor = one.found and not one.found[0].contour_rms_px < limit
+            best = one.found[0].camera_from_object if poor else None
+            around.append(turned(best, RESTART_ANGLE) if poor else [])
+        self._refine_more(seen, around, CUT_ROUND_KEEP)
+
+    def _refine_more(self, seen: Sequence[SeenObject], starts, keep: int) -> None:
+        """Refine starts (poses of each object) and add what is found."""
         found = self._refiner.refine(
-            [one.evidence for one in group],
-            [one.name for one in group],
-            [turned(one.found[0].camera_from_object, RESTART_ANGLE) for one in group],
-            3,
+            [one.evidence for one in seen],
+            [one.name for one in seen],
+            starts,
+            keep,
             restart=False,
         )
-        for one, more in zip(group, found, strict=True):
+        for one, more in zip(seen, found, strict=True):
             one.found = self._refiner.merge(one.name, one.found + more)
 
     def _refine_otherwise(self, seen: list[SeenObject], report: Report) -> None:
