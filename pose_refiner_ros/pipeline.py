@@ -27,17 +27,20 @@ from pose_refiner_ros.frame import (
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.codebook import ViewCodebook
-from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
+from pose_refiner_ros.refinement.hypotheses import Hypothesis, around
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
 from pose_refiner_ros.refinement.occlusion import DepthOrder
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
+    CUT_RESTART,
     START_SIGMA,
     WRONG_COLOURS,
     colour_rms,
     colours_differ,
     needs_views,
+    restart_angle,
+    rivals_to_look_at,
 )
 from pose_refiner_ros.settings import Settings
 
@@ -49,6 +52,10 @@ TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to 
 # choose from. A cube has 24.
 FIELD_VIEWS = 48
 FIELD_KEEP = 24
+# Of what is cut by the image's border or hidden, more views fit about as well at first.
+CUT_KEEP = 6
+RIVALS, RIVAL_OVERLAP = 6, 0.8  # of a pose: views at most, and how alike their silhouettes are
+RIVALS_KEEP = 3
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
 LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
@@ -313,15 +320,17 @@ class Pipeline:
             [not target.tracked and not target.is_category for target in targets],
         )
         again = [i for i, target in enumerate(targets) if self._needs_views(target, found[i])]
-        has_colours = [self._has_colours(targets[i]) for i in again]
+        cut = [is_cut(targets[i].observation) for i in again]
         more = self.refiner.refine(
             [seen[i] for i in again],
             [self._views(targets[i]) for i in again],
-            [max(self.settings.keep, FIELD_KEEP if colours else 0) for colours in has_colours],
+            [self._keep(targets[i], own) for i, own in zip(again, cut, strict=True)],
+            restart=[not own for own in cut],
             given=False,
         )
         for i, views in zip(again, more, strict=True):
             found[i] = self.refiner.merge(found[i] + views, seen[i])
+        self._look_for_rivals(targets, found, dict(zip(again, cut, strict=True)))
         found = self._clear_of_what_is_behind(frame, targets, found)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None
@@ -334,6 +343,74 @@ class Pipeline:
                     "of the node, --exposure of the command",
                 )
         return found
+
+    def _keep(self, target: Target, cut: bool) -> int:
+        """How many views are followed to the end."""
+        by_colour = FIELD_KEEP if self._has_colours(target) else 0
+        return max(self.settings.keep, by_colour, CUT_KEEP if cut else 0)
+
+    def _look_for_rivals(
+        self,
+        targets: Sequence[Target],
+        found: list[list[Hypothesis]],
+        searched: Mapping[int, bool],
+    ) -> None:
+        """Refine what could be mistaken for what was found: of poses that were given and believed
+        without a search, so that `good` does not depend on the start; and of objects that are cut,
+        whose views are less distinct, then their best pose, turned.
+
+        searched: which of the targets were, and whether they are cut.
+        """
+        rivals = [
+            rivals_to_look_at(
+                own,
+                searched.get(i),
+                self.settings.search == "never" or target.is_category or target.tracked,
+            )
+            for i, (target, own) in enumerate(zip(targets, found, strict=True))
+        ]
+        self._refine_more(
+            targets,
+            found,
+            [
+                [
+                    pose
+                    for best in own[:several]
+                    for pose in self._codebook(target.name).similar_views(
+                        best.reference_from_object, RIVALS, RIVAL_OVERLAP
+                    )
+                ]
+                for target, own, several in zip(targets, found, rivals, strict=True)
+            ],
+        )
+        turned = []
+        for i, (target, own) in enumerate(zip(targets, found, strict=True)):
+            angle = None
+            if own and searched.get(i):
+                angle = restart_angle(own[0], [target.observation], CUT_RESTART)
+            middle = self.library[target.name].box_center
+            turned.append(
+                [] if angle is None else around(own[0].reference_from_object, angle, middle)
+            )
+        self._refine_more(targets, found, turned)
+
+    def _refine_more(
+        self,
+        targets: Sequence[Target],
+        found: list[list[Hypothesis]],
+        starts: Sequence[Sequence[np.ndarray]],
+    ) -> None:
+        """Refine more poses of some objects, and add to what was found."""
+        chosen = [i for i, poses in enumerate(starts) if len(poses)]
+        more = self.refiner.refine(
+            [[targets[i].observation] for i in chosen],
+            [[Hypothesis(targets[i].name, pose) for pose in starts[i]] for i in chosen],
+            RIVALS_KEEP,
+            restart=False,
+            given=False,
+        )
+        for i, own in zip(chosen, more, strict=True):
+            found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
 
     def _clear_of_what_is_behind(
         self, frame: Frame, targets: Sequence[Target], found: list[list[Hypothesis]]

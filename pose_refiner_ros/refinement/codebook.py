@@ -6,6 +6,12 @@ their centroid, scaled by their area, as a camera sees them that looks straight 
 Correlating a mask's description with all of them over all in-plane rotations (one FFT) gives
 overlap over union for every view and rotation at once; distance and direction follow from the
 mask's area and centroid.
+
+Of an object that the photo's border cuts, or that another one hides in part, neither area nor
+centroid is known. Then some sixty places and sizes of the whole silhouette are tried for each view,
+compared with views from as near as the size says, since what is cut is often near. The likeliest
+few hundred are drawn as the camera would see them, and what counts is their true overlap over the
+known pixels.
 """
 
 from __future__ import annotations
@@ -18,33 +24,42 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from pose_refiner_ros.files.cache import cache_key, cached_arrays
+from pose_refiner_ros.geometry.pose import about_point, rigid
 from pose_refiner_ros.geometry.views import look_at, view_directions
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.refinement.observation import Observation
+from pose_refiner_ros.refinement.signed_distance import shrink_pinhole
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
-_VERSION = 2  # of what is stored
+_VERSION = 3  # of what is stored
 VIEWS = 400
 RINGS, RAYS = 16, 64
 REACH = 3.0  # outermost ring, in radii of the circle with the silhouette's area
 _PICTURE = 96
 _DISTANCE = 4.0  # of the stored views, in diameters: near enough to show perspective
 
-# Where other instances may hide part of an object, its centroid and area are not those of its
-# mask: these shifts towards the hidden side (in radii) and scales of the radius are tried too.
-_HIDDEN_VARIANTS = (
-    (0.0, 1.0),
-    (0.0, 1.15),
-    (0.25, 1.1),
-    (0.4, 1.25),
-    (0.6, 1.4),
-    (0.8, 1.6),
-    (1.1, 1.9),
-    (1.4, 2.3),
+# Views for masks that are cut, which are often near: distances in diameters, the first as above.
+_DISTANCES = (_DISTANCE, 2.3, 1.5)
+_CUT_RAYS = 32  # rotations that are tried of them
+_SIZE_CLASSES = 4  # views of about the same size: their distance is that of one book for all
+# Where the whole silhouette may lie: its radius and its centroid's shifts towards the hidden side
+# and across, in radii of the circle with the mask's area.
+_CUT_PLACES = (
+    (1.0, (0.0,), (0.0,)),
+    (1.12, (0.12, 0.38), (-0.1, 0.1)),
+    (1.25, (0.2, 0.45, 0.7), (-0.18, 0.0, 0.18)),
+    (1.4, (0.35, 0.65, 0.95, 1.25), (-0.18, 0.0, 0.18)),
+    (1.55, (0.45, 0.75, 1.05, 1.35, 1.65), (-0.18, 0.0, 0.18)),
+    (1.75, (0.6, 1.0, 1.4, 1.8), (-0.18, 0.0, 0.18)),
+    (2.1, (0.9, 1.4, 1.9), (-0.18, 0.0, 0.18)),
 )
-PLACES = 3  # of them, for each view
+_CUT_DRAWN, _CUT_EACH = 256, 2  # views, turned, that are drawn, and places of each
+_CUT_PICTURE = 64  # side of what is drawn, pixels
+_CUT_COARSE_PX = 4.0  # outline error of the mesh that is drawn: the refiner's coarse one
+CUT_MORE = 7  # times as many hypotheses as of a whole mask
 
 
 class ViewCodebook:
@@ -55,7 +70,9 @@ class ViewCodebook:
         self.symmetries: Symmetries = model.symmetries
         self.diameter = model.diameter
         self.center = np.asarray(mesh.bounds, np.float64).mean(axis=0)
-        key = cache_key(_VERSION, mesh.content_hash, VIEWS, RINGS, RAYS, REACH, _PICTURE, _DISTANCE)
+        key = cache_key(
+            _VERSION, mesh.content_hash, VIEWS, RINGS, RAYS, REACH, _PICTURE, _DISTANCES
+        )
         stored = cached_arrays("codebook", key, lambda: _build(mesh, self.center, self.diameter))
         # all as seen by a camera that looks straight at the silhouette's centroid
         self.rotations = stored["rotations"]  # (V, 3, 3) camera_from_object of each view
@@ -64,18 +81,61 @@ class ViewCodebook:
         spectrum = stored["spectrum"]  # (V, RINGS, RAYS / 2 + 1) of the coverage
         self._conjugate = np.ascontiguousarray(spectrum.conj().transpose(2, 0, 1))
         self.area = stored["area"]  # (V,) sum of the weighted coverage
+        self._sheets = [
+            _Sheet.of({name: stored[name + suffix] for name in _STORED}, np.argsort(self.radius))
+            for suffix in _SUFFIXES
+        ]
+        coarse = simplify_for_silhouette(mesh, tolerance_px=_CUT_COARSE_PX)
+        self._drawn, self._coarse = MeshBatch([mesh]), MeshBatch([coarse])
 
     def match(self, observation: Observation, count: int) -> list[np.ndarray]:
         """The best `count` poses (4, 4), in the axes of the observation's crop, that differ clearly
-        from each other, best first; each at its likeliest places."""
+        from each other, best first.
+
+        Of a mask that is cut (`is_cut`) there are up to `CUT_MORE` times as many.
+        """
         # These matrices are small: a second thread of the BLAS library gains nothing on an idle
         # machine and costs ten times the whole on a busy one, where it has to be waited for.
         with _thread_pools().limit(limits=1, user_api="blas"):
             return self._match(observation, count)
 
+    def similar_views(
+        self, camera_from_object: np.ndarray, count: int, least: float = 0.85
+    ) -> list[np.ndarray]:
+        """Poses (4, 4) whose silhouettes can be mistaken for that of a pose, likest first.
+
+        At most `count`, none of them near the given one or its symmetries, each with an overlap of
+        at least `least` by the codebook's coarse views.
+        """
+        pose = np.asarray(camera_from_object, np.float64)
+        center = pose[:3, :3] @ self.center + pose[:3, 3]
+        away = max(float(np.linalg.norm(center)), 0.6 * self.diameter)
+        camera_from_view = _look_rotation(center / max(float(np.linalg.norm(center)), 1e-9))
+        straight = rigid(camera_from_view.T @ pose[:3, :3], (0.0, 0.0, away))
+        straight = about_point(straight, -self.center)
+        pinhole = _pinhole(away / self.diameter)
+        picture = draw(self._drawn, [0], straight[None], pinhole, _PICTURE)[0]
+        place = _place(*_centroid_and_area(picture, pinhole), pinhole)
+        polar = _polar(picture, pinhole, place)[None]
+        with _thread_pools().limit(limits=1, user_api="blas"):
+            overlap = self._correlate(polar)
+            area = np.float32(_weighted_sum(polar[0]))
+            score = overlap / np.maximum(self.area[:, None] + area - overlap, 1e-6)
+            found = self._distinct(score, [place], count + 2)
+        rivals = [
+            rigid(camera_from_view) @ other
+            for overlap, other in found
+            if overlap >= least and self.symmetries.reduced_rotation_error(other, straight) > _APART
+        ]
+        return rivals[:count]
+
     def _match(self, observation: Observation, count: int) -> list[np.ndarray]:
-        places = _places(observation)
+        if observation.unknown is not None:
+            places = _cut_places(observation)
+            if places:
+                return self._match_cut(observation, places, CUT_MORE * count)
         pinhole = observation.crop.pinhole
+        places = [_place(*_centroid_and_area(observation.mask, pinhole), pinhole)]
         mask = np.stack([_polar(observation.mask, pinhole, place) for place in places])
         mask_area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None]
         if observation.unknown is None:
@@ -86,7 +146,8 @@ class ViewCodebook:
             known = 1.0 - hidden
             overlap, seen = np.split(self._correlate(np.concatenate([mask, known])), 2)
             union = seen + mask_area - overlap
-        return self._distinct(overlap / np.maximum(union, 1e-6), places, count)
+        found = self._distinct(overlap / np.maximum(union, 1e-6), places, count)
+        return [pose for _, pose in found]
 
     def _correlate(self, polar: np.ndarray) -> np.ndarray:
         """(N, V, RAYS) weighted overlap of each view, turned by each angle, with polar images (N,
@@ -95,7 +156,7 @@ class ViewCodebook:
         product = self._conjugate @ spectrum.transpose(2, 1, 0)  # (frequency, V, N)
         return np.fft.irfft(product.transpose(2, 1, 0), n=RAYS, axis=2)
 
-    def _distinct(self, score, places: list[Place], count: int) -> list[np.ndarray]:
+    def _distinct(self, score, places: list[Place], count: int) -> list[tuple[float, np.ndarray]]:
         """Greedy choice, best first, of poses at least `_APART` from those already chosen, by the
         scores (places, V, RAYS)."""
         best = score.max(axis=0)
@@ -123,12 +184,12 @@ class ViewCodebook:
             same = (rotation[pick] @ alike).reshape(-1, 9)
             trace = (flat @ same.T).max(axis=1)  # 1 + 2 cos of the angle between them
             free &= trace < 1.0 + 2.0 * np.cos(_APART)
-        poses = []
+        found = []
         for pick in chosen:
-            # how much is hidden is not known: the same view is also tried at its next best places
-            for place in np.argsort(-score[:, views[pick], angle[pick]])[:PLACES]:
-                poses.append(self._pose(rotation[pick], views[pick], angle[pick], places[place]))
-        return poses
+            place = places[int(score[:, views[pick], angle[pick]].argmax())]
+            pose = self._pose(rotation[pick], views[pick], angle[pick], place)
+            found.append((float(top[pick]), pose))
+        return found
 
     def _pose(self, rotation, view: int, angle: int, place: Place) -> np.ndarray:
         """(4, 4) pose whose silhouette lies at this place; rotation: of the view, turned."""
@@ -139,6 +200,121 @@ class ViewCodebook:
         center = place.crop_from_view @ turn @ self.direction[view] * depth
         pose[:3, 3] = center - pose[:3, :3] @ self.center
         return pose
+
+    def _match_cut(
+        self, observation: Observation, places: list[Place], count: int
+    ) -> list[np.ndarray]:
+        score, sheet = self._score_cut(observation, places)
+        # of each view the angles that fit better than those beside them, at their best places
+        best = score.max(axis=0)
+        peak = (best >= np.roll(best, 1, axis=1)) & (best > np.roll(best, -1, axis=1))
+        turned = np.flatnonzero(peak)
+        turned = turned[np.argsort(-best.ravel()[turned])[:_CUT_DRAWN]]
+        by_place = score.reshape(len(places), -1)[:, turned]
+        place = np.argpartition(-by_place, _CUT_EACH, axis=0)[:_CUT_EACH].ravel()
+        view, angle = np.divmod(np.tile(turned, _CUT_EACH), _CUT_RAYS)
+        poses = self._cut_poses(places, place, view, angle, sheet[place, view])
+        overlap = self._overlap(observation, poses)
+        return [poses[i] for i in self._farthest_apart(poses, overlap, count)]
+
+    def _score_cut(
+        self, observation: Observation, places: list[Place]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Overlap over union of known pixels (places, V, _CUT_RAYS) of each view at each place, and
+        which sheet the view is of (places, V)."""
+        mask, hidden = _polars(
+            (observation.mask, observation.unknown), observation.crop.pinhole, places
+        )
+        area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None] * (_CUT_RAYS / RAYS)
+        both = np.stack([mask, 1.0 - hidden], axis=1) * _RING_WEIGHT[:, None]
+        spectrum = np.fft.rfft(both, axis=3)[..., : _CUT_RAYS // 2 + 1].astype(np.complex64)
+        spectrum = np.ascontiguousarray(spectrum.transpose(3, 2, 0, 1))  # frequency, ring, place, 2
+        radius = np.array([place.radius for place in places])
+        score = np.empty((len(places), VIEWS, _CUT_RAYS), np.float32)
+        sheet = np.empty((len(places), VIEWS), np.int32)
+        for views in np.array_split(np.arange(VIEWS), _SIZE_CLASSES):
+            part = slice(views[0], views[-1] + 1)
+            away = np.exp(np.log(self._sheets[0].radius[part]).mean()) / (radius * self.diameter)
+            nearest = np.abs(np.log(away[:, None] / _DISTANCES)).argmin(axis=1)
+            sheet[:, part] = nearest[:, None]
+            for index in np.unique(nearest):
+                at = np.flatnonzero(nearest == index)
+                seen = spectrum[:, :, at].reshape(*spectrum.shape[:2], -1)
+                product = self._sheets[index].conjugate[:, part] @ seen
+                product = np.ascontiguousarray(product.transpose(2, 1, 0))
+                found = np.fft.irfft(product, n=_CUT_RAYS, axis=2)
+                overlap, known = found.reshape(len(at), 2, -1, _CUT_RAYS).swapaxes(0, 1)
+                union = np.maximum(area[at] + known - overlap, 1e-6)
+                score[at, part] = overlap / union
+        return score, sheet
+
+    def _cut_poses(self, places: list[Place], place, view, angle, sheet) -> np.ndarray:
+        """(N, 4, 4) poses of views (N,) of sheets (N,), turned by angles (N,), at places (N,)."""
+        turn = np.stack([one.crop_from_view for one in places])[place]
+        turn = turn @ _turn_z(angle * (2.0 * np.pi / _CUT_RAYS))
+        rotations, radius, direction = (
+            np.stack([getattr(one, name) for one in self._sheets])[sheet, view]
+            for name in ("rotations", "radius", "direction")
+        )
+        depth = radius / np.array([one.radius for one in places])[place]
+        poses = np.tile(np.eye(4), (len(view), 1, 1))
+        poses[:, :3, :3] = turn @ rotations
+        center = np.einsum("nij,nj->ni", turn, direction * depth[:, None])
+        poses[:, :3, 3] = center - poses[:, :3, :3] @ self.center
+        return poses
+
+    def _overlap(self, observation: Observation, poses: np.ndarray) -> np.ndarray:
+        """(N,) overlap over union, in the known pixels, of the mask and the silhouettes at poses
+        (N, 4, 4), drawn small."""
+        size = _CUT_PICTURE
+        pinhole = shrink_pinhole(observation.crop.pinhole, observation.crop.size / size)
+        near = max(0.02 * self.diameter, 1e-3)
+        drawn = draw(self._coarse, np.zeros(len(poses)), poses, pinhole, size, near)
+        mask, hidden = (
+            cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+            for image in (observation.mask, observation.unknown)
+        )
+        sums = np.stack([mask.ravel(), 1.0 - hidden.ravel()], axis=1)
+        overlap, known = (drawn.reshape(len(poses), -1).astype(np.float32) @ sums).T
+        return overlap / np.maximum(known + mask.sum() - overlap, 1e-6)
+
+    def _farthest_apart(self, poses: np.ndarray, score: np.ndarray, count: int) -> list[int]:
+        """Which of poses (N, 4, 4) to follow, best first: none is near another in rotation and in
+        distance. How much is hidden is not known, so the same view may be there at several."""
+        order = np.argsort(-score)
+        flat = poses[order, :3, :3].reshape(-1, 9)
+        center = poses[order, :3, :3] @ self.center + poses[order, :3, 3]
+        away = np.log(np.maximum(np.linalg.norm(center, axis=1), 1e-9))
+        alike = self.symmetries.transforms(12)[:, :3, :3]
+        free = np.ones(len(order), bool)
+        chosen: list[int] = []
+        while len(chosen) < count and free.any():
+            pick = int(free.argmax())
+            chosen.append(int(order[pick]))
+            same = (flat[pick].reshape(3, 3) @ alike).reshape(-1, 9)
+            turned = (flat @ same.T).max(axis=1) < 1.0 + 2.0 * np.cos(_CUT_APART)
+            free &= turned | (np.abs(away - away[pick]) > _CUT_FARTHER)
+            free[pick] = False
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class _Sheet:
+    """Views from one distance, for masks that are cut; see ViewCodebook for the arrays."""
+
+    rotations: np.ndarray
+    radius: np.ndarray
+    direction: np.ndarray
+    conjugate: np.ndarray  # (_CUT_RAYS / 2 + 1, V, RINGS) of the spectrum
+
+    @classmethod
+    def of(cls, stored: dict[str, np.ndarray], order: np.ndarray) -> _Sheet:
+        """With the views (V,) in this order."""
+        spectrum = stored["spectrum"][order, :, : _CUT_RAYS // 2 + 1].conj()
+        return cls(
+            *(stored[name][order] for name in ("rotations", "radius", "direction")),
+            np.ascontiguousarray(spectrum.transpose(2, 0, 1)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +331,35 @@ def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+_STORED = ("rotations", "radius", "direction", "spectrum", "area")
+_SUFFIXES = ("", *(f"_{distance}" for distance in _DISTANCES[1:]))  # of what is stored
 _APART = np.radians(25.0)
+_CUT_APART, _CUT_FARTHER = np.radians(15.0), 0.12
 _RING_RADIUS = (np.arange(RINGS) + 0.5) / RINGS * REACH
 _RING_WEIGHT = (_RING_RADIUS / _RING_RADIUS.sum()).astype(np.float32)
 
 
+def _pinhole(distance: float) -> np.ndarray:
+    """(4,) fx, fy, cx, cy of a picture of which the bounding sphere fills 0.9 from that distance,
+    in diameters."""
+    focal = 0.45 * _PICTURE * np.sqrt(distance**2 - 0.25) / 0.5
+    return np.array([focal, focal, (_PICTURE - 1) / 2, (_PICTURE - 1) / 2])
+
+
 def _build(mesh, center: np.ndarray, diameter: float) -> dict[str, np.ndarray]:
+    stored = {}
+    for distance, suffix in zip(_DISTANCES, _SUFFIXES, strict=True):
+        for name, array in _build_from(mesh, center, diameter, distance).items():
+            stored[name + suffix] = array
+    return stored
+
+
+def _build_from(
+    mesh, center: np.ndarray, diameter: float, distance: float
+) -> dict[str, np.ndarray]:
     rotations = look_at(view_directions(VIEWS))
-    depth = _DISTANCE * diameter
-    # the bounding sphere fills 0.9 of the picture
-    focal = 0.45 * _PICTURE * np.sqrt(_DISTANCE**2 - 0.25) / 0.5
-    pinhole = np.array([focal, focal, (_PICTURE - 1) / 2, (_PICTURE - 1) / 2])
+    depth = distance * diameter
+    pinhole = _pinhole(distance)
     poses = np.tile(np.eye(4), (VIEWS, 1, 1))
     poses[:, :3, :3] = rotations
     poses[:, :3, 3] = np.array([0.0, 0.0, depth]) - rotations @ center
@@ -218,17 +412,44 @@ def _weighted_sum(polar: np.ndarray) -> float:
     return float((polar * _RING_WEIGHT[:, None]).sum())
 
 
-def _places(observation: Observation) -> list[Place]:
-    """Where the whole silhouette may be, and how large."""
+def _polars(images, pinhole: np.ndarray, places: list[Place]) -> list[np.ndarray]:
+    """The same (places, RINGS, RAYS) of each image about all places."""
+    turn = np.arange(RAYS) * (2.0 * np.pi / RAYS)
+    ring = _RING_RADIUS[:, None]
+    disc = np.stack([ring * np.cos(turn), ring * np.sin(turn)]).reshape(2, -1).astype(np.float32)
+    crop_from_view = np.stack([place.crop_from_view for place in places]).astype(np.float32)
+    radius = np.array([place.radius for place in places], np.float32)[:, None, None]
+    x, y, depth = (crop_from_view[:, :, :2] @ disc * radius + crop_from_view[:, :, 2:]).swapaxes(
+        0, 1
+    )
+    fx, fy, cx, cy = pinhole.astype(np.float32)
+    depth = np.maximum(depth, np.float32(1e-3))
+    x, y = fx * x / depth + cx, fy * y / depth + cy
+    return [
+        cv2.remap(image.astype(np.float32), x, y, cv2.INTER_LINEAR).reshape(-1, RINGS, RAYS)
+        for image in images
+    ]
+
+
+def is_cut(observation: Observation) -> bool:
+    """Whether part of the object is beyond the photo or behind others, by its mask."""
+    return bool(_cut_places(observation))
+
+
+def _cut_places(observation: Observation) -> list[Place]:
+    """Where the whole silhouette may be, and how large; none of a mask that is not cut."""
     pinhole = observation.crop.pinhole
     centroid, area = _centroid_and_area(observation.mask, pinhole)
     hidden = _hidden_side(observation, centroid)
     if hidden is None:
-        return [_place(centroid, area, pinhole)]
+        return []
+    across = np.array([-hidden[1], hidden[0]])
     radius = np.sqrt(area / np.pi)
     return [
-        _place(centroid + shift * radius * hidden, area * scale**2, pinhole)
-        for shift, scale in _HIDDEN_VARIANTS
+        _place(centroid + radius * (shift * hidden + aside * across), area * scale**2, pinhole)
+        for scale, shifts, asides in _CUT_PLACES
+        for shift in shifts
+        for aside in asides
     ]
 
 

@@ -2,8 +2,8 @@
 """When what was found is not believed, and looked for elsewhere: all the rules in one place.
 
 Three searches, from near to far: starts turned a little around the first one, where the best result
-fits badly (`restart_angle`); all views of the codebook, where a given pose does not fit or proves
-nothing (`needs_views`).
+fits badly (`restart_angle`); views that could be mistaken for what was found (`rivals_to_look_at`);
+all views of the codebook, where a given pose does not fit or proves nothing (`needs_views`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ RESTART_COLOUR = 0.08
 PIXEL_NOISE = 0.5  # crop pixels
 RESTART_ANGLE = np.radians(20.0)
 RESTART_ANGLE_UNMASKED = np.radians(25.0)
+
+CUT_RESTART = 0.5  # strictness for objects that are cut: less of the outline tells poses apart
 
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
@@ -58,14 +60,17 @@ def fits_to_the_pixel(found: Hypothesis, observations: Sequence[Observation]) ->
     return bool(found.fits["silhouette"].rms * scale < PIXEL_NOISE)
 
 
-def restart_angle(best: Hypothesis, observations: Sequence[Observation]) -> float | None:
+def restart_angle(
+    best: Hypothesis, observations: Sequence[Observation], strictness: float = 1.0
+) -> float | None:
     """By how much to turn the first start about each axis, to try again what ended as badly as the
-    best result did; None where that fits."""
+    best result did; None where that fits. strictness: of the outline, a share of the usual limit.
+    """
     outline, colours = best.fits.get("silhouette"), best.fits.get("radiance")
     angle = RESTART_ANGLE_UNMASKED if outline is None else RESTART_ANGLE
     if outline is not None:
         crops = [seen.crop for seen in observations if seen.distances]
-        limit = RESTART_OUTLINE * np.mean([crop.size / crop.scale for crop in crops])
+        limit = strictness * RESTART_OUTLINE * np.mean([crop.size / crop.scale for crop in crops])
         if not outline.rms < limit:
             return angle
     if colours is not None and not colours.rms <= RESTART_COLOUR:
@@ -111,3 +116,17 @@ def needs_views(
     if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
         return False
     return turned > START_SIGMA or overlap < settings.accept_iou
+
+
+def rivals_to_look_at(found: Sequence[Hypothesis], cut: bool | None, vouched_for: bool) -> int:
+    """Of how many of the best results, if any, the views that resemble them are to be tried.
+
+    cut: of objects whose views were all tried, whether part of them is missing, which makes more
+    views alike; None: no views were tried. vouched_for: another frame or the encoder has looked.
+    """
+    if cut is not None:
+        return 2 if cut else 0
+    if vouched_for or not found:
+        return 0
+    colours = colour_rms(found[0])
+    return 0 if colours is not None and colours <= SURE_COLOURS else 1
