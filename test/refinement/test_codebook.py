@@ -24,7 +24,7 @@ from pose_refiner_ros.geometry.views import look_at, view_directions
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 from pose_refiner_ros.refinement import codebook
-from pose_refiner_ros.refinement.codebook import PLACES, VIEWS, ViewCodebook
+from pose_refiner_ros.refinement.codebook import VIEWS, ViewCodebook
 from pose_refiner_ros.refinement.observation import observe_mask
 from pose_refiner_ros.rendering.scene import render_scene
 
@@ -74,8 +74,7 @@ def ranks(shape, distance, hide, count=24, seed=0) -> tuple[np.ndarray, np.ndarr
         if not any(right):
             found.append(99)
             continue
-        # each view is tried at several places, where how much is hidden is not known
-        found.append(right.index(True) // (PLACES if len(guesses) > 16 else 1))
+        found.append(right.index(True))
         depth.append(np.abs(depths[right] / truth[2, 3] - 1).min())
     return np.array(found), np.array(depth)
 
