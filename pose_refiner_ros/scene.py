@@ -17,6 +17,7 @@ import numpy as np
 
 from pose_refiner_ros.frame import Report, log_warning, pose_problem
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import rigid
 
 if TYPE_CHECKING:
     from pose_refiner_ros.frame import ObjectPose
@@ -111,10 +112,7 @@ def scene_from_camera(plane: GroundPlane) -> np.ndarray:
         if length > 1e-4:
             break
     forward /= length
-    transform = np.eye(4)
-    transform[:3, :3] = np.stack([forward, np.cross(up, forward), up])
-    transform[2, 3] = plane.height
-    return transform
+    return rigid(np.stack([forward, np.cross(up, forward), up]), (0.0, 0.0, plane.height))
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,10 +308,7 @@ def _looking_along(direction: np.ndarray) -> np.ndarray:
 
 
 def _placed(rotation: np.ndarray, eye: np.ndarray) -> np.ndarray:
-    camera_from_scene = np.eye(4)
-    camera_from_scene[:3, :3] = rotation
-    camera_from_scene[:3, 3] = -rotation @ eye
-    return camera_from_scene
+    return rigid(rotation, -rotation @ eye)
 
 
 def _numbers(values, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -6,9 +6,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,23 +22,13 @@ from rich.table import Table
 
 from pose_refiner_ros.files.atomic import write_atomically
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
 WRONG_INPUT = 2
 
 
-class Device(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Refinement(str, Enum):
-    solver = "solver"
-    gradient_pose = "gradient_pose"
-    gradient_encoder = "gradient_encoder"
-
-
+Device = Literal["auto", "cpu", "cuda"]
+Refinement = Literal["solver", "gradient_pose", "gradient_encoder"]
 DeviceOption = Annotated[
     Device, typer.Option(help="Where to compute; auto takes CUDA if it is there.")
 ]
@@ -111,7 +100,7 @@ def user_errors() -> Iterator[None]:
 
 def tell(line: str, style: str) -> None:
     """One line on stderr, whatever the width of the terminal."""
-    errors.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+    errors.print(line, style=style, markup=False, soft_wrap=True)
 
 
 def is_for_users(error: ValueError) -> bool:
@@ -147,7 +136,7 @@ def start_warp(device: Device) -> str:
     from pose_refiner_ros.pipeline import choose_device
 
     try:
-        return choose_device(device.value)
+        return choose_device(device)
     except ValueError as error:
         raise InputError(str(error)) from error
 

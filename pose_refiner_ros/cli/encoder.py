@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,21 +24,6 @@ from pose_refiner_ros.cli.common import (
 app = typer.Typer(help="The network that guesses class and pose from a mask.", no_args_is_help=True)
 
 
-class PoseHead(str, Enum):
-    continuous = "continuous"
-    euler_cosine = "euler_cosine"
-
-
-class Input(str, Enum):
-    mask = "mask"
-    rgb_mask = "rgb_mask"
-
-
-class Window(str, Enum):
-    crop = "crop"
-    image = "image"
-
-
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Weights to write, safetensors; a card beside them.")],
@@ -51,17 +35,21 @@ def train(
     batch: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=1e-7, max=1.0, help="At its peak.")] = 1e-3,
     pose_head: Annotated[
-        PoseHead, typer.Option(help="euler_cosine is the paper's, for comparison.")
-    ] = PoseHead.continuous,
-    input_: Annotated[Input, typer.Option("--input", help="What the network sees.")] = Input.mask,
+        Literal["continuous", "euler_cosine"],
+        typer.Option(help="euler_cosine is the paper's, for comparison."),
+    ] = "continuous",
+    input_: Annotated[
+        Literal["mask", "rgb_mask"], typer.Option("--input", help="What the network sees.")
+    ] = "mask",
     window: Annotated[
-        Window, typer.Option(help="Around the mask, or the whole photo as in the paper.")
-    ] = Window.crop,
+        Literal["crop", "image"],
+        typer.Option(help="Around the mask, or the whole photo as in the paper."),
+    ] = "crop",
     size: Annotated[int, typer.Option(help="Side of the input, a multiple of 32.")] = 64,
     shapenet: ShapeNetOption = None,
     clusters: ClustersOption = None,
     per_cluster: PerClusterOption = None,
-    accelerator: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    accelerator: Annotated[Device, typer.Option(help="Where to train.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="How many GPUs or CPU processes.")] = 1,
     precision: Annotated[
         str, typer.Option(help="auto, 32-true, bf16-mixed, 16-mixed ...: Fabric's names.")
@@ -77,7 +65,7 @@ def train(
         from pose_refiner_ros.datasets.vehicles.collection import CLUSTERS
         from pose_refiner_ros.encoder.network import EncoderSettings
 
-        settings = EncoderSettings(CLUSTERS, pose_head.value, input_.value, window.value, size)
+        settings = EncoderSettings(CLUSTERS, pose_head, input_, window, size)
         collection = collection_of(shapenet, clusters, per_cluster)
         from lightning_fabric.utilities.rank_zero import rank_zero_only
 
@@ -102,13 +90,13 @@ def train(
 
             encoder, record = train_on(
                 collection, settings, folder or out.with_suffix(".training"), options,
-                devices, accelerator.value, resume, show,
+                devices, accelerator, resume, show,
             )  # fmt: skip
         if rank_zero_only.rank:
             return  # the first of several processes writes
         save_encoder(encoder, out, record)
         card = write_card(out, settings, record)
-    console.print(f"Weights in {out}, how they were made in {card}", highlight=False)
+    console.print(f"Weights in {out}, how they were made in {card}")
 
 
 @app.command()

@@ -12,7 +12,6 @@ import typer
 
 from pose_refiner_ros.cli.common import (
     ClustersOption,
-    Device,
     DeviceOption,
     ShapeNetOption,
     collection_of,
@@ -56,7 +55,7 @@ def palazzi(
         int | None, typer.Option(min=1, help="Views of test vehicles; other rows have no more.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the views.")] = 0,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Tables and figures of Palazzi et al. 2018, on vehicles never trained on."""
     with user_errors():
@@ -81,7 +80,7 @@ def palazzi(
             )
     console.print(rich_table(summary_lines(report), total=False))
     _tell_missed(report)
-    console.print(f"palazzi.json, palazzi.md and plots in {out}", highlight=False)
+    console.print(f"palazzi.json, palazzi.md and plots in {out}")
 
 
 @app.command()
@@ -107,7 +106,7 @@ def inerf(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of starts and rays.")] = 0,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Tables and figures of iNeRF (Yen-Chen et al. 2021), on the test photos of a field."""
     with user_errors():
@@ -128,7 +127,7 @@ def inerf(
     failed = {name: block["failed"] for name, block in report["blocks"].items() if block["failed"]}
     for name, why in failed.items():
         tell(f"block {name} failed: {why}", "red")
-    console.print(f"inerf.json, inerf.md and plots in {out}", highlight=False)
+    console.print(f"inerf.json, inerf.md and plots in {out}")
     if failed:
         raise typer.Exit(1)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import math
 import time
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pose_refiner_ros.cli.common import (
-    Device,
     DeviceOption,
     console,
     counting_bar,
@@ -33,15 +31,8 @@ _INTERRUPTED = 130
 _NAMED = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 
-class Kind(str, Enum):
-    grid = "grid"
-    mlp = "mlp"
-
-
-class Network(str, Enum):
-    auto = "auto"
-    small = "small"
-    paper = "paper"
+Kind = Literal["grid", "mlp"]
+Network = Literal["auto", "small", "paper"]
 
 
 @app.command()
@@ -61,7 +52,7 @@ def train(
             "others, and those that fit well are used.",
         ),
     ] = None,
-    kind: Annotated[Kind, typer.Option(help="grid: minutes on a CPU. mlp: NeRF.")] = Kind.grid,
+    kind: Annotated[Kind, typer.Option(help="grid: minutes on a CPU. mlp: NeRF.")] = "grid",
     scale: Annotated[float, typer.Option(help="Metres per unit of the source's positions.")] = 1.0,
     factor: Annotated[int, typer.Option(min=1, help="Make photos smaller by this.")] = 1,
     object_id: Annotated[int | None, typer.Option(help="Of a BOP scene.")] = None,
@@ -83,7 +74,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="Batches of rays.")] = None,
     network: Annotated[
         Network, typer.Option(help="MLP: its size; auto is paper on a GPU, else small.")
-    ] = Network.auto,
+    ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the rays.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint beside OUT.")
@@ -91,16 +82,16 @@ def train(
     previews: Annotated[
         Path | None, typer.Option(metavar="DIR", help="For PNG: test photo beside the field.")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Train a field from photos whose cameras are known."""
     begun = time.monotonic()
     with user_errors():
         from pose_refiner_ros.cli.single_image import InputError
 
-        if kind is Kind.mlp and (voxel is not None or degree is not None):
+        if kind == "mlp" and (voxel is not None or degree is not None):
             raise InputError("--voxel and --degree belong to --kind grid")
-        if kind is Kind.grid and network is not Network.auto:
+        if kind == "grid" and network != "auto":
             raise InputError("--network belongs to --kind mlp")
         where = start_warp(device)
         from pose_refiner_ros.learning.field_training import Source, train_field, training_folder
@@ -118,12 +109,12 @@ def train(
                 text = f"PSNR of training rays {figures['psnr']:.1f} dB"
                 bar.update(task, completed=done, total=total, description=text)
                 if not errors.is_terminal and (done % max(total // 10, 1) == 0 or done == total):
-                    errors.print(f"step {done}/{total}  {text}", soft_wrap=True, highlight=False)
+                    errors.print(f"step {done}/{total}  {text}", soft_wrap=True)
 
             def search(what: str, done: int, total: int) -> None:
                 bar.update(task, completed=done, total=total, description=what)
                 if not errors.is_terminal and done in (0, total):
-                    errors.print(f"{what}: {done}/{total}", soft_wrap=True, highlight=False)
+                    errors.print(f"{what}: {done}/{total}", soft_wrap=True)
 
             try:
                 field = train_field(
@@ -141,7 +132,6 @@ def train(
     console.print(
         f"{out}: {_quality(field)}{out.stat().st_size / 1e6:.1f} MB, "
         f"{time.monotonic() - begun:.0f} s",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -179,7 +169,7 @@ def render(
     background: Annotated[
         str | None, typer.Option(metavar="white|black|R,G,B", help="Numbers from 0 to 1.")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Picture of a field from any side, or a film around it.
 
@@ -225,7 +215,7 @@ def render(
                 for i, one in enumerate(poses):
                     add(straight_picture(field, K, one, pixels, colour))
                     progress(i + 1, frames)
-    console.print(f"{out}: {len(poses)} x {pixels[1]}x{pixels[0]} pixels", highlight=False)
+    console.print(f"{out}: {len(poses)} x {pixels[1]}x{pixels[0]} pixels")
 
 
 @app.command()
@@ -245,18 +235,18 @@ def info(
             "background": None if background is None else background.tolist(),
             **field.record,
         }
-    console.print(readable_json(content), highlight=False, markup=False, soft_wrap=True)
+    console.print(readable_json(content), markup=False, soft_wrap=True)
 
 
 def _options(kind: Kind, network: Network, where: str, chosen: dict):
-    if kind is Kind.grid:
+    if kind == "grid":
         from pose_refiner_ros.learning.grid_training import GridOptions
 
         return GridOptions(**chosen), None
     from pose_refiner_ros.fields.mlp import PAPER, SMALL
     from pose_refiner_ros.learning.mlp_training import MlpOptions
 
-    small = network is Network.small or (network is Network.auto and where == "cpu")
+    small = network == "small" or (network == "auto" and where == "cpu")
     return MlpOptions(**chosen), SMALL if small else PAPER
 
 
@@ -270,7 +260,6 @@ def _tell_found(field: RadianceField) -> None:
             tell(f"not used: {picture['name']}: {picture['reason']}", "yellow")
     console.print(
         f"{found['accepted']} of {found['unposed']} photos without poses used",
-        highlight=False,
         soft_wrap=True,
     )
 

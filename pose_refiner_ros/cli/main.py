@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pose_refiner_ros.cli.common import (
-    Device,
     DeviceOption,
     EncoderOption,
     ExposureOption,
     ObjectsOption,
-    Refinement,
     RefinementOption,
     console,
     progress_bar,
@@ -44,22 +41,6 @@ app.add_typer(evaluate, name="evaluate")
 app.add_typer(field, name="field")
 
 
-class Start(str, Enum):
-    codebook = "codebook"
-    perturbed = "perturbed"
-
-
-class Masks(str, Enum):
-    visib = "visib"
-    full = "full"
-
-
-class Search(str, Enum):
-    auto = "auto"
-    always = "always"
-    never = "never"
-
-
 app.command()(refine)
 app.command()(scene)
 
@@ -70,8 +51,9 @@ def bop(
     out: Annotated[Path, typer.Option(help="Folder for results, report and overlays.")],
     split: Annotated[str, typer.Option(help="Folder of scenes.")] = "test",
     start: Annotated[
-        Start, typer.Option(help="From nothing but the mask, or from the true pose made wrong.")
-    ] = Start.codebook,
+        Literal["codebook", "perturbed"],
+        typer.Option(help="From nothing but the mask, or from the true pose made wrong."),
+    ] = "codebook",
     rotation_deg: Annotated[
         float, typer.Option(min=0, max=180, help="Perturbed: angle about a random axis, degrees.")
     ] = 20.0,
@@ -81,14 +63,14 @@ def bop(
     repeats: Annotated[int, typer.Option(min=1, help="Estimates per target.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the perturbations.")] = 0,
     masks: Annotated[
-        Masks, typer.Option(help="What is visible of an object, or all of it.")
-    ] = Masks.visib,
+        Literal["visib", "full"], typer.Option(help="What is visible of an object, or all of it.")
+    ] = "visib",
     search: Annotated[
-        Search,
+        Literal["auto", "always", "never"],
         typer.Option(help="Perturbed: search all views as well; auto does where the start fails."),
-    ] = Search.auto,
+    ] = "auto",
     overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many images.")] = 100,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Run on a data set in BOP's layout; write results CSV, report and overlays."""
     with user_errors():
@@ -97,16 +79,16 @@ def bop(
         from pose_refiner_ros.evaluation.bop_report import table
 
         options = Options(
-            split=split, start=start.value, rotation_deg=rotation_deg, translation=translation,
-            repeats=repeats, seed=seed, masks=masks.value, search=search.value, overlays=overlays,
-            device=device.value,
+            split=split, start=start, rotation_deg=rotation_deg, translation=translation,
+            repeats=repeats, seed=seed, masks=masks, search=search, overlays=overlays,
+            device=device,
         )  # fmt: skip
         with progress_bar("Estimating poses") as progress:
             report = run_bop(dataset, out, options, progress)
     for skipped in report["skipped"]:
         tell(f"warning: {skipped}", "yellow")
     console.print(rich_table(table(report)))
-    console.print(f"Results, report.json and overlays in {out}", highlight=False)
+    console.print(f"Results, report.json and overlays in {out}")
 
 
 TopicOption = Annotated[
@@ -135,9 +117,9 @@ def bag(
     namespace: Annotated[str, typer.Option(help="Of the new topics.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     encoder: EncoderOption = "",
-    refinement: RefinementOption = Refinement.solver,
+    refinement: RefinementOption = "solver",
     exposure: ExposureOption = False,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Add poses, TF and overlay to a recorded bag. Needs no ROS."""
     with user_errors():
@@ -149,13 +131,13 @@ def bag(
             "initial_poses": initial_poses,
         }  # fmt: skip
         options = BagOptions(
-            objects, topics, device.value, overlay, overwrite, rectified, namespace, encoder,
-            refinement.value, exposure,
+            objects, topics, device, overlay, overwrite, rectified, namespace, encoder,
+            refinement, exposure,
         )  # fmt: skip
         with progress_bar("Estimating poses") as progress:
             summary = run_bag(source, target, options, progress)
     for line in summary_lines(summary):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, markup=False, soft_wrap=True)
     if not summary.poses:
         raise typer.Exit(1)
 
@@ -165,14 +147,14 @@ def bench(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Where to write the figures.")
     ] = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Measure how long a refinement takes on this machine."""
     with user_errors():
         start_warp(device)
         from pose_refiner_ros.evaluation.benchmark import run_benchmark
 
-        run_benchmark(json_path, device=device.value)
+        run_benchmark(json_path, device=device)
 
 
 @app.command()

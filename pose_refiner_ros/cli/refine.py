@@ -12,12 +12,10 @@ import typer
 from rich.table import Table
 
 from pose_refiner_ros.cli.common import (
-    Device,
     DeviceOption,
     EncoderOption,
     ExposureOption,
     ObjectsOption,
-    Refinement,
     RefinementOption,
     console,
     start_warp,
@@ -54,9 +52,9 @@ def refine(
         Path | None, typer.Option(help="Start poses: a file that this command has written.")
     ] = None,
     encoder: EncoderOption = "",
-    refinement: RefinementOption = Refinement.solver,
+    refinement: RefinementOption = "solver",
     exposure: ExposureOption = False,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = "auto",
 ) -> None:
     """Estimate the poses of the objects in one image."""
     with user_errors():
@@ -66,9 +64,9 @@ def refine(
         from pose_refiner_ros.pipeline import Pipeline, Settings
 
         frame, library, knowing, problems = read_inputs(
-            image, masks, camera, objects, label or [], init, encoder, place, refinement.value
+            image, masks, camera, objects, label or [], init, encoder, place, refinement
         )
-        settings = Settings(refinement=refinement.value, exposure=exposure)
+        settings = Settings(refinement=refinement, exposure=exposure)
         pipeline = Pipeline(library, settings, place, knowing)
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
         write_atomically(out, to_json(frame, poses, problems, image).encode())
@@ -82,7 +80,7 @@ def refine(
     for pose in poses:
         for doubt in doubts(pose, library[pose.name]):
             tell(f"warning: label {pose.label}: {doubt}", "yellow")
-    console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""), highlight=False)
+    console.print(f"Poses in {out}" + (f", drawn in {overlay}" if overlay else ""))
     if not poses:
         raise typer.Exit(1)
 

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pose_refiner_ros.cli.common import (
-    Device,
     ObjectsOption,
     console,
     rich_table,
@@ -20,14 +18,6 @@ from pose_refiner_ros.cli.common import (
     write_picture,
 )
 from pose_refiner_ros.files.atomic import write_atomically
-
-
-class SceneView(str, Enum):
-    birds_eye = "birds_eye"
-    chase = "chase"
-    camera = "camera"
-    custom = "custom"
-
 
 Point = tuple[float, float, float]
 
@@ -59,12 +49,12 @@ def scene(
         ),
     ] = None,
     view: Annotated[
-        SceneView,
+        Literal["birds_eye", "chase", "camera", "custom"],
         typer.Option(
             help="birds_eye: from above. chase: from behind and above the camera. camera: through "
             "it. custom: --eye and --target."
         ),
-    ] = SceneView.birds_eye,
+    ] = "birds_eye",
     eye: Annotated[
         Point | None,
         typer.Option(
@@ -86,7 +76,7 @@ def scene(
 ) -> None:
     """Place the objects of an image in one scene, and draw it from any side."""
     with user_errors():
-        start_warp(Device.cpu)
+        start_warp("cpu")
         from pose_refiner_ros import shipped
         from pose_refiner_ros.cli import scene_command as command
         from pose_refiner_ros.drawing.scene_view import draw_scene
@@ -94,7 +84,7 @@ def scene(
 
         ground = command.ground_plane(camera_height, camera_pitch, camera_roll, plane or ())
         picture_size = command.checked_size(size)
-        shown = command.chosen_view(view.value, eye or (), target or (), fov, picture_size)
+        shown = command.chosen_view(view, eye or (), target or (), fov, picture_size)
         camera, found, problems = command.read_poses(poses)
         library = ObjectLibrary.load(objects or shipped.OBJECTS)
         composed, left_out = command.make_scene(camera, found, ground)
@@ -106,8 +96,6 @@ def scene(
     for problem in problems:
         tell(f"warning: {problem}", "yellow")
     console.print(rich_table(command.table_rows(composed), total=False))
-    console.print(
-        f"Scene in {out}" + (f", poses in {json_path}" if json_path else ""), highlight=False
-    )
+    console.print(f"Scene in {out}" + (f", poses in {json_path}" if json_path else ""))
     if not composed.objects:
         raise typer.Exit(1)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,17 +21,6 @@ from pose_refiner_ros.cli.common import (
 app = typer.Typer(
     help="Models of vehicles, their medoids, and pictures of them.", no_args_is_help=True
 )
-
-
-class Split(str, Enum):
-    train = "train"
-    val = "val"
-    test = "test"
-
-
-class View(str, Enum):
-    paper = "paper"
-    robot = "robot"
 
 
 @app.command()
@@ -70,18 +58,19 @@ def medoids(
             write_library(out, collection)
     console.print(table)
     if out is not None:
-        console.print(f"Meshes and vehicles.yaml in {out}", highlight=False)
+        console.print(f"Meshes and vehicles.yaml in {out}")
 
 
 @app.command()
 def render(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Data set to write.")],
-    split: Annotated[Split, typer.Option(help="Which models.")] = Split.train,
+    split: Annotated[Literal["train", "val", "test"], typer.Option(help="Which models.")] = "train",
     count: Annotated[int, typer.Option(min=1, help="Of images.")] = 100,
     size: Annotated[int, typer.Option(min=16, max=4096, help="Pixels of a side.")] = 256,
     view: Annotated[
-        View, typer.Option(help="The paper's camera, or all kinds on robots and cars.")
-    ] = View.paper,
+        Literal["paper", "robot"],
+        typer.Option(help="The paper's camera, or all kinds on robots and cars."),
+    ] = "paper",
     seed: Annotated[int, typer.Option(min=0, help="Of cameras, paint and backgrounds.")] = 0,
     shapenet: ShapeNetOption = None,
     clusters: ClustersOption = None,
@@ -97,15 +86,14 @@ def render(
         )
         from pose_refiner_ros.datasets.vehicles.views import PaperCamera, RobotCamera
 
-        options = RenderOptions(split.value, count, size, seed, overwrite)
+        options = RenderOptions(split, count, size, seed, overwrite)
         check_folder(folder, options)
         collection = collection_of(shapenet, clusters, per_cluster)
-        kind = PaperCamera if view is View.paper else RobotCamera
+        kind = PaperCamera if view == "paper" else RobotCamera
         with progress_bar("Rendering") as progress:
             vehicles = render_bop(folder, collection, options, kind(), progress)
     console.print(
         f"{count} images of {vehicles} vehicles in {folder}; for `pose-refiner bop` give "
-        f"--split {split.value}",
-        highlight=False,
+        f"--split {split}",
         soft_wrap=True,
     )

@@ -22,6 +22,7 @@ import numpy as np
 
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.geometry.camera import Camera, CameraError
+from pose_refiner_ros.geometry.pose import rigid
 
 MASK_FOLDERS = {"visib": "mask_visib", "full": "mask"}
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -291,13 +292,11 @@ def _pose(entry: Mapping[str, Any], where: str) -> np.ndarray | None:
     if "cam_R_m2c" not in entry and "cam_t_m2c" not in entry:
         return None
     R = _array(entry, "cam_R_m2c", 9, where).reshape(3, 3)
-    pose = np.eye(4)
     u, s, vt = np.linalg.svd(R)
     if np.linalg.det(R) < 0 or abs(s - 1).max() > 1e-2:
         raise BopError(f"{where}: cam_R_m2c is not a rotation (singular values {s.round(4)})")
-    pose[:3, :3] = u @ vt  # undoes the rounding of the file
-    pose[:3, 3] = _array(entry, "cam_t_m2c", 3, where) * 1e-3
-    return pose
+    # u @ vt undoes the rounding of the file
+    return rigid(u @ vt, _array(entry, "cam_t_m2c", 3, where) * 1e-3)
 
 
 def _array(entry: Any, key: str, n: int, where: str) -> np.ndarray:

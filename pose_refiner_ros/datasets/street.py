@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.rendering.scene import render_scene
 
@@ -52,14 +53,8 @@ class StreetVehicle:
         """(4, 4)."""
         c, s = np.cos(self.heading), np.sin(self.heading)
         ahead = self.speed * time
-        return np.array(
-            [
-                [c, -s, 0, self.x + ahead * c],
-                [s, c, 0, self.y + ahead * s],
-                [0, 0, 1, 0],
-                [0, 0, 0, 1.0],
-            ]
-        )
+        rotation = [[c, -s, 0], [s, c, 0], [0, 0, 1]]
+        return rigid(rotation, (self.x + ahead * c, self.y + ahead * s, 0.0))
 
 
 @dataclass
@@ -108,10 +103,8 @@ class Street:
         level = np.cos(pitch)
         forward = np.array([np.cos(yaw) * level, np.sin(yaw) * level, -np.sin(pitch)])
         right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
-        pose = np.eye(4)
-        pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
-        pose[:3, 3] = SPEED * time, LANE + 0.2 * np.sin(0.4 * time), CAMERA_HEIGHT
-        return pose
+        rotation = np.stack([right, np.cross(forward, right), forward], axis=1)
+        return rigid(rotation, (SPEED * time, LANE + 0.2 * np.sin(0.4 * time), CAMERA_HEIGHT))
 
     def frame(self, time: float) -> StreetFrame:
         world_from_camera = self.world_from_camera(time)
@@ -220,18 +213,8 @@ class _Builder:
     def box(self, low, high, color):
         (x0, y0, z0), (x1, y1, z1) = low, high
         corners = [[x, y, z] for x in (x0, x1) for y in (y0, y1) for z in (z0, z1)]
-        faces = [
-            [0, 1, 3],
-            [0, 3, 2],
-            [4, 6, 7],
-            [4, 7, 5],
-            [0, 4, 5],
-            [0, 5, 1],
-            [2, 3, 7],
-            [2, 7, 6],
-            [1, 5, 7],
-            [1, 7, 3],
-        ]
+        quads = [[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [1, 5, 7, 3]]
+        faces = [f for a, b, c, d in quads for f in ([a, b, c], [a, c, d])]  # none below
         self.add(corners, faces, color)
 
     def mesh(self):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.rendering.scene import render_scene
 
@@ -64,9 +65,7 @@ def medoid_views(mesh: Mesh) -> list[np.ndarray]:
     camera = Camera(np.array(K), (SIZE, SIZE))
     views = []
     for rotation in (FRONT, SIDE):
-        pose = np.eye(4)
-        pose[:3, :3] = rotation
-        pose[2, 3] = DISTANCE
+        pose = rigid(rotation, (0.0, 0.0, DISTANCE))
         views.append(render_scene([unit], pose[None], camera, background=(0, 0, 0)).rgb[..., 0])
     return views
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.reading import (
     PICTURE_SUFFIXES,
-    inverse,
     picture_scale,
     read_picture,
     rigid,
@@ -32,6 +31,7 @@ from pose_refiner_ros.datasets.posed_images.views import (
     stack,
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
+from pose_refiner_ros.geometry.pose import inverse
 
 
 def load(path: Path, split: str, factor: int) -> PosedImages:

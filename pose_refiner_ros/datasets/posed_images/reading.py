@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.views import PosedImagesError
+from pose_refiner_ros.geometry import pose
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 SPLITS = ("train", "test", "all")
@@ -99,17 +100,7 @@ def rigid(matrix: Any, where: str) -> np.ndarray:
         raise PosedImagesError(
             f"{where}: the pose is mirrored (left-handed); one of its axes has the wrong sign"
         )
-    result = np.eye(4)
-    result[:3, :3], result[:3, 3] = u @ vt, matrix[:3, 3]
-    return result
-
-
-def inverse(T: np.ndarray) -> np.ndarray:
-    """Inverse of a rigid transform. (4, 4) -> (4, 4)."""
-    result = np.eye(4)
-    result[:3, :3] = T[:3, :3].T
-    result[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return result
+    return pose.rigid(u @ vt, matrix[:3, 3])
 
 
 def picture_scale(

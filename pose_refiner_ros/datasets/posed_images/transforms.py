@@ -22,7 +22,6 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.reading import (
     PICTURE_SUFFIXES,
-    inverse,
     picture_scale,
     read_mask,
     read_picture,
@@ -36,6 +35,7 @@ from pose_refiner_ros.datasets.posed_images.views import (
     stack,
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
+from pose_refiner_ros.geometry.pose import inverse
 
 _OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
