@@ -9,14 +9,16 @@ works, only slower.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from pose_refiner_ros.files.atomic import write_atomically
 
 log = logging.getLogger(__name__)
 _warned_about: set[str] = set()
@@ -64,17 +66,11 @@ def cached_arrays(
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write under another name, then rename: a reader never sees half a file."""
-    temporary = None
+    content = io.BytesIO()
+    np.savez(content, **arrays)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=path.stem, suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
+        write_atomically(path, content.getvalue())
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         _warn_once(path.parent, error)
 
 
