@@ -191,18 +191,12 @@ class _Estimator:
 
         stamp = nanoseconds(message.header.stamp)
         self._now = received / 1e9
-        assembler = self._assembler
-        if role == "image":
-            assembler.add_image(stamp, message, len(message.data))
-        elif role == "camera_info":
-            assembler.add_camera_info(stamp, message)
-        elif role == "masks":
+        if role == "masks":
             self.summary.masks += 1
-            assembler.add_masks(stamp, message, len(message.data), self._now)
-        elif role == "detections":
-            assembler.add_detections(stamp, message)
+            self._assembler.add_masks(stamp, message, len(message.data), self._now)
         else:
-            assembler.add_initial_poses(stamp, message)
+            size = len(message.data) if role == "image" else 0
+            self._assembler.add(role, stamp, message, size)
         self._estimate(received, recorder)
 
     def finish(self, recorder):

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 __all__ = [
     "convert_color",
@@ -23,34 +24,14 @@ __all__ = [
 ]
 
 
-@functools.cache
-def _is_installed(name):
-    return importlib.util.find_spec(name) is not None  # searches the disk: asked once
-
-
 def quaternion_from_matrix(rotation):
     """(x, y, z, w) floats of a rotation (3, 3)."""
-    if _is_installed("tf_transformations"):
-        from tf_transformations import quaternion_from_matrix as convert
-
-        matrix = np.eye(4)
-        matrix[:3, :3] = rotation
-        return tuple(float(value) for value in convert(matrix))
-    from transforms3d.quaternions import mat2quat
-
-    w, x, y, z = (float(value) for value in mat2quat(np.asarray(rotation, np.float64)))
-    return x, y, z, w
+    return tuple(Rotation.from_matrix(rotation).as_quat(canonical=True).tolist())
 
 
 def matrix_from_quaternion(x, y, z, w):
     """Rotation (3, 3) of a quaternion."""
-    if _is_installed("tf_transformations"):
-        from tf_transformations import quaternion_matrix
-
-        return quaternion_matrix((x, y, z, w))[:3, :3]
-    from transforms3d.quaternions import quat2mat
-
-    return quat2mat((w, x, y, z))
+    return Rotation.from_quat((x, y, z, w)).as_matrix()
 
 
 def transform_broadcaster(node):

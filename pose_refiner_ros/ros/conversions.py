@@ -6,11 +6,13 @@ Message types are imported where one is made: reading works without ROS, on what
 
 import re
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 
 from pose_refiner_ros.frame import likely_alternatives
 from pose_refiner_ros.geometry.camera import Camera, CameraError
+from pose_refiner_ros.geometry.pose import about_point, in_axes, rigid
 from pose_refiner_ros.ros import compat
 from pose_refiner_ros.ros.bad_input import BadInput
 
@@ -52,41 +54,53 @@ def camera_from_info(info, size, rectified=False, what="masks"):
 def matrix_from_pose(pose):
     """A geometry_msgs/Pose as a 4x4 matrix; ValueError if it is none."""
     position = np.array([pose.position.x, pose.position.y, pose.position.z])
-    quaternion = pose.orientation
-    quaternion = np.array([quaternion.x, quaternion.y, quaternion.z, quaternion.w])
+    orientation = pose.orientation
+    orientation = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
     if not np.isfinite(position).all():
         raise ValueError(f"position {position.tolist()}")
-    if not abs(np.linalg.norm(quaternion) - 1) < 0.01:
-        raise ValueError(f"orientation {quaternion.tolist()} is no unit quaternion")
-    matrix = np.eye(4)
-    matrix[:3, :3] = compat.matrix_from_quaternion(*quaternion)
-    matrix[:3, 3] = position
-    return matrix
+    if not abs(np.linalg.norm(orientation) - 1) < 0.01:
+        raise ValueError(f"orientation {orientation.tolist()} is no unit quaternion")
+    return rigid(compat.matrix_from_quaternion(*orientation), position)
 
 
-def pose_from_matrix(matrix):
-    from geometry_msgs.msg import Pose
-
-    pose = Pose()
-    set_vector(pose.position, matrix[:3, 3])
-    set_quaternion(pose.orientation, matrix[:3, :3])
-    return pose
+def make_message(type_name, **fields):
+    """A message of rclpy; bags have a function of their own (`bag_messages.py`)."""
+    package, _, name = type_name.split("/")
+    return getattr(import_module(f"{package}.msg"), name)(**fields)
 
 
-def set_vector(message, values):
-    """Fill x, y, z. rclpy silently corrupts numpy scalars in float fields: hence float()."""
-    message.x, message.y, message.z = (float(value) for value in values)
+def vector(values, type_name="geometry_msgs/msg/Vector3", make=make_message):
+    """rclpy silently corrupts numpy scalars in float fields: hence float()."""
+    x, y, z = (float(value) for value in values)
+    return make(type_name, x=x, y=y, z=z)
 
 
-def set_quaternion(message, rotation):
-    message.x, message.y, message.z, message.w = compat.quaternion_from_matrix(rotation)
+def quaternion(rotation, make=make_message):
+    x, y, z, w = compat.quaternion_from_matrix(rotation)
+    return make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
 
 
-def rotate_covariance(covariance, rotation):
-    """A 6x6 covariance (translation, rotation) in axes turned by `rotation`."""
-    turn = np.zeros((6, 6))
-    turn[:3, :3] = turn[3:, 3:] = rotation
-    return turn @ covariance @ turn.T
+def pose_from_matrix(matrix, make=make_message):
+    return make(
+        "geometry_msgs/msg/Pose",
+        position=vector(matrix[:3, 3], "geometry_msgs/msg/Point", make),
+        orientation=quaternion(matrix[:3, :3], make),
+    )
+
+
+def transform_from_matrix(matrix, header, child, make=make_message):
+    """A TransformStamped."""
+    transform = make(
+        "geometry_msgs/msg/Transform",
+        translation=vector(matrix[:3, 3], make=make),
+        rotation=quaternion(matrix[:3, :3], make),
+    )
+    return make(
+        "geometry_msgs/msg/TransformStamped",
+        header=header,
+        child_frame_id=child,
+        transform=transform,
+    )
 
 
 def poses_in_frame(frame_from_camera, poses):
@@ -95,43 +109,42 @@ def poses_in_frame(frame_from_camera, poses):
         replace(
             pose,
             camera_from_object=frame_from_camera @ pose.camera_from_object,
-            covariance=rotate_covariance(pose.covariance, frame_from_camera[:3, :3]),
+            covariance=in_axes(frame_from_camera[:3, :3], pose.covariance),
             alternatives=poses_in_frame(frame_from_camera, pose.alternatives),
         )
         for pose in poses
     ]
 
 
-def detection_from_pose(result, model, track_id, header, with_alternatives=False):
+def detection_from_pose(
+    result, model, track_id, header, with_alternatives=False, make=make_message
+):
     """A Detection3D of an ObjectPose: results[0] is the pose of the object's origin, the box is
     centred on the object."""
-    from vision_msgs.msg import Detection3D
-
-    detection = Detection3D(header=header, id=str(track_id))
-    detection.results.append(
-        _hypothesis(result.name, result.score, result.camera_from_object, result.covariance)
+    shown = [result, *(likely_alternatives(result) if with_alternatives else ())]
+    box = make(
+        "vision_msgs/msg/BoundingBox3D",
+        center=pose_from_matrix(about_point(result.camera_from_object, model.box_center), make),
+        size=vector(model.box_size, make=make),
     )
-    if with_alternatives:
-        for other in likely_alternatives(result):
-            detection.results.append(
-                _hypothesis(other.name, other.score, other.camera_from_object, other.covariance)
-            )
-    camera_from_box = np.array(result.camera_from_object, dtype=np.float64)
-    camera_from_box[:3, 3] += camera_from_box[:3, :3] @ model.box_center
-    detection.bbox.center = pose_from_matrix(camera_from_box)
-    set_vector(detection.bbox.size, model.box_size)
-    return detection
+    return make(
+        "vision_msgs/msg/Detection3D",
+        header=header,
+        results=[_hypothesis(one, make) for one in shown],
+        bbox=box,
+        id=str(track_id),
+    )
 
 
-def _hypothesis(name, score, matrix, covariance):
-    from vision_msgs.msg import ObjectHypothesisWithPose
-
-    hypothesis = ObjectHypothesisWithPose()
-    hypothesis.hypothesis.class_id = name
-    hypothesis.hypothesis.score = float(score)
-    hypothesis.pose.pose = pose_from_matrix(matrix)
-    hypothesis.pose.covariance = np.asarray(covariance, dtype=np.float64).ravel()
-    return hypothesis
+def _hypothesis(result, make):
+    pose = make(
+        "geometry_msgs/msg/PoseWithCovariance",
+        pose=pose_from_matrix(result.camera_from_object, make),
+        covariance=np.asarray(result.covariance, np.float64).ravel(),
+    )
+    score = float(result.score)
+    named = make("vision_msgs/msg/ObjectHypothesis", class_id=result.name, score=score)
+    return make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=named, pose=pose)
 
 
 def frame_name(prefix, name, track_id):

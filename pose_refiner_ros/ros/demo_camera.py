@@ -5,7 +5,6 @@ Publishes `image`, `camera_info` and, as late as a network would, `masks` and `d
 them the true poses on `ground_truth`. Ends when the drive is over.
 """
 
-import array
 import queue
 import sys
 import threading
@@ -14,7 +13,6 @@ from collections import deque
 from types import SimpleNamespace
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
@@ -31,8 +29,8 @@ from pose_refiner_ros.datasets.vehicles import LIBRARY
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.ros import compat
-from pose_refiner_ros.ros.conversions import detection_from_pose, set_quaternion, set_vector
-from pose_refiner_ros.ros.images import encode_rgb
+from pose_refiner_ros.ros.conversions import detection_from_pose, transform_from_matrix
+from pose_refiner_ros.ros.images import encode_image
 from pose_refiner_ros.ros.process import Process
 
 WIDTH, HEIGHT, FOCAL = 640, 480, 450.0
@@ -72,14 +70,12 @@ class DemoCamera(Node):
     def publish_image(self, frame, kinds):
         """What the camera gives at once; returns the header for what comes later."""
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=CAMERA_FRAME)
-        transform = TransformStamped(
-            header=Header(stamp=header.stamp, frame_id=WORLD_FRAME), child_frame_id=CAMERA_FRAME
+        in_world = Header(stamp=header.stamp, frame_id=WORLD_FRAME)
+        self._transforms.sendTransform(
+            [transform_from_matrix(frame.world_from_camera, in_world, CAMERA_FRAME)]
         )
-        set_vector(transform.transform.translation, frame.world_from_camera[:3, 3])
-        set_quaternion(transform.transform.rotation, frame.world_from_camera[:3, :3])
-        self._transforms.sendTransform([transform])
         self._camera_info.publish(camera_info(self.camera, header))
-        self._image.publish(encode_rgb(frame.rgb, header))
+        self._image.publish(encode_image(frame.rgb, header))
         self._ground_truth.publish(
             Detection3DArray(
                 header=header,
@@ -98,7 +94,7 @@ class DemoCamera(Node):
         return detection_from_pose(known, self.library[kind], label, header)
 
     def publish_masks(self, frame, kinds, header):
-        self._masks.publish(label_message(frame.masks, header))
+        self._masks.publish(encode_image(frame.masks, header, "mono8"))
         self._detections.publish(
             Detection2DArray(
                 header=header,
@@ -123,14 +119,6 @@ def camera_info(camera, header):
         r=np.eye(3).ravel().tolist(),
         p=np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist(),
     )
-
-
-def label_message(labels, header):
-    """A mono8 Image of a (height, width) uint8 label image."""
-    data = array.array("B")
-    data.frombytes(np.ascontiguousarray(labels).data)
-    height, width = labels.shape
-    return Image(header=header, height=height, width=width, encoding="mono8", step=width, data=data)
 
 
 def detection_2d(label, kind, labels, header):

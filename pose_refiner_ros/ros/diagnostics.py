@@ -47,7 +47,7 @@ def poses_status(node_name, state, statistics, counts, silence, recent_error, no
     an error since the last message.
     """
     values = {"state": state, **statistics.recent(now)}
-    for name, count in counts.received().items():
+    for name, count in counts.received.items():
         values[f"{name} received"] = count
     for name, difference in dict(counts.nearest).items():
         if difference is not None:

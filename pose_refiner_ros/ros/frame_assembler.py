@@ -7,8 +7,10 @@ integer of nanoseconds, `now` is in seconds of any steady clock.
 """
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+
+INPUTS = ("masks", "image", "camera_info", "detections", "initial_poses")
 
 # Stamps that go back further than this are a new recording, not messages out of order.
 JUMP_BACK = 500_000_000
@@ -109,17 +111,9 @@ class StampedBuffer:
 class InputCounts:
     """What came in since the node became active, for diagnostics."""
 
-    masks: int = 0
-    image: int = 0
-    camera_info: int = 0
-    detections: int = 0
-    initial_poses: int = 0
+    received: Counter = field(default_factory=lambda: Counter(dict.fromkeys(INPUTS, 0)))
     # How far the nearest stamp was when nothing matched, seconds; None if nothing was there.
     nearest: dict = field(default_factory=dict)
-
-    def received(self):
-        """Messages by input."""
-        return {name: count for name, count in vars(self).items() if name != "nearest"}
 
 
 class FrameAssembler:
@@ -133,10 +127,7 @@ class FrameAssembler:
         self._on_jump_back = on_jump_back
         self._lock = threading.Lock()
         self._pending = []  # masks in the order of arrival
-        self._images = StampedBuffer()
-        self._camera_infos = StampedBuffer()
-        self._detections = StampedBuffer()
-        self._initial_poses = StampedBuffer()
+        self._buffers = {name: StampedBuffer() for name in INPUTS if name != "masks"}
         self._last_taken = None
         self._last_image = None  # the message that take_image gave
 
@@ -146,37 +137,22 @@ class FrameAssembler:
 
     def _clear(self):
         self._pending.clear()
-        for buffer in (self._images, self._detections, self._initial_poses):
-            buffer.clear()
+        for name in ("image", "detections", "initial_poses"):
+            self._buffers[name].clear()
         self._last_taken = self._last_image = None
 
-    def add_image(self, stamp, message, size):
+    def add(self, name, stamp, message, size=0):
+        """name: of an input, any but the masks."""
         with self._lock:
-            self.counts.image += 1
-            self._add(self._images, stamp, message, size)
-
-    def add_camera_info(self, stamp, message):
-        with self._lock:
-            self.counts.camera_info += 1
-            self._add(self._camera_infos, stamp, message)
-
-    def add_detections(self, stamp, message):
-        with self._lock:
-            self.counts.detections += 1
-            self._add(self._detections, stamp, message)
-
-    def add_initial_poses(self, stamp, message):
-        with self._lock:
-            self.counts.initial_poses += 1
-            self._add(self._initial_poses, stamp, message)
-
-    def _add(self, buffer, stamp, message, size=0):
-        options = self.options
-        buffer.add(stamp, message, size, options.buffer_size, options.buffer_megabytes * 2**20)
+            self.counts.received[name] += 1
+            options = self.options
+            self._buffers[name].add(
+                stamp, message, size, options.buffer_size, options.buffer_megabytes * 2**20
+            )
 
     def add_masks(self, stamp, message, size, now):
         with self._lock:
-            self.counts.masks += 1
+            self.counts.received["masks"] += 1
             newest = max([p.stamp for p in self._pending] + [self._last_taken or 0])
             if stamp and stamp < newest - JUMP_BACK:
                 # A recording began anew. What waits for its masks by now belongs to the new one.
@@ -218,14 +194,15 @@ class FrameAssembler:
         """The newest image, with its calibration and without masks; None if it was taken so before,
         or is not complete."""
         with self._lock:
-            if not self._images or not self._camera_infos:
+            images, camera_infos = self._buffers["image"], self._buffers["camera_info"]
+            if not images or not camera_infos:
                 return None
-            stamp = self._images.newest_stamp
-            image, _ = self._images.nearest(stamp)
+            stamp = images.newest_stamp
+            image, _ = images.nearest(stamp)
             if image is self._last_image:  # not by stamp: some drivers write 0
                 return None
             self._last_image = image
-            return FrameMessages(stamp, None, self._camera_infos.nearest(stamp)[0], image)
+            return FrameMessages(stamp, None, camera_infos.nearest(stamp)[0], image)
 
     def wait_seconds(self, now):
         """When `take` could succeed without a new message; None if never."""
@@ -248,15 +225,15 @@ class FrameAssembler:
         expired = now - pending.received >= options.sync_timeout
         # A camera seldom changes: the info with the nearest stamp will do. Without any, masks wait
         # as long as the buffer holds them, so that one image after the other also works by hand.
-        camera_info, _ = self._camera_infos.nearest(pending.stamp)
+        camera_info, _ = self._buffers["camera_info"].nearest(pending.stamp)
         if camera_info is None:
             pending.waiting_for = WAITING_FOR_INFO
             return None
 
-        image = self._partner(self._images, "image", pending)
+        image = self._partner("image", pending)
         if image is None:
             expected = options.require_image or options.images_expected
-            if expected and not expired and self._may_come(self._images, pending):
+            if expected and not expired and self._may_come("image", pending):
                 pending.waiting_for = WAITING_FOR_IMAGE
                 return None
             if options.require_image:
@@ -266,9 +243,9 @@ class FrameAssembler:
         detections = None
         if options.use_detections != "never":
             always = options.use_detections == "always"
-            detections = self._partner(self._detections, "detections", pending)
+            detections = self._partner("detections", pending)
             if detections is None and (always or options.detections_expected):
-                if not expired and self._may_come(self._detections, pending):
+                if not expired and self._may_come("detections", pending):
                     pending.waiting_for = WAITING_FOR_DETECTIONS
                     return None
                 if always:
@@ -282,18 +259,18 @@ class FrameAssembler:
             camera_info,
             image,
             detections,
-            self._initial_poses.within(pending.stamp, options.initial_pose_max_age),
+            self._buffers["initial_poses"].within(pending.stamp, options.initial_pose_max_age),
         )
 
-    def _partner(self, buffer, name, pending):
-        message, difference = buffer.nearest(pending.stamp)
+    def _partner(self, name, pending):
+        message, difference = self._buffers[name].nearest(pending.stamp)
         if message is not None and abs(difference) <= self.options.sync_slop * 1e9:
             self.counts.nearest.pop(name, None)
             return message
         self.counts.nearest[name] = None if difference is None else difference / 1e9
         return None
 
-    def _may_come(self, buffer, pending):
+    def _may_come(self, name, pending):
         """Messages come in order: once there is a later stamp, this one will not come."""
-        newest = buffer.newest_stamp
+        newest = self._buffers[name].newest_stamp
         return newest is None or newest < pending.stamp + self.options.sync_slop * 1e9

@@ -79,13 +79,8 @@ def decode_color(message):
     return picture
 
 
-def image_size(message):
-    """(height, width) of an Image; None for a CompressedImage, which must be decoded to know."""
-    return None if hasattr(message, "format") else (message.height, message.width)
-
-
-def encode_rgb(picture, header):
-    """An rgb8 Image message of a (height, width, 3) uint8 array."""
+def encode_image(picture, header, encoding="rgb8"):
+    """An Image message of a uint8 array: (height, width, 3), or (height, width) as mono8."""
     from sensor_msgs.msg import Image
 
     height, width = picture.shape[:2]
@@ -96,9 +91,9 @@ def encode_rgb(picture, header):
         header=header,
         height=height,
         width=width,
-        encoding="rgb8",
+        encoding=encoding,
         is_bigendian=int(sys.byteorder == "big"),
-        step=3 * width,
+        step=picture[0].size,
         data=data,
     )
 

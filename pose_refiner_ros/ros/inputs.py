@@ -2,6 +2,7 @@
 """The subscriptions of the active node. Callbacks run in the executor and put messages away."""
 
 import time
+from functools import partial
 
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -44,32 +45,22 @@ class Inputs:
             self._node,
             message_type,
             topic or name,
-            getattr(self, f"_on_{name}"),
+            partial(self._on_message, name),
             self._on_incompatible,
         )
 
-    def _on_image(self, message):
-        self._last_image = time.monotonic()
-        self._assembler.add_image(nanoseconds(message.header.stamp), message, len(message.data))
+    def _on_message(self, name, message):
+        now, stamp = time.monotonic(), nanoseconds(message.header.stamp)
+        if name == "image":
+            self._last_image = now
+        elif name == "detections":
+            self._detections_published = True
+        if name == "masks":
+            self._assembler.add_masks(stamp, message, len(message.data), now)
+        else:
+            size = len(message.data) if name == "image" else 0
+            self._assembler.add(name, stamp, message, size)
         self._wake()
-
-    def _on_camera_info(self, message):
-        self._assembler.add_camera_info(nanoseconds(message.header.stamp), message)
-        self._wake()
-
-    def _on_masks(self, message):
-        self._assembler.add_masks(
-            nanoseconds(message.header.stamp), message, len(message.data), time.monotonic()
-        )
-        self._wake()
-
-    def _on_detections(self, message):
-        self._detections_published = True
-        self._assembler.add_detections(nanoseconds(message.header.stamp), message)
-        self._wake()
-
-    def _on_initial_poses(self, message):
-        self._assembler.add_initial_poses(nanoseconds(message.header.stamp), message)
 
     def _on_incompatible(self, topic, explanation):
         if self._incompatible.get(topic) != explanation:
@@ -98,7 +89,7 @@ class Inputs:
         here = self._node.get_name(), self._node.get_namespace()
         own = frozenset(dict(self._node.get_publisher_names_and_types_by_node(*here)))
         views = {}
-        for name, count in self._assembler.counts.received().items():
+        for name, count in self._assembler.counts.received.items():
             topic = self._topics[name]
             views[name] = InputView(
                 topic,

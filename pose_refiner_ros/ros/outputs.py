@@ -82,7 +82,7 @@ class Outputs:
         from pose_refiner_ros.drawing.overlay import draw_overlay
 
         picture = draw_overlay(frame.image, frame.camera, self._library, answer.poses)
-        self._overlay.publish(images.encode_rgb(picture, answer.header))
+        self._overlay.publish(images.encode_image(picture, answer.header))
 
     def publish_scene_view(self, answer, parameters, report):
         """Draw the objects in their common frame, if someone looks.
@@ -115,7 +115,7 @@ class Outputs:
         objects = compose(answer.poses, scene_from_camera, answer.ids, note)
         scene = Scene(objects, scene_from_camera, answer.frame.camera)
         picture = draw_scene(scene, self._library, view, size)
-        self._scene_view.publish(images.encode_rgb(picture, answer.header))
+        self._scene_view.publish(images.encode_image(picture, answer.header))
 
     def _scene_from_camera(self, header, parameters):
         """(4, 4), from TF or from how the camera is mounted."""

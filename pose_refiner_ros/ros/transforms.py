@@ -1,18 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """TF: object frames out, other frames in."""
 
-from geometry_msgs.msg import Pose, TransformStamped
+from geometry_msgs.msg import Pose
 from rclpy.duration import Duration
 from rclpy.time import Time
 
 from pose_refiner_ros.ros import compat
 from pose_refiner_ros.ros.bad_input import TransformError
-from pose_refiner_ros.ros.conversions import (
-    matrix_from_pose,
-    nanoseconds,
-    set_quaternion,
-    set_vector,
-)
+from pose_refiner_ros.ros.conversions import matrix_from_pose, nanoseconds, transform_from_matrix
 
 
 class ObjectFrames:
@@ -32,10 +27,7 @@ class ObjectFrames:
             if self._last_stamps.get(child) == stamp:
                 continue
             self._last_stamps[child] = stamp
-            transform = TransformStamped(header=header, child_frame_id=child)
-            set_vector(transform.transform.translation, matrix[:3, 3])
-            set_quaternion(transform.transform.rotation, matrix[:3, :3])
-            transforms.append(transform)
+            transforms.append(transform_from_matrix(matrix, header, child))
         self._last_stamps = {child: self._last_stamps.get(child, stamp) for child in poses}
         if transforms:
             self._broadcaster.sendTransform(transforms)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ros_messages import camera_info, header
 from scipy.spatial.transform import Rotation
 
+from pose_refiner_ros.geometry.pose import in_axes
 from pose_refiner_ros.ros import compat, conversions
 from pose_refiner_ros.ros.bad_input import BadInput
 
@@ -146,7 +147,7 @@ def test_alternatives_follow_on_demand():
 def test_covariance_turns_with_its_axes():
     covariance = np.diag([1.0, 2, 3, 4, 5, 6])
     turn = Rotation.from_euler("z", 90, degrees=True).as_matrix()
-    turned = conversions.rotate_covariance(covariance, turn)
+    turned = in_axes(turn, covariance)
     np.testing.assert_allclose(np.diag(turned), [2, 1, 3, 5, 4, 6])
 
 

@@ -26,19 +26,19 @@ class Bench:
         self.jumps += 1
 
     def image(self, ms, size=100):
-        self.assembler.add_image(START + ms * MS, f"image {ms}", size)
+        self.assembler.add("image", START + ms * MS, f"image {ms}", size)
 
     def info(self, ms=0):
-        self.assembler.add_camera_info(START + ms * MS, f"info {ms}")
+        self.assembler.add("camera_info", START + ms * MS, f"info {ms}")
 
     def masks(self, ms, now=0.0, size=100):
         self.assembler.add_masks(START + ms * MS, f"masks {ms}", size, now)
 
     def detections(self, ms):
-        self.assembler.add_detections(START + ms * MS, f"detections {ms}")
+        self.assembler.add("detections", START + ms * MS, f"detections {ms}")
 
     def initial(self, ms):
-        self.assembler.add_initial_poses(START + ms * MS, f"initial {ms}")
+        self.assembler.add("initial_poses", START + ms * MS, f"initial {ms}")
 
     def take(self, now=0.0):
         frame = self.assembler.take(now)
@@ -260,9 +260,9 @@ def test_jump_back_forgets_masks_that_still_wait():
 
 def test_unstamped_messages_are_answered():
     bench = Bench()
-    bench.assembler.add_camera_info(0, "info 0")
+    bench.assembler.add("camera_info", 0, "info 0")
     for number in range(3):
-        bench.assembler.add_image(0, f"image {number}", 1)
+        bench.assembler.add("image", 0, f"image {number}", 1)
         bench.assembler.add_masks(0, f"masks {number}", 1, 0.0)
         assert bench.take()[:2] == [str(number), str(number)]
 
@@ -271,11 +271,11 @@ def test_burst_of_images_keeps_memory_bounded():
     bench = Bench(buffer_size=60, buffer_megabytes=8)
     for ms in range(1000):
         bench.image(ms, size=2**20)
-    assert len(bench.assembler._images) == 8  # megabytes
+    assert len(bench.assembler._buffers["image"]) == 8  # megabytes
     bench.assembler.options.buffer_megabytes = 1000
     for ms in range(1000, 2000):
         bench.image(ms, size=2**20)
-    assert len(bench.assembler._images) == 60  # messages
+    assert len(bench.assembler._buffers["image"]) == 60  # messages
 
 
 def test_burst_of_masks_keeps_memory_bounded():
@@ -320,8 +320,8 @@ def test_images_alone_each_once_and_the_newest():
     bench.image(33)
     assert take() == ("image 33", "info 0", None)
     assert take() is None
-    bench.assembler.add_image(0, "first without a stamp", 1)
+    bench.assembler.add("image", 0, "first without a stamp", 1)
     assert take()[0] == "first without a stamp"
-    bench.assembler.add_image(0, "second without a stamp", 1)
+    bench.assembler.add("image", 0, "second without a stamp", 1)
     assert take()[0] == "second without a stamp"
     assert take() is None

@@ -144,7 +144,7 @@ def test_bad_compressed_is_explained(data):
 
 def test_encode_and_decode():
     pixels = np.random.default_rng(0).integers(0, 255, (7, 9, 3), np.uint8)
-    message = images.encode_rgb(pixels[:, ::-1], image(pixels, "rgb8").header)
+    message = images.encode_image(pixels[:, ::-1], image(pixels, "rgb8").header)
     assert type(message.data) is array.array
     np.testing.assert_array_equal(images.decode_color(message), pixels[:, ::-1])
 

@@ -2,6 +2,7 @@
 """Counts, times, throttled log, diagnostics."""
 
 import logging
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -176,7 +177,7 @@ def test_poses_status(changes, level, words):
     statistics.error("boom")
     values = {
         "state": "active",
-        "counts": InputCounts(masks=7, nearest={"image": 0.0331, "detections": None}),
+        "counts": InputCounts(Counter(masks=7), nearest={"image": 0.0331, "detections": None}),
         "silence": "",
         "recent_error": False,
         "now": 1.0,
