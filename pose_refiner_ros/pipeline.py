@@ -25,8 +25,9 @@ from pose_refiner_ros.frame import (
     weighed,
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
-from pose_refiner_ros.geometry.pose import rigid
+from pose_refiner_ros.geometry.pose import about, rigid
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
@@ -504,7 +505,8 @@ class Pipeline:
                 target.starts[0].reference_from_object,
             )
             chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
-        return weighed([_object_pose(target, one) for one in found], belief, chosen)
+        symmetries = self.library[target.name].symmetries
+        return weighed([_object_pose(target, one, symmetries) for one in found], belief, chosen)
 
     def _codebook(self, name: str) -> ViewCodebook:
         if name not in self._codebooks:
@@ -512,16 +514,20 @@ class Pipeline:
         return self._codebooks[name]
 
 
-def _object_pose(target: Target, found: Hypothesis) -> ObjectPose:
-    """A hypothesis as the user gets it, yet without score and quality."""
-    outline = found.fits["silhouette"]
+def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> ObjectPose:
+    """A hypothesis as the user gets it, yet without score and quality. Of poses that look the same
+    it is the one nearest to where the object was said to be."""
+    outline, pose = found.fits["silhouette"], found.reference_from_object
     covariance = found.covariance
     if target.is_category:
         covariance = known_as_category(found, target.estimate)
+    if target.given and symmetries.any:
+        pose = symmetries.closest_equivalent(pose, target.starts[0].reference_from_object)
+        covariance = about(pose[:3, 3] - found.reference_from_object[:3, 3], covariance)
     return ObjectPose(
         label=target.label,
         name=target.name,
-        camera_from_object=found.reference_from_object,
+        camera_from_object=pose,
         covariance=covariance,
         score=0.0,
         quality="",
