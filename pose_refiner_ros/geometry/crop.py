@@ -57,21 +57,12 @@ class Crop:
         if self.camera.is_distorted:
             x, y = self._map
             return cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        part = self.window(image)
-        top, left = max(-self.origin[1], 0), max(-self.origin[0], 0)
-        whole = np.zeros((self.side, self.side, 3), np.uint8)
-        whole[top : top + part.shape[0], left : left + part.shape[1]] = part
+        whole = self._padded(self.window(image))
         return cv2.resize(whole, (self.size, self.size), interpolation=cv2.INTER_AREA)
 
     def fit(self, window: np.ndarray) -> np.ndarray:
         """The crop (S, S) uint8 0 to 255 of a window (h, w) uint8 0/1 of an undistorted photo."""
-        picture = window * np.uint8(255)
-        if picture.shape != (self.side, self.side):
-            x0, y0 = self.origin
-            whole = np.zeros((self.side, self.side), np.uint8)
-            top, left = max(-y0, 0), max(-x0, 0)
-            whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-            picture = whole
+        picture = self._padded(window * np.uint8(255))
         side = self.side
         while side >= 2 * self.size:  # halves are exact and fast; the rest is interpolated
             side //= 2
@@ -79,6 +70,16 @@ class Crop:
         if side != self.size:
             picture = cv2.resize(picture, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         return picture
+
+    def _padded(self, part: np.ndarray) -> np.ndarray:
+        """A window, with black where it reaches beyond the photo."""
+        height, width = part.shape[:2]
+        if (height, width) == (self.side, self.side):
+            return part
+        whole = np.zeros((self.side, self.side, *part.shape[2:]), np.uint8)
+        left, top = np.maximum(np.negative(self.origin), 0)
+        whole[top : top + height, left : left + width] = part
+        return whole
 
     def outside(self) -> np.ndarray | None:
         """(S, S) uint8, 1 where the crop reaches beyond the photo; None where it nowhere does."""
@@ -132,37 +133,20 @@ def crop_around(
     scale = size / side
     left = int(round((x0 + x1 + 1.0 - side) / 2.0))
     top = int(round((y0 + y1 + 1.0 - side) / 2.0))
-    fx, fy = camera.fx * scale, camera.fy * scale
-    pinhole = np.array([fx, fy, _shift(camera.cx, left, scale), _shift(camera.cy, top, scale)])
+    start = np.array([left, top])
+    # half a pixel is added and taken away because pixel centres, not corners, are integers
+    centre = (np.array([camera.cx, camera.cy]) + 0.5 - start) * scale - 0.5
+    pinhole = np.array([camera.fx * scale, camera.fy * scale, *centre])
     height, width = camera.size
-    bounds = np.array(
-        [
-            _shift(-0.5, left, scale),
-            _shift(-0.5, top, scale),
-            _shift(width - 0.5, left, scale),
-            _shift(height - 0.5, top, scale),
-        ]
-    )
-    bounds += np.array([0.5, 0.5, -0.5, -0.5])
+    bounds = np.array([*-start * scale, *([width, height] - start) * scale - 1.0])
     return Crop(camera, size, pinhole, scale, bounds, np.eye(3), (left, top), side)
-
-
-def _shift(pixel: float, start: float, scale: float) -> float:
-    return (pixel + 0.5 - start) * scale - 0.5
 
 
 def _undistorted_crop(camera: Camera, box, max_size: int, margin: float) -> Crop:
     x0, y0, x1, y1 = box
     edge = np.linspace(0.0, 1.0, 9)
     xs, ys = x0 + edge * (x1 - x0), y0 + edge * (y1 - y0)
-    ring = np.concatenate(
-        [
-            np.stack([xs, np.full(9, y0)], -1),
-            np.stack([xs, np.full(9, y1)], -1),
-            np.stack([np.full(9, x0), ys], -1),
-            np.stack([np.full(9, x1), ys], -1),
-        ]
-    )
+    ring = np.array([(x, y) for x in xs for y in (y0, y1)] + [(x, y) for x in (x0, x1) for y in ys])
     rays = camera.rays(ring)
     rays = rays[np.isfinite(rays).all(axis=-1)]
     rotation = np.eye(3)
