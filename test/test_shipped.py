@@ -26,7 +26,7 @@ def library_of(vehicles, **categories):
     """The vehicles with other categories, or none."""
     models = [replace(vehicles[name], category=c, exact_shape=c is None)
               for name, c in categories.items()]  # fmt: skip
-    return ObjectLibrary(models)
+    return ObjectLibrary.from_models(models)
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ def render_frames():
     from pose_refiner_ros.geometry.camera import Camera
     from pose_refiner_ros.objects.library import ObjectLibrary
     from pose_refiner_ros.rendering.scene import render_scene
-    from pose_refiner_ros.ros.demo_camera import camera_info, label_message
-    from pose_refiner_ros.ros.images import encode_rgb
+    from pose_refiner_ros.ros.demo_camera import camera_info
+    from pose_refiner_ros.ros.images import encode_image
 
     library = ObjectLibrary.load(OBJECTS_FILE)
     models = [library[name] for name in ("sedan", "suv", "van")]
@@ -52,8 +52,8 @@ def render_frames():
             [model.color for model in models],
             [model.label for model in models],
         )
-        image = encode_rgb(scene.rgb, header)
-        frames.append((image, label_message(scene.labels.astype(np.uint8), header)))
+        image = encode_image(scene.rgb, header)
+        frames.append((image, encode_image(scene.labels.astype(np.uint8), header, "mono8")))
     return frames, camera_info(camera, header)
 
 

@@ -74,6 +74,15 @@ class ObjectLibrary(Mapping[str, ObjectModel]):
             raise ObjectLibraryError(f"{path}: no object can be used:\n{reasons}")
         return library
 
+    @classmethod
+    def from_models(cls, models: Iterable[ObjectModel]) -> ObjectLibrary:
+        """A library of models made in code; raises if two claim the same name."""
+        library = cls(models)
+        if library.problems:
+            name, reason = next(iter(library.problems.items()))
+            raise ObjectLibraryError(f"object {name!r}: {reason}")
+        return library
+
     def __getitem__(self, name: str) -> ObjectModel:
         return self._models[name]
 

@@ -293,13 +293,15 @@ def test_paths(tmp_path, monkeypatch, box_file):
     assert model.mesh_resource == "package://my_robot/box.obj"
 
 
-def test_a_library_of_models_made_in_code():
+def test_from_models():
     box = ObjectModel("box", mesh_of(trimesh.creation.box()))
-    library = ObjectLibrary([box, ObjectModel("Box", box.mesh), ObjectModel("a b", box.mesh)])
-    assert list(library) == ["box"] and library["box"] is box
+    library = ObjectLibrary.from_models([box])
+    assert library["box"] is box
     assert box.silhouette_mesh is box.mesh
-    assert "already stands for" in library.problems["Box"]
-    assert "call it 'a_b'" in library.problems["a b"]
+    with pytest.raises(ObjectLibraryError, match="already stands for"):
+        ObjectLibrary.from_models([box, ObjectModel("Box", box.mesh)])
+    with pytest.raises(ObjectLibraryError, match="call it 'a_b'"):
+        ObjectLibrary.from_models([ObjectModel("a b", box.mesh)])
 
 
 @pytest.fixture
