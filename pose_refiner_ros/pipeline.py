@@ -29,7 +29,7 @@ from pose_refiner_ros.geometry.pose import about, rigid
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
-from pose_refiner_ros.refinement.hypotheses import Hypothesis, around
+from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
 from pose_refiner_ros.refinement.occlusion import DepthOrder
 from pose_refiner_ros.refinement.refiner import Refiner
@@ -411,7 +411,26 @@ class Pipeline:
             given=False,
         )
         for i, own in zip(chosen, more, strict=True):
-            found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
+            found[i] = self._with_more(targets[i], found[i], own)
+
+    def _with_more(
+        self, target: Target, found: Sequence[Hypothesis], more: Sequence[Hypothesis]
+    ) -> list[Hypothesis]:
+        """What was found, and poses that resemble it. Of an object with a given start what was
+        found stays unless the same pose fits clearly better: by less, a rough mask cannot tell."""
+        model, camera = self.library[target.name], target.observation.crop_from_reference
+
+        def is_news(one: Hypothesis) -> bool:
+            missing = 1.0 - one.fits["silhouette"].iou
+            return not any(
+                1.0 - other.fits["silhouette"].iou < (1.0 + SHARPNESS) * missing
+                and same_pose(one.reference_from_object, other.reference_from_object, model, camera)
+                for other in found
+            )
+
+        if target.given:
+            more = [one for one in more if is_news(one)]
+        return self.refiner.merge([*found, *more], [target.observation])
 
     def _clear_of_what_is_behind(
         self, frame: Frame, targets: Sequence[Target], found: list[list[Hypothesis]]

@@ -25,6 +25,8 @@ SAMPLES = 24  # of a border
 LEAST_SAMPLES = 4  # that meet both objects
 MARGIN = 0.02  # of the distance: how exactly one image tells it
 AGREE = 0.75  # of the samples must say the same
+MEETING = 0.75  # of a border must have both masks at either side
+_TOUCHING = np.ones((3, 3), np.uint8)
 
 
 @wp.kernel
@@ -115,8 +117,13 @@ def _borders(masks: np.ndarray, labels: Sequence[int]):
         ring = cv2.dilate(own, kernel) - own
         for b in np.intersect1d(np.unique(window[ring > 0]), labels[number + 1 :]):
             other = (window == b).view(np.uint8)
+            beside = other & ring
+            # where a strip of neither lies between, the masks do not agree on where the border is
+            touching = cv2.countNonZero(other & cv2.dilate(own, _TOUCHING))
+            if touching * NEAR_PX < MEETING * cv2.countNonZero(beside):
+                continue
             of_a = np.argwhere(own & cv2.dilate(other, kernel))[:, ::-1]
-            of_b = np.argwhere(other & ring)[:, ::-1]
+            of_b = np.argwhere(beside)[:, ::-1]
             chosen = of_b[np.linspace(0, len(of_b) - 1, min(SAMPLES, len(of_b))).astype(int)]
             apart = ((chosen[:, None] - of_a[None]) ** 2).sum(axis=2)
             corner = np.array([columns.start, rows.start])
