@@ -29,7 +29,7 @@ def about_point(pose: np.ndarray, point: np.ndarray) -> np.ndarray:
     """Poses (..., 4, 4) of an object told of another point (..., 3) of it instead of its origin, in
     float64: where an origin lies far from its object, single precision keeps neither."""
     pose = np.array(pose, np.float64)
-    pose[..., :3, 3] += np.einsum("...ij,...j->...i", pose[..., :3, :3], point)
+    pose[..., :3, 3] += (pose[..., :3, :3] @ np.asarray(point)[..., None])[..., 0]
     return pose
 
 

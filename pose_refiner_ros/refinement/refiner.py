@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Stage:
     keep: int | None = None
     behind: float = np.inf
 
-    @property
+    @cached_property
     def terms(self) -> set[str]:
         """Names of those that take part in its last levels."""
         return {name for level in self.fine for name in level.scales}
@@ -158,8 +159,8 @@ class Refiner:
         for part in self._parts(observations):
             seen = list(observations[part])
             self._observe(seen)
-            starts = _numbered(hypotheses[part])
-            kept = [replace(one) for one in starts] if given else []
+            starts = [(i, one) for i, own in enumerate(hypotheses[part]) for one in own]
+            kept = starts if given else []
             found = self._from_starts(starts, seen, keep[part], tracked[part], kept)
             again = []
             for i, own in enumerate(found):
@@ -168,11 +169,10 @@ class Refiner:
                 angle = restart_angle(min(own, key=lambda one: one.cost), seen[i])
                 if angle is not None:
                     first = hypotheses[part][i][0]
+                    pivot = self._pivot[first.object]
                     again += [
-                        Hypothesis(first.object, pose, first.prior, index=i)
-                        for pose in around(
-                            first.reference_from_object, angle, self._pivot[first.object]
-                        )
+                        (i, Hypothesis(first.object, pose, first.prior))
+                        for pose in around(first.reference_from_object, angle, pivot)
                     ]
             if again:
                 more = self._from_starts(again, seen, [2] * len(seen), tracked[part], [])
@@ -187,7 +187,7 @@ class Refiner:
     ) -> list[Hypothesis]:
         """Measure hypotheses of one object as they are."""
         self._observe([observations])
-        starts = _numbered([hypotheses])
+        starts = [_begun(0, one) for one in hypotheses]
         self._measure(starts, [observations], (), self.terms)
         self._add_covariances(starts)
         return starts
@@ -233,44 +233,41 @@ class Refiner:
             term.observe(every)
 
     def _from_starts(self, starts, seen, keep, tracked, given) -> list[list[Hypothesis]]:
-        """Through the stages; results of each object, in no order."""
-        stages = [self._takes_part(stage, starts, seen) for stage in STAGES]
-        going, kept, sifted = list(starts), list(given), set()
-        for number, (stage, members) in enumerate(zip(STAGES, stages, strict=True)):
-            later = set().union(*stages[number + 1 :])
-            own = [one for one in going if one.index in members]
-            if not own:
+        """Through the stages; results of each object, in no order. starts, given: (index of the
+        object, hypothesis)."""
+        going = [_begun(i, one) for i, one in starts]
+        names = {one.index: one.object for one in going}
+        members = [self._members(stage, names, seen) for stage in STAGES]
+        kept, sifted = list(given), set()
+        for number, stage in enumerate(STAGES):
+            now, later = members[number], set().union(*members[number + 1 :])
+            if not now:
                 continue
-            last = [one for one in kept if one.index in members and one.index not in later]
             done: list[Hypothesis] = []
             for fast in (False, True) if stage.tracked else (False,):
-                group = [one for one in own if not stage.tracked or tracked[one.index] == fast]
-                numbers = {one.index for one in group}
-                of_group = [one for one in last if one.index in numbers]
-                done += self._through(stage, group, of_group, seen, keep, fast, sifted)
-            going = [one for one in going if one.index not in members] + done
+                group = {i for i in now if not stage.tracked or tracked[i] == fast}
+                if group:
+                    own = [one for one in going if one.index in group]
+                    last = [(i, one) for i, one in kept if i in group and i not in later]
+                    done += self._through(stage, own, last, seen, keep, fast, sifted)
+            going = [one for one in going if one.index not in now] + done
             # what one kind of evidence has found is a start for the next, and a result as well
-            kept += [replace(one) for one in done if one.index in later]
-            sifted |= members
+            kept += [(one.index, replace(one)) for one in done if one.index in later]
+            sifted |= now
         results: list[list[Hypothesis]] = [[] for _ in seen]
         for one in going:
             results[one.index].append(one)
         return results
 
-    def _takes_part(self, stage: Stage, starts, seen) -> set[int]:
-        names = {one.index: one.object for one in starts}
+    def _members(self, stage: Stage, names: Mapping[int, str], seen) -> set[int]:
+        """The objects that a stage is for, of those with a name."""
         if stage.term == "silhouette":
             return {i for i in names if any(o.distances for o in seen[i])}
-        return {
-            i
-            for i, name in names.items()
-            if name in self._has_field and any(o.colours is not None for o in seen[i])
-        }
+        has_field = {i for i, name in names.items() if name in self._has_field}
+        return {i for i in has_field if any(o.colours is not None for o in seen[i])}
 
     def _through(self, stage, candidates, given, seen, keep, fast, sifted) -> list[Hypothesis]:
         """Candidates through a stage, and the starts given that are better."""
-        if not candidates:
-            return []
         objects = {one.index for one in candidates}
         terms = [term for term in self.terms if term.name in stage.terms]
         if fast:
@@ -318,7 +315,7 @@ class Refiner:
             if one.index not in best or one.cost < best[one.index].cost:
                 best[one.index] = one
         doubtful = {i for i, one in best.items() if not fits_to_the_pixel(one, seen[i])}
-        starts = [one for one in given if one.index in doubtful]
+        starts = [_begun(i, one) for i, one in given if i in doubtful]
         self._measure(starts, seen, (), terms)
         return candidates + [one for one in starts if one.cost < best[one.index].cost]
 
@@ -382,9 +379,9 @@ class Refiner:
                 np.array([fit.sectors for fit in fits], np.float64),
                 np.array([model.diameter for model in models]),
             )
-            rotations = np.array([one.reference_from_object[:3, :3] for one in own])
             pivots = np.array([self._pivot[one.object] for one in own])
-            covariances = about(-np.einsum("bij,bj->bi", rotations, pivots), covariances)
+            arms = [one.reference_from_object[:3, :3] for one in own] @ pivots[..., None]
+            covariances = about(-arms[..., 0], covariances)
             for one, model, covariance in zip(own, models, covariances, strict=True):
                 one.covariance = covariance
                 if model.symmetries.axes:
@@ -393,10 +390,6 @@ class Refiner:
                     )
 
 
-def _numbered(hypotheses: Sequence[Sequence[Hypothesis]]) -> list[Hypothesis]:
-    """All in one list, each with the number of its object."""
-    return [
-        replace(one, index=i, fits={}, covariance=None, iterations=0)
-        for i, own in enumerate(hypotheses)
-        for one in own
-    ]
+def _begun(index: int, one: Hypothesis) -> Hypothesis:
+    """A copy on its way, of the object with this number."""
+    return Hypothesis(one.object, one.reference_from_object, one.prior, index=index)
