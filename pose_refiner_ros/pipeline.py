@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,6 @@ import warp as wp
 
 from pose_refiner_ros.encoder.category import category_prior, known_as_category
 from pose_refiner_ros.frame import (
-    POOR_IOU,
     Follow,
     Frame,
     ObjectPose,
@@ -25,23 +24,18 @@ from pose_refiner_ros.frame import (
     weighed,
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
-from pose_refiner_ros.geometry.pose import about, rigid
+from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
-from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
-from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
+from pose_refiner_ros.pose_search import PoseSearch, Target
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
-from pose_refiner_ros.refinement.occlusion import DepthOrder
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
-    CUT_RESTART,
     START_SIGMA,
     WRONG_COLOURS,
     colour_rms,
     colours_differ,
-    needs_views,
-    restart_angle,
-    rivals_to_look_at,
 )
 from pose_refiner_ros.settings import Settings
 
@@ -49,40 +43,9 @@ if TYPE_CHECKING:  # torch is imported where an encoder is used
     from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
 
 TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
-# With a field the image tells views apart that silhouettes do not: more are followed, for it to
-# choose from. A cube has 24.
-FIELD_VIEWS = 48
-FIELD_KEEP = 24
-# Of what is cut by the image's border or hidden, more views fit about as well at first.
-CUT_KEEP = 6
-RIVALS, RIVAL_OVERLAP = 6, 0.8  # of a pose: views at most, and how alike their silhouettes are
-RIVALS_KEEP = 3
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
 LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """An object that is to be found: what is seen of it, which it is, where to start.
-
-    estimate: the encoder's; is_category: the mesh stands for a category and is not its own; starts:
-    of these the first `given` come from outside; tracked: they are those of the frame before.
-    """
-
-    observation: Observation
-    name: str
-    class_probability: float
-    estimate: Estimate | None
-    is_category: bool
-    starts: tuple[Hypothesis, ...]
-    given: int
-    tracked: bool
-    due: bool  # a fresh look at all views is asked for
-
-    @property
-    def label(self) -> int:
-        return self.observation.label
 
 
 class Pipeline:
@@ -109,14 +72,13 @@ class Pipeline:
         self.refiner = Refiner(
             list(library.values()), self.device, self.settings.batch, self.settings
         )
-        self._depth_order = DepthOrder(library, self.device)
-        self._codebooks: dict[str, ViewCodebook] = {}
+        self._search = PoseSearch(library, self.refiner, self.settings, self.device)
         self._baseline = None  # made at the first use: torch is not needed otherwise
 
     def warm_up(self) -> None:
         """Compile the kernels (seconds, once per machine) and build the codebooks."""
         for model in self.library.values():
-            self._codebook(model.name)
+            self._search.codebook(model.name)
         with_field = [model for model in self.library.values() if model.field is not None]
         model = [*with_field, *self.library.values()][0]
         camera = Camera(np.array([[120.0, 0, 47.5], [0, 120.0, 47.5], [0, 0, 1]]), (96, 96))
@@ -309,30 +271,10 @@ class Pipeline:
         self, frame: Frame, targets: Sequence[Target], report: Report
     ) -> list[list[Hypothesis]]:
         """The refined hypotheses of each, best first."""
+        self._search.settings = self.settings
         if self.settings.refinement != "solver":
-            return self._find_otherwise(targets, report)
-        seen = [[target.observation] for target in targets]
-        found = self.refiner.refine(
-            seen,
-            [target.starts for target in targets],
-            self.settings.keep,
-            [target.tracked for target in targets],
-            # a mesh that stands for a category never fits well enough to leave it at that
-            [not target.tracked and not target.is_category for target in targets],
-        )
-        again = [i for i, target in enumerate(targets) if self._needs_views(target, found[i])]
-        cut = [is_cut(targets[i].observation) for i in again]
-        more = self.refiner.refine(
-            [seen[i] for i in again],
-            [self._views(targets[i]) for i in again],
-            [self._keep(targets[i], own) for i, own in zip(again, cut, strict=True)],
-            restart=[not own for own in cut],
-            given=False,
-        )
-        for i, views in zip(again, more, strict=True):
-            found[i] = self.refiner.merge(found[i] + views, seen[i])
-        self._look_for_rivals(targets, found, dict(zip(again, cut, strict=True)))
-        found = self._clear_of_what_is_behind(frame, targets, found)
+            return self._find_by_baseline(targets, report)
+        found = self._search.find(frame, targets)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None
             if colours_differ(rms):
@@ -345,141 +287,9 @@ class Pipeline:
                 )
         return found
 
-    def _keep(self, target: Target, cut: bool) -> int:
-        """How many views are followed to the end."""
-        by_colour = FIELD_KEEP if self._has_colours(target) else 0
-        return max(self.settings.keep, by_colour, CUT_KEEP if cut else 0)
-
-    def _look_for_rivals(
-        self,
-        targets: Sequence[Target],
-        found: list[list[Hypothesis]],
-        searched: Mapping[int, bool],
-    ) -> None:
-        """Refine what could be mistaken for what was found: of poses that were given and believed
-        without a search, so that `good` does not depend on the start; and of objects that are cut,
-        whose views are less distinct, then their best pose, turned.
-
-        searched: which of the targets were, and whether they are cut.
-        """
-        rivals = [
-            rivals_to_look_at(
-                own,
-                searched.get(i),
-                self.settings.search == "never" or target.is_category or target.tracked,
-            )
-            for i, (target, own) in enumerate(zip(targets, found, strict=True))
-        ]
-        self._refine_more(
-            targets,
-            found,
-            [
-                [
-                    pose
-                    for best in own[:several]
-                    for pose in self._codebook(target.name).similar_views(
-                        best.reference_from_object, RIVALS, RIVAL_OVERLAP
-                    )
-                ]
-                for target, own, several in zip(targets, found, rivals, strict=True)
-            ],
-        )
-        turned = []
-        for i, (target, own) in enumerate(zip(targets, found, strict=True)):
-            angle = None
-            if own and searched.get(i):
-                angle = restart_angle(own[0], [target.observation], CUT_RESTART)
-            middle = self.library[target.name].box_center
-            turned.append(
-                [] if angle is None else around(own[0].reference_from_object, angle, middle)
-            )
-        self._refine_more(targets, found, turned)
-
-    def _refine_more(
-        self,
-        targets: Sequence[Target],
-        found: list[list[Hypothesis]],
-        starts: Sequence[Sequence[np.ndarray]],
-    ) -> None:
-        """Refine more poses of some objects, and add to what was found."""
-        chosen = [i for i, poses in enumerate(starts) if len(poses)]
-        more = self.refiner.refine(
-            [[targets[i].observation] for i in chosen],
-            [[Hypothesis(targets[i].name, pose) for pose in starts[i]] for i in chosen],
-            RIVALS_KEEP,
-            restart=False,
-            given=False,
-        )
-        for i, own in zip(chosen, more, strict=True):
-            found[i] = self._with_more(targets[i], found[i], own)
-
-    def _with_more(
-        self, target: Target, found: Sequence[Hypothesis], more: Sequence[Hypothesis]
-    ) -> list[Hypothesis]:
-        """What was found, and poses that resemble it. Of an object with a given start what was
-        found stays unless the same pose fits clearly better: by less, a rough mask cannot tell."""
-        model, camera = self.library[target.name], target.observation.crop_from_reference
-
-        def is_news(one: Hypothesis) -> bool:
-            missing = 1.0 - one.fits["silhouette"].iou
-            return not any(
-                1.0 - other.fits["silhouette"].iou < (1.0 + SHARPNESS) * missing
-                and same_pose(one.reference_from_object, other.reference_from_object, model, camera)
-                for other in found
-            )
-
-        if target.given:
-            more = [one for one in more if is_news(one)]
-        return self.refiner.merge([*found, *more], [target.observation])
-
-    def _clear_of_what_is_behind(
-        self, frame: Frame, targets: Sequence[Target], found: list[list[Hypothesis]]
+    def _find_by_baseline(
+        self, targets: Sequence[Target], report: Report
     ) -> list[list[Hypothesis]]:
-        """Refine once more those that are found to stand in front of another: what is behind hides
-        nothing of them."""
-        fitting = {
-            target.label: (target.name, own[0].reference_from_object)
-            for target, own in zip(targets, found, strict=True)
-            if own and own[0].fits["silhouette"].iou >= POOR_IOU
-        }
-        touched = {t.label for t in targets if t.observation.unknown is not None} & set(fitting)
-        if len(fitting) < 2 or not touched:
-            return found
-        behind = self._depth_order.behind(frame.masks, frame.camera, fitting)
-        again, seen = [], []
-        for i, target in enumerate(targets):
-            if target.label in behind and target.label in touched:
-                masks = np.where(np.isin(frame.masks, list(behind[target.label])), 0, frame.masks)
-                own = observe_mask(masks, target.label, frame.camera)
-                again.append(i)
-                seen.append(
-                    [own if target.observation.rgb is None else own.with_image(frame.image)]
-                )
-        # what half an outline has led astray may find its way from the start
-        refined = self.refiner.refine(
-            seen,
-            [[*found[i], *targets[i].starts] for i in again],
-            self.settings.keep,
-            [targets[i].tracked for i in again],
-            [not targets[i].tracked and not targets[i].is_category for i in again],
-        )
-        for i, own in zip(again, refined, strict=True):
-            found[i] = own or found[i]
-        return found
-
-    def _needs_views(self, target: Target, found: Sequence[Hypothesis]) -> bool:
-        if target.is_category and found:  # the encoder knows more than the codebook
-            return False
-        start = target.starts[0].reference_from_object if target.starts else None
-        return needs_views(
-            found, start, self.library[target.name], self.settings, target.tracked, target.due
-        )
-
-    def _has_colours(self, target: Target) -> bool:
-        has_field = self.library[target.name].field is not None
-        return has_field and target.observation.colours is not None
-
-    def _find_otherwise(self, targets: Sequence[Target], report: Report) -> list[list[Hypothesis]]:
         """The papers' procedures, or none at all, from the best few starts."""
         if self._baseline is None or self._baseline.kind != self.settings.refinement:
             from pose_refiner_ros.baselines.refine import Baseline
@@ -487,18 +297,10 @@ class Pipeline:
             self._baseline = Baseline(
                 self.settings.refinement, self.refiner, self.encoder, self.device
             )
-        starts = [target.starts or self._views(target) for target in targets]
+        starts = [target.starts or self._search.views(target) for target in targets]
         return self._baseline.refine(
             [[target.observation] for target in targets], starts, self.settings.keep, report
         )
-
-    def _views(self, target: Target) -> list[Hypothesis]:
-        """Poses from the codebook's views."""
-        seen = target.observation
-        camera_from_crop = rigid(seen.crop.crop_from_camera.T)
-        count = max(self.settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
-        guesses = self._codebook(target.name).match(seen, count)
-        return [Hypothesis(target.name, camera_from_crop @ pose) for pose in guesses]
 
     def _judge(self, target: Target, found: Sequence[Hypothesis]) -> ObjectPose:
         """One verdict from an object's refined hypotheses.
@@ -526,11 +328,6 @@ class Pipeline:
             chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
         symmetries = self.library[target.name].symmetries
         return weighed([_object_pose(target, one, symmetries) for one in found], belief, chosen)
-
-    def _codebook(self, name: str) -> ViewCodebook:
-        if name not in self._codebooks:
-            self._codebooks[name] = ViewCodebook(self.library[name])
-        return self._codebooks[name]
 
 
 def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> ObjectPose:

@@ -18,7 +18,7 @@ FLOORS = (
     ("datasets",),
     ("refinement",),
     ("frame", "tracking", "encoder", "scene_localiser"),
-    ("scene", "baselines", "shipped"),
+    ("scene", "baselines", "shipped", "pose_search"),
     ("pipeline", "drawing"),
     ("learning",),
     ("evaluation",),

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what is seen of objects to their refined poses: what is tried, and in which order.
+
+1. The starts: given ones, or the encoder's.
+2. All views of the codebook, where there is no start or none that fits (`needs_views`).
+3. What could be mistaken for what was found (`rivals_to_look_at`).
+4. Once more those that stand in front of another, whose masks hide nothing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pose_refiner_ros.frame import POOR_IOU, Frame
+from pose_refiner_ros.geometry.pose import rigid
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
+from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
+from pose_refiner_ros.refinement.observation import Observation, observe_mask
+from pose_refiner_ros.refinement.occlusion import DepthOrder
+from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.search import (
+    CUT_RESTART,
+    needs_views,
+    restart_angle,
+    rivals_to_look_at,
+)
+from pose_refiner_ros.settings import Settings
+
+# With a field the image tells views apart that silhouettes do not: more are followed, for it to
+# choose from. A cube has 24.
+FIELD_VIEWS = 48
+FIELD_KEEP = 24
+# Of what is cut by the image's border or hidden, more views fit about as well at first.
+CUT_KEEP = 6
+RIVALS, RIVAL_OVERLAP = 6, 0.8  # of a pose: views at most, and how alike their silhouettes are
+RIVALS_KEEP = 3
+CLEARLY = 0.25  # of what a pose lacks of the overlap: by so much less another fits clearly better
+
+Found = list[list[Hypothesis]]  # of each object, best first
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """An object that is to be found: what is seen of it, which it is, where to start.
+
+    estimate: the encoder's, if any; is_category: the mesh stands for a category and is not its own;
+    starts: of these the first `given` come from outside; tracked: they are those of the frame
+    before; due: a fresh look at all views is asked for.
+    """
+
+    observation: Observation
+    name: str
+    class_probability: float
+    estimate: Any
+    is_category: bool
+    starts: tuple[Hypothesis, ...]
+    given: int
+    tracked: bool
+    due: bool
+
+    @property
+    def label(self) -> int:
+        return self.observation.label
+
+
+class PoseSearch:
+    """Finds the poses of objects by a refiner. Codebooks are made when an object is first met."""
+
+    def __init__(
+        self, library: Mapping[str, ObjectModel], refiner: Refiner, settings: Settings, device: str
+    ) -> None:
+        self.library, self.refiner, self.settings = library, refiner, settings
+        self._depth_order = DepthOrder(library, device)
+        self._codebooks: dict[str, ViewCodebook] = {}
+
+    def codebook(self, name: str) -> ViewCodebook:
+        """The views of an object."""
+        if name not in self._codebooks:
+            self._codebooks[name] = ViewCodebook(self.library[name])
+        return self._codebooks[name]
+
+    def views(self, target: Target) -> list[Hypothesis]:
+        """Poses from the codebook's views."""
+        seen = target.observation
+        camera_from_crop = rigid(seen.crop.crop_from_camera.T)
+        count = max(self.settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
+        guesses = self.codebook(target.name).match(seen, count)
+        return [Hypothesis(target.name, camera_from_crop @ pose) for pose in guesses]
+
+    def find(self, frame: Frame, targets: Sequence[Target]) -> Found:
+        """The refined hypotheses of each object of a frame."""
+        found = self._refine(targets, [target.starts for target in targets])
+        again = [i for i, target in enumerate(targets) if self._needs_views(target, found[i])]
+        cut = {i: is_cut(targets[i].observation) for i in again}
+        views = self.refiner.refine(
+            [[targets[i].observation] for i in again],
+            [self.views(targets[i]) for i in again],
+            [self._keep(targets[i], cut[i]) for i in again],
+            restart=[not cut[i] for i in again],
+            given=False,
+        )
+        for i, own in zip(again, views, strict=True):
+            found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
+        self._add_rivals(targets, found, cut)
+        self._clear_of_what_is_behind(frame, targets, found)
+        return found
+
+    def _refine(self, targets: Sequence[Target], starts) -> Found:
+        return self.refiner.refine(
+            [[target.observation] for target in targets],
+            starts,
+            self.settings.keep,
+            [target.tracked for target in targets],
+            # a mesh that stands for a category never fits well enough to leave it at that
+            [not target.tracked and not target.is_category for target in targets],
+        )
+
+    def _needs_views(self, target: Target, found: Sequence[Hypothesis]) -> bool:
+        if target.is_category and found:  # the encoder knows more than the codebook
+            return False
+        start = target.starts[0].reference_from_object if target.starts else None
+        return needs_views(
+            found, start, self.library[target.name], self.settings, target.tracked, target.due
+        )
+
+    def _has_colours(self, target: Target) -> bool:
+        has_field = self.library[target.name].field is not None
+        return has_field and target.observation.colours is not None
+
+    def _keep(self, target: Target, cut: bool) -> int:
+        """How many views are followed to the end."""
+        by_colour = FIELD_KEEP if self._has_colours(target) else 0
+        return max(self.settings.keep, by_colour, CUT_KEEP if cut else 0)
+
+    def _add_rivals(self, targets: Sequence[Target], found: Found, cut: Mapping[int, bool]) -> None:
+        """Refine what could be mistaken for what was found: of poses that were given and believed
+        without a search, so that `good` does not depend on the start; and of objects that are cut,
+        whose views are less distinct, then their best pose, turned.
+
+        cut: of the targets whose views were all tried, whether part of them is missing.
+        """
+        starts = []
+        for i, target in enumerate(targets):
+            never = self.settings.search == "never"
+            vouched_for = never or target.is_category or target.tracked
+            several = rivals_to_look_at(found[i], cut.get(i), vouched_for)
+            starts.append(
+                [
+                    pose
+                    for best in found[i][:several]
+                    for pose in self.codebook(target.name).similar_views(
+                        best.reference_from_object, RIVALS, RIVAL_OVERLAP
+                    )
+                ]
+            )
+        self._add_from(starts, targets, found)
+        starts = [[] for _ in targets]
+        for i, is_cut_off in cut.items():
+            if is_cut_off and found[i]:
+                best, middle = found[i][0], self.library[targets[i].name].box_center
+                angle = restart_angle(best, [targets[i].observation], CUT_RESTART)
+                if angle is not None:
+                    starts[i] = around(best.reference_from_object, angle, middle)
+        self._add_from(starts, targets, found)
+
+    def _add_from(self, starts, targets: Sequence[Target], found: Found) -> None:
+        """Refine more poses of some objects, and add them. Of an object with a given start what was
+        found stays unless the same pose fits clearly better: by less, a rough mask cannot tell."""
+        chosen = [i for i, poses in enumerate(starts) if len(poses)]
+        more = self.refiner.refine(
+            [[targets[i].observation] for i in chosen],
+            [[Hypothesis(targets[i].name, pose) for pose in starts[i]] for i in chosen],
+            RIVALS_KEEP,
+            restart=False,
+            given=False,
+        )
+        for i, own in zip(chosen, more, strict=True):
+            if targets[i].given:
+                own = [one for one in own if self._is_news(one, targets[i], found[i])]
+            found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
+
+    def _is_news(self, one: Hypothesis, target: Target, found: Sequence[Hypothesis]) -> bool:
+        model, camera = self.library[target.name], target.observation.crop_from_reference
+        enough = (1.0 + CLEARLY) * (1.0 - one.fits["silhouette"].iou)
+        return not any(
+            1.0 - other.fits["silhouette"].iou < enough
+            and same_pose(one.reference_from_object, other.reference_from_object, model, camera)
+            for other in found
+        )
+
+    def _clear_of_what_is_behind(
+        self, frame: Frame, targets: Sequence[Target], found: Found
+    ) -> None:
+        """Refine once more those that are found to stand in front of another."""
+        fitting = {
+            target.label: (target.name, own[0].reference_from_object)
+            for target, own in zip(targets, found, strict=True)
+            if own and own[0].fits["silhouette"].iou >= POOR_IOU
+        }
+        touched = {t.label for t in targets if t.observation.unknown is not None} & set(fitting)
+        if len(fitting) < 2 or not touched:
+            return
+        behind = self._depth_order.behind(frame.masks, frame.camera, fitting)
+        again = [i for i, t in enumerate(targets) if t.label in touched and t.label in behind]
+        front = []
+        for target in (targets[i] for i in again):
+            masks = np.where(np.isin(frame.masks, list(behind[target.label])), 0, frame.masks)
+            seen = observe_mask(masks, target.label, frame.camera)
+            if target.observation.rgb is not None:
+                seen = seen.with_image(frame.image)
+            front.append(replace(target, observation=seen))
+        # what half an outline has led astray may find its way from the start
+        starts = [[*found[i], *targets[i].starts] for i in again]
+        for i, own in zip(again, self._refine(front, starts), strict=True):
+            found[i] = own or found[i]
