@@ -122,9 +122,7 @@ class Pipeline:
             if label == 0:
                 report(label, f"{name} left out: 0 is the background in label images")
                 continue
-            if name is not None and name not in self.library:
-                known = ", ".join(sorted(self.library))
-                report(label, f"class {name!r} is not in the object library (it has {known})")
+            if not self._has(name, label, report):
                 continue
             try:
                 seen = observe_mask(masks, label, frame.camera)
@@ -144,6 +142,13 @@ class Pipeline:
                     "the pose is to fit all; if they are several objects, give each its own label",
                 )
         return observations
+
+    def _has(self, name: str | None, label: int, report: Report) -> bool:
+        if name is None or name in self.library:
+            return True
+        known = ", ".join(sorted(self.library))
+        report(label, f"class {name!r} is not in the object library (it has {known})")
+        return False
 
     def _estimate(
         self, observations: Mapping[int, Observation], names: Mapping[int, str | None]
@@ -184,7 +189,8 @@ class Pipeline:
         """What is to be found; objects that nobody can name are left out."""
         targets = []
         for label, seen in observations.items():
-            if label not in frame.labels:  # whoever follows the objects has left it out
+            # whoever follows the objects may have left it out, or named it
+            if label not in frame.labels or not self._has(frame.labels[label], label, report):
                 continue
             name, estimate, probability = frame.labels[label], estimates.get(label), 1.0
             if name is None:

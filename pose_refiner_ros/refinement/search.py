@@ -31,7 +31,7 @@ CUT_RESTART = 0.5  # strictness for objects that are cut: less of the outline te
 
 CONFIRM_ANGLE = np.radians(12.0)
 START_SIGMA = np.radians(25.0)  # how far off a given pose may well be turned
-SURE_COLOURS = 0.06  # a difference that wrong poses do not come down to
+SURE_COLOURS = 0.08  # a difference that wrong poses do not come down to
 # Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
 # (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
 WRONG_COLOURS = 0.1

@@ -20,7 +20,7 @@ MODULES = [
     "pose_refiner_ros.refinement.occlusion",
     "pose_refiner_ros.refinement.terms.silhouette_kernel",
     "pose_refiner_ros.refinement.terms.prior",
-    "pose_refiner_ros.refinement.terms.radiance",
+    "pose_refiner_ros.refinement.terms.radiance_kernel",
     "pose_refiner_ros.learning.grid_training_kernels",
 ]
 
