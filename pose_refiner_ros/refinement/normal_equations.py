@@ -34,11 +34,12 @@ class NormalEquations:
     weight: wp.array(dtype=wp.float32)  # sum of the residuals' weights
 
 
-def allocate(struct, capacity: int, device) -> PoseBatch | NormalEquations:
-    """One of the structs above, or of their kind, with arrays of zeros."""
+def allocate(struct, count: int, device, **shapes: tuple[int, ...]):
+    """A Warp struct with arrays of so many zeros, but for those whose shapes are given."""
     made = struct()
     for name, variable in struct.vars.items():
-        setattr(made, name, wp.zeros(capacity, dtype=variable.type.dtype, device=device))
+        shape = shapes.get(name, count)
+        setattr(made, name, wp.zeros(shape, dtype=variable.type.dtype, device=device))
     return made
 
 

@@ -8,7 +8,6 @@ Reynolds' transport theorem its derivative is an integral along the outline (doc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import warp as wp
@@ -23,26 +22,18 @@ from ..hypotheses import Hypothesis
 from ..normal_equations import NormalEquations, PoseBatch, allocate
 from ..observation import SCALE_SIZES, Observation
 from . import TermFit
-from .silhouette_kernel import SECTORS, Masks, OutlineFit, Rows, linearize_silhouette, vec7
+from .silhouette_kernel import SECTORS, Masks, Silhouettes, linearize_silhouette
 
 BLOCK = 128
 COARSE_PX = 4.0  # the outline error of the coarse scale's meshes: one pixel of its pictures
 SPACING = 1.5  # of the samples along the outline, pixels of the resolution
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How closely the term looks: which resolution of the mask it compares with, how many of its
-    pixels (stride x stride) one pixel of the drawn silhouette stands for, and whether a coarse
-    version of the mesh will do."""
-
-    resolution: int
-    stride: int
-    coarse_mesh: bool = False
-
-
-# Coarse pixels are enough to tell which edges are outline; the outline itself is never rounded.
-SCALES = (Scale(0, 2, coarse_mesh=True), Scale(1, 2), Scale(1, 1))
+# How closely the term looks at each scale: which resolution of the masks it compares with, how many
+# of its pixels (stride x stride) one pixel of the drawn silhouette stands for, and whether a coarse
+# version of the mesh will do. Coarse pixels are enough to tell which edges are outline; the outline
+# itself is never rounded.
+SCALES = ((0, 2, True), (1, 2, False), (1, 1, False))
 
 
 class SilhouetteTerm:
@@ -72,17 +63,23 @@ class SilhouetteTerm:
         self._count = 0
         self.sees = np.zeros(0, bool)
 
-        self._masks = [_masks(size, capacity, device) for size in SCALE_SIZES]
-        self._mask_rows = [HostBuffer(masks, list(Masks.vars)) for masks in self._masks]
-        self._rows = allocate(Rows, capacity + 1, device)
+        self._masks = [
+            allocate(Masks, capacity, device, distance=(capacity, size, size))
+            for size in SCALE_SIZES
+        ]
+        self._mask_buffers = [HostBuffer(masks, list(Masks.vars)) for masks in self._masks]
+        self._silhouettes = allocate(Silhouettes, capacity + 1, device, sectors=(capacity, SECTORS))
+        self._buffer = HostBuffer(self._silhouettes, list(Silhouettes.vars))
         self._own = allocate(NormalEquations, capacity, device)
-        self._fit = OutlineFit()
-        self._fit.measures = wp.zeros(capacity, dtype=vec7, device=device)
-        self._fit.sectors = wp.zeros((capacity, SECTORS), dtype=wp.spatial_vector, device=device)
-        self._scratch = _scratch(self._meshes, capacity, device)
-        self._row_buffer = HostBuffer(self._rows, list(Rows.vars))
         self._own_buffer = HostBuffer(self._own, ["hessian", "cost"])
-        self._fit_buffer = HostBuffer(self._fit, list(OutlineFit.vars))
+        self._scratch = allocate(
+            Scratch,
+            capacity,
+            device,
+            projected=(capacity, self._meshes.max_vertices),
+            facing=(capacity, self._meshes.max_faces),
+            coverage=coverage_shape(capacity, SCALE_SIZES[-1]),
+        )
         self._kernels: dict[tuple[int, int], RecordedKernel] = {}
 
         self._slots: dict[Observation, int] = {}
@@ -96,7 +93,7 @@ class SilhouetteTerm:
         self._slots = {seen: slot for slot, seen in enumerate(masked)}
         if not masked:
             return
-        for index, rows in enumerate(self._mask_rows):
+        for index, rows in enumerate(self._mask_buffers):
             maps = [seen.distances[index] for seen in masked]
             for slot, one in enumerate(maps):
                 size = one.distance.shape[0]
@@ -114,8 +111,8 @@ class SilhouetteTerm:
             [(seen.least_cost, seen.area, seen.crop.scale) for seen in masked]
         )
         cameras = np.array([seen.crop_from_reference for seen in masked], np.float32)
-        self._row_buffer.write("rotation", cameras[:, :3, :3])
-        self._row_buffer.write("translation", cameras[:, :3, 3])
+        self._buffer.write("rotation", cameras[:, :3, :3])
+        self._buffer.write("translation", cameras[:, :3, 3])
 
     def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
         """The batch; see `ResidualTerm`."""
@@ -127,10 +124,10 @@ class SilhouetteTerm:
         self.sees = number > 0
         first = np.zeros(count + 1, np.int32)
         np.cumsum(number, out=first[1:])
-        self._row_buffer.write("observation", slots)
-        self._row_buffer.write("first", first)
-        self._row_buffer.write("mesh", [self._mesh_of[pose.object] for pose in poses])
-        self._row_buffer.write("near", [self._near[pose.object] for pose in poses])
+        self._buffer.write("observation", slots)
+        self._buffer.write("first", first)
+        self._buffer.write("mesh", [self._mesh_of[pose.object] for pose in poses])
+        self._buffer.write("near", [self._near[pose.object] for pose in poses])
         if len(rows) == count and self.sees.all():
             self._of_poses = self._of_masks[slots]
         else:
@@ -142,21 +139,20 @@ class SilhouetteTerm:
         """Add the silhouettes' normal equations; see `ResidualTerm`."""
         key = scale, id(out)
         if key not in self._kernels:
-            look = SCALES[scale]
+            resolution, stride, coarse_mesh = SCALES[scale]
             self._kernels[key] = RecordedKernel(
                 linearize_silhouette,
                 [
                     self._meshes.arrays,
-                    self._masks[look.resolution],
-                    self._rows,
+                    self._masks[resolution],
+                    self._silhouettes,
                     poses,
                     SPACING,
-                    look.stride,
-                    len(self._mesh_of) if look.coarse_mesh else 0,
+                    stride,
+                    len(self._mesh_of) if coarse_mesh else 0,
                     int(scale == self.finest),
                     self._scratch,
                     self._own,
-                    self._fit,
                     out,
                 ],
                 self._device,
@@ -167,7 +163,7 @@ class SilhouetteTerm:
     def fit(self) -> TermFit:
         """How the silhouettes that were drawn last lie on their masks."""
         count = self._count
-        measures = self._fit_buffer.read("measures", count).astype(np.float64)
+        measures = self._buffer.read("measures", count).astype(np.float64)
         area, overlap, square, length, unknown, weight, slope = measures.T
         rms = np.sqrt(square / np.maximum(weight, 1e-9)) + np.where(weight > 0, 0.0, np.inf)
         least_cost, mask_area, crop_scale = self._of_poses.T
@@ -175,28 +171,8 @@ class SilhouetteTerm:
             cost=self._own_buffer.read("cost", count) - least_cost,
             rms=rms / np.maximum(crop_scale, 1e-9),
             hessian=self._own_buffer.read("hessian", count).copy(),
-            sectors=self._fit_buffer.read("sectors", count).copy(),
+            sectors=self._buffer.read("sectors", count).copy(),
             slope=slope / np.maximum(weight, 1e-9),
             iou=overlap / np.maximum(area + mask_area - overlap, 1.0),
             visible=1.0 - unknown / np.maximum(length, 1e-9),
         )
-
-
-def _masks(size: int, count: int, device: str) -> Masks:
-    """Room for `count` signed distances of a resolution."""
-    shapes = {"distance": (count, size, size)}
-    masks = Masks()
-    for name, variable in Masks.vars.items():
-        array = wp.zeros(shapes.get(name, count), dtype=variable.type.dtype, device=device)
-        setattr(masks, name, array)
-    return masks
-
-
-def _scratch(meshes: MeshBatch, capacity: int, device: str) -> Scratch:
-    """Room for the pictures of a batch."""
-    scratch = Scratch()
-    scratch.projected = wp.zeros((capacity, meshes.max_vertices), dtype=wp.vec3, device=device)
-    scratch.facing = wp.zeros((capacity, meshes.max_faces), dtype=wp.uint8, device=device)
-    shape = coverage_shape(capacity, SCALE_SIZES[-1])
-    scratch.coverage = wp.zeros(shape, dtype=wp.uint32, device=device)
-    return scratch

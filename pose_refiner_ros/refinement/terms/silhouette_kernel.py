@@ -68,8 +68,8 @@ class Masks:
 
 
 @wp.struct
-class Rows:
-    """Which observations each pose (B) is seen in."""
+class Silhouettes:
+    """Poses (B), which observations (N) each is seen in, and how it lies on their masks."""
 
     mesh: wp.array(dtype=wp.int32)  # (B,)
     near: wp.array(dtype=wp.float32)  # (B,) near plane, metres
@@ -78,28 +78,11 @@ class Rows:
     # (N,) of the observations: camera_from_reference
     rotation: wp.array(dtype=wp.mat33)
     translation: wp.array(dtype=wp.vec3)
-
-
-@wp.struct
-class OutlineFit:
-    """How the silhouettes of poses (B) lie on their masks, over all their observations."""
-
-    # (B,) covered known area, its overlap with the mask, sum of squared distance along the
-    # outline, its length, unknown part of the length, sums of the robust weight and of the slope of
-    # the distance across the outline
+    # (B,) over all observations: covered known area, its overlap with the mask, sum of squared
+    # distance along the outline, its length, unknown part of the length, sums of the robust weight
+    # and of the slope of the distance across the outline
     measures: wp.array(dtype=vec7)
     sectors: wp.array2d(dtype=wp.spatial_vector)  # (B, SECTORS) gradient by direction
-
-
-@wp.struct
-class OutlineSums:
-    """Of one silhouette and mask, along the camera's axes."""
-
-    hessian: wp.spatial_matrix
-    gradient: wp.spatial_vector
-    cost: float
-    weight: float
-    measures: vec7
 
 
 @wp.func
@@ -161,14 +144,16 @@ def outline_integral(
     near: float,
     camera_from_reference: wp.mat33,
     spacing: float,
-    grain: int,
+    stride: int,
     with_sectors: int,
     scratch: Scratch,
-    fit: OutlineFit,
+    silhouettes: Silhouettes,
+    own: NormalEquations,
     pose: int,
     lane: int,
 ):
-    """Cost and normal equations of one silhouette, drawn at R, t in its camera.
+    """Measures of one silhouette, drawn at R, t in its camera; its normal equations are added to
+    those of the pose.
 
     The cost is the integral over the known covered pixels of the robust signed distance psi. Its
     gradient is the outline integral of psi n.J (Reynolds' transport theorem), its Gauss-Newton
@@ -183,10 +168,10 @@ def outline_integral(
     inverse_scale = 1.0 / masks.scale[observation]
     across = int(1)
     down = int(1)
-    if grain == 1:
+    if stride == 1:
         across = ACROSS
         down = DOWN
-    raster = raster_of(size, across, down, grain)
+    raster = raster_of(size, across, down, stride)
 
     # 1. project, 2. fill the coverage
     box = project_vertices(meshes, mesh, pose, lane, R, t, z_near, camera, scratch)
@@ -313,7 +298,7 @@ def outline_integral(
                                     turned = 4.0 - turned
                                 sector = wp.min(int(turned * float(SECTORS) / 4.0), SECTORS - 1)
                                 force = vector_in_reference(camera_from_reference, force)
-                                wp.atomic_add(fit.sectors, pose, sector, force)
+                                wp.atomic_add(silhouettes.sectors, pose, sector, force)
 
     hessian_sum = wp.tile_sum(wp.tile(hessian, preserve_type=True))[0]
     gradient_sum = wp.tile_sum(wp.tile(gradient, preserve_type=True))[0]
@@ -342,7 +327,7 @@ def outline_integral(
             word = scratch.coverage[pose, row, block]
             if word != wp.uint32(0):
                 scratch.coverage[pose, row, block] = wp.uint32(0)
-                if grain == 1:
+                if stride == 1:
                     if of_centres:
                         column = block * PIXELS
                         word &= CENTRES
@@ -376,12 +361,12 @@ def outline_integral(
                 else:
                     for bit in range(32):
                         if (word >> wp.uint32(bit)) & wp.uint32(1) != wp.uint32(0):
-                            column = (block * 32 + bit) * grain
-                            # the mean of two opposite corners is the value at the grain's middle
+                            column = (block * 32 + bit) * stride
+                            # the mean of two opposite corners is the value at the stride's middle
                             psi = 0.5 * (
-                                masks.distance[observation, row * grain, column]
+                                masks.distance[observation, row * stride, column]
                                 + masks.distance[
-                                    observation, row * grain + grain - 1, column + grain - 1
+                                    observation, row * stride + stride - 1, column + stride - 1
                                 ]
                             )
                             if psi < UNKNOWN_LIMIT:
@@ -392,13 +377,18 @@ def outline_integral(
     cost = wp.tile_sum(wp.tile(cost))[0]
     area = wp.tile_sum(wp.tile(area))[0]
     overlap = wp.tile_sum(wp.tile(overlap))[0]
-    square = pixel * pixel * float(grain * grain)
-    sums = OutlineSums()
-    sums.hessian = hessian_sum
-    sums.gradient = gradient_sum
-    sums.cost = cost * square
-    sums.weight = weight_sum
-    sums.measures = vec7(
+    square = pixel * pixel * float(stride * stride)
+    if lane == 0:
+        add_normal_equations(
+            own,
+            pose,
+            camera_from_reference,
+            hessian_sum,
+            gradient_sum,
+            cost * square,
+            weight_sum,
+        )
+    return vec7(
         area * square,
         overlap * square,
         square_sum,
@@ -407,22 +397,20 @@ def outline_integral(
         weight_sum,
         slope_sum,
     )
-    return sums
 
 
 @wp.kernel
 def linearize_silhouette(
     meshes: MeshArrays,
     masks: Masks,
-    rows: Rows,
+    silhouettes: Silhouettes,
     poses: PoseBatch,
     spacing: float,
-    grain: int,
+    stride: int,
     mesh_offset: int,
     with_sectors: int,
     scratch: Scratch,
     own: NormalEquations,
-    fit: OutlineFit,
     total: NormalEquations,
 ):
     """Normal equations of the silhouettes of each active pose in all cameras that see it, kept in
@@ -432,46 +420,37 @@ def linearize_silhouette(
         return
     if with_sectors != 0:
         for i in range(lane, SECTORS, wp.block_dim()):
-            fit.sectors[pose, i] = wp.spatial_vector()
+            silhouettes.sectors[pose, i] = wp.spatial_vector()
     if lane == 0:
         own.hessian[pose] = wp.spatial_matrix()
         own.gradient[pose] = wp.spatial_vector()
         own.cost[pose] = 0.0
         own.weight[pose] = 0.0
     measures = vec7()
-    for row in range(rows.first[pose], rows.first[pose + 1]):
-        observation = rows.observation[row]
-        camera_from_reference = rows.rotation[observation]
-        sums = outline_integral(
+    for row in range(silhouettes.first[pose], silhouettes.first[pose + 1]):
+        observation = silhouettes.observation[row]
+        camera_from_reference = silhouettes.rotation[observation]
+        place = camera_from_reference * poses.translation[pose]
+        measures += outline_integral(
             meshes,
             masks,
-            rows.mesh[pose] + mesh_offset,
+            silhouettes.mesh[pose] + mesh_offset,
             observation,
             camera_from_reference * poses.rotation[pose],
-            camera_from_reference * poses.translation[pose] + rows.translation[observation],
-            rows.near[pose],
+            place + silhouettes.translation[observation],
+            silhouettes.near[pose],
             camera_from_reference,
             spacing,
-            grain,
+            stride,
             with_sectors,
             scratch,
-            fit,
+            silhouettes,
+            own,
             pose,
             lane,
         )
-        measures += sums.measures
-        if lane == 0:
-            add_normal_equations(
-                own,
-                pose,
-                camera_from_reference,
-                sums.hessian,
-                sums.gradient,
-                sums.cost,
-                sums.weight,
-            )
     if lane == 0:
-        fit.measures[pose] = measures
+        silhouettes.measures[pose] = measures
         total.hessian[pose] += own.hessian[pose]
         total.gradient[pose] += own.gradient[pose]
         total.cost[pose] += own.cost[pose]

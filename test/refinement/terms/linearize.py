@@ -12,8 +12,7 @@ from pose_refiner_ros.refinement.normal_equations import NormalEquations, PoseBa
 from pose_refiner_ros.refinement.terms.silhouette_kernel import (
     SECTORS,
     Masks,
-    OutlineFit,
-    Rows,
+    Silhouettes,
     linearize_silhouette,
     vec7,
 )
@@ -97,7 +96,7 @@ def linearize(
     masks.image_bounds = array(np.array([p.bounds for p in pictures], np.float32), wp.vec4)
     masks.pixel = array(np.array([p.pixel for p in pictures], np.float32), wp.float32)
 
-    rows = Rows()
+    rows = Silhouettes()
     zeros = np.zeros(count, np.int32)
     rows.mesh = array(zeros if mesh_of_pose is None else np.int32(mesh_of_pose), wp.int32)
     rows.near = array(np.broadcast_to(np.float32(near), count), wp.float32)
@@ -119,9 +118,8 @@ def linearize(
     scratch.coverage = wp.zeros(coverage_shape(count, size), dtype=wp.uint32)
 
     own, total = equations(count, fill), equations(count, fill)
-    fit = OutlineFit()
-    fit.measures = array(np.full((count, 7), fill, np.float32), vec7)
-    fit.sectors = array(np.full((count, SECTORS, 6), fill, np.float32), wp.spatial_vector)
+    rows.measures = array(np.full((count, 7), fill, np.float32), vec7)
+    rows.sectors = array(np.full((count, SECTORS, 6), fill, np.float32), wp.spatial_vector)
 
     wp.launch(
         linearize_silhouette,
@@ -137,7 +135,6 @@ def linearize(
             1,
             scratch,
             own,
-            fit,
             total,
         ],
         block_dim=lanes,
@@ -147,8 +144,8 @@ def linearize(
         total.gradient.numpy(),
         total.cost.numpy(),
         total.weight.numpy(),
-        fit.measures.numpy(),
-        fit.sectors.numpy(),
+        rows.measures.numpy(),
+        rows.sectors.numpy(),
         scratch.coverage.numpy(),
         {name: getattr(own, name).numpy() for name in NormalEquations.vars},
     )
