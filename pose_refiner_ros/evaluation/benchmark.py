@@ -219,7 +219,7 @@ def stages(model: ObjectModel, refiner: Refiner, trials: list[Trial]) -> dict[st
 
     def judge() -> None:
         fit = refiner.solver.evaluate(refiner.terms)["silhouette"]
-        pose_covariance(fit.hessian, fit.slope, fit.sectors, np.array([model.diameter]))
+        pose_covariance([(fit.hessian, fit.slope, fit.sectors)], np.array([model.diameter]))
         refiner.solver.result()
 
     for trial in trials:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,27 +23,41 @@ GROUPS = (1, 2, 3, 4)
 
 
 def pose_covariance(
-    hessian: np.ndarray, slope: np.ndarray, sectors: np.ndarray, diameter: np.ndarray
+    evidence: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], diameter: np.ndarray
 ) -> np.ndarray:
-    """Covariances (B, 6, 6), twist order (v, w), of poses at the minimum of a cost, of outlines or
-    colours.
+    """Covariances (B, 6, 6), twist order (v, w), of poses at the minimum of a cost: of outlines, of
+    colours, of several kinds of evidence.
 
-    hessian: (B, 6, 6) Gauss-Newton matrices, which take the distance to the mask to grow by 1 per
-    pixel; slope: (B,) how fast it really grows across the outline (a rough border is near on both
-    sides); sectors: (B, S, 6) the gradient's parts by direction as seen from the object; diameter:
-    (B,) metres.
+    evidence: of each kind (hessian, slope, sectors). hessian: (B, 6, 6) Gauss-Newton matrices,
+    which take the distance to the mask to grow by 1 per pixel; slope: (B,) how fast it really grows
+    across the outline (a rough border is near on both sides); sectors: (B, S, 6) the gradient's
+    parts by direction as seen from the object. diameter: (B,) metres.
 
     The sandwich H^-1 (sum G G^T) H^-1 with residuals alike within a group of directions (the
-    clustered form of White 1980) is reduced to one noise level per pose, which is far steadier:
-    s^2 = tr(H^-1 sum G G^T) / 6, corrected for the fitted parameters. Then
-    cov = (slope^2 H / s^2 + prior)^-1, so a direction that no outline fixes (the axis of a bottle)
-    gets the prior's variance and not an absurd one.
+    clustered form of White 1980) is reduced to one noise level per pose and kind, which is far
+    steadier: s^2 = tr(H^-1 sum G G^T) / 6, corrected for the fitted parameters. Then
+    cov = (sum over kinds of slope^2 H / s^2 + prior)^-1, so a direction that nothing fixes (the
+    axis of a bottle) gets the prior's variance and not an absurd one.
     """
-    scale = np.ones((len(hessian), 6))
+    scale = np.ones((len(diameter), 6))
     scale[:, :3] = np.asarray(diameter, np.float64)[:, None]
     both = scale[:, :, None] * scale[:, None, :]
+    parts = [_information(*one, scale, both) for one in evidence]
+    values, vectors = parts[0]
+    if len(parts) > 1:
+        total = sum((v * d[:, None, :]) @ np.swapaxes(v, 1, 2) for d, v in parts)
+        values, vectors = np.linalg.eigh(total)
+    variance = 1.0 / (np.maximum(values, 0.0) + PRIOR_SIGMA**-2)
+    return (vectors * variance[:, None, :]) @ np.swapaxes(vectors, 1, 2) * both
+
+
+def _information(
+    hessian: np.ndarray, slope: np.ndarray, sectors: np.ndarray, scale, both
+) -> tuple[np.ndarray, np.ndarray]:
+    """slope^2 H / s^2 of one kind of evidence, in units of the object's size: eigenvalues (B, 6)
+    and eigenvectors (B, 6, 6)."""
     values, vectors = np.linalg.eigh(hessian * both)
-    # directions that the outline fixes; rounding leaves a little in those that it does not
+    # directions that the evidence fixes; rounding leaves a little in those that it does not
     seen = values > np.maximum(1e-4 * values[:, -1:], 1e-9)
     parameters = seen.sum(axis=1)[:, None]
     whitened = np.where(seen, np.maximum(values, 1e-12) ** -0.5, 0.0)
@@ -53,9 +68,7 @@ def pose_covariance(
     square = np.add.reduceat((grouped * grouped).sum(axis=2), first, axis=1)
     level = square * used / (np.maximum(parameters, 1) * np.maximum(used - parameters, 1))
     noise = np.maximum(level.max(axis=1), MIN_NOISE)
-    information = np.maximum(values, 0.0) * (np.clip(slope, 0.3, 1.2) ** 2 / noise)[:, None]
-    variance = 1.0 / (information + PRIOR_SIGMA**-2)
-    return (vectors * variance[:, None, :]) @ np.swapaxes(vectors, 1, 2) * both
+    return values * (np.clip(slope, 0.3, 1.2) ** 2 / noise)[:, None], vectors
 
 
 @lru_cache

@@ -366,19 +366,21 @@ class Refiner:
             one.reason = Reason(int(result["reason"][i]))
 
     def _add_covariances(self, found: Sequence[Hypothesis]) -> None:
-        for name in ("radiance", "silhouette"):
-            own = [one for one in found if one.covariance is None and name in one.fits]
-            if not own:
+        together: dict[tuple[str, ...], list[Hypothesis]] = {}
+        for one in found:
+            together.setdefault(self._telling(one), []).append(one)
+        for names, own in together.items():
+            if not names:
                 continue
-            # the mask is in the colours' matrix already, as opacity
-            fits = [one.fits[name] for one in own]
             models = [self.models[one.object] for one in own]
-            covariances = pose_covariance(
-                np.array([fit.hessian for fit in fits], np.float64),
-                np.array([fit.slope for fit in fits]),
-                np.array([fit.sectors for fit in fits], np.float64),
-                np.array([model.diameter for model in models]),
-            )
+            evidence = [
+                tuple(
+                    np.array([getattr(one.fits[name], part) for one in own], np.float64)
+                    for part in ("hessian", "slope", "sectors")
+                )
+                for name in names
+            ]
+            covariances = pose_covariance(evidence, np.array([m.diameter for m in models]))
             pivots = np.array([self._pivot[one.object] for one in own])
             arms = [one.reference_from_object[:3, :3] for one in own] @ pivots[..., None]
             covariances = about(-arms[..., 0], covariances)
@@ -388,6 +390,14 @@ class Refiner:
                     one.covariance = covariance + symmetry_covariance(
                         model.symmetries, one.reference_from_object
                     )
+
+    def _telling(self, one: Hypothesis) -> tuple[str, ...]:
+        """Names of the terms by which a pose is known, none of them twice."""
+        names = [name for name, fit in one.fits.items() if fit.hessian is not None]
+        if colours_differ(colour_rms(one)) and "silhouette" in names:
+            names.remove("radiance")
+        contained = {name for term in self.terms if term.name in names for name in term.contains}
+        return tuple(name for name in names if name not in contained)
 
 
 def _begun(index: int, one: Hypothesis) -> Hypothesis:

@@ -28,14 +28,14 @@ def some_outlines(rng: np.random.Generator, count: int):
 
 def test_covariances_are_symmetric_and_positive_definite():
     hessian, slope, sectors = some_outlines(np.random.default_rng(0), 20)
-    covariance = pose_covariance(hessian, slope, sectors, np.full(20, 0.3))
+    covariance = pose_covariance([(hessian, slope, sectors)], np.full(20, 0.3))
     np.testing.assert_allclose(covariance, np.swapaxes(covariance, 1, 2), rtol=1e-9)
     assert (np.linalg.eigvalsh(covariance) > 0).all()
 
 
 def test_independent_residuals_give_the_covariance_of_least_squares():
     hessian, slope, sectors = some_outlines(np.random.default_rng(1), 400)
-    covariance = pose_covariance(hessian, slope, sectors, np.full(400, 0.3))
+    covariance = pose_covariance([(hessian, slope, sectors)], np.full(400, 0.3))
     # s^2 = 1 by construction; the largest of several estimates of it is taken, never less than it
     ratio = np.einsum("bii->b", covariance @ hessian) / 6
     assert 1.0 < np.median(ratio) < 2.5
@@ -43,14 +43,16 @@ def test_independent_residuals_give_the_covariance_of_least_squares():
 
 def test_nothing_seen_leaves_the_prior():
     zero = np.zeros((1, 6, 6))
-    covariance = pose_covariance(zero, np.ones(1), np.zeros((1, SECTORS, 6)), np.array([0.5]))[0]
+    covariance = pose_covariance([(zero, np.ones(1), np.zeros((1, SECTORS, 6)))], np.array([0.5]))[
+        0
+    ]
     expected = PRIOR_SIGMA**2 * np.array([0.25, 0.25, 0.25, 1, 1, 1])
     np.testing.assert_allclose(covariance, np.diag(expected), rtol=1e-6, atol=1e-9)
 
 
 def test_a_perfect_fit_is_not_taken_for_certainty():
     hessian, slope, sectors = some_outlines(np.random.default_rng(2), 1)
-    exact = pose_covariance(hessian, slope, 0 * sectors, np.array([0.3]))[0]
+    exact = pose_covariance([(hessian, slope, 0 * sectors)], np.array([0.3]))[0]
     assert np.diag(exact).min() > 0
     half = pose_covariance(hessian / 4, slope, 0 * sectors, np.array([0.3]))[0]
     np.testing.assert_allclose(half, 4 * exact, rtol=0.01)
@@ -58,6 +60,24 @@ def test_a_perfect_fit_is_not_taken_for_certainty():
 
 # Without the axis being declared a prism of 32 sides is not a body of revolution.
 @pytest.mark.parametrize(("declared", "sections"), [(True, 32), (True, 384), (False, 384)])
+def test_kinds_of_evidence_add_up():
+    """What one kind leaves open another may fix; two of the same halve the variance."""
+    rng = np.random.default_rng(7)
+    A = rng.normal(size=(1, 6, 6))
+    hessian = 1e4 * A @ A.transpose(0, 2, 1)
+    sectors = 10.0 * rng.normal(size=(1, SECTORS, 6))
+    one = hessian, np.ones(1), sectors
+    single = pose_covariance([one], np.array([0.3]))
+    double = pose_covariance([one, one], np.array([0.3]))
+    np.testing.assert_allclose(double, 0.5 * single, rtol=1e-3, atol=1e-12)
+    depth = np.zeros((1, 6, 6))
+    depth[0, 2, 2] = 1e8
+    other = depth, np.ones(1), np.zeros((1, SECTORS, 6))
+    both = pose_covariance([one, other], np.array([0.3]))
+    assert both[0, 2, 2] < 0.1 * single[0, 2, 2]
+    assert (np.linalg.eigvalsh(single - both) > -1e-12).all()
+
+
 def test_the_axis_of_a_body_of_revolution_is_unknown_and_nothing_else(declared, sections):
     symmetries = Symmetries(axes=(Axis((0, 0, 1)),)) if declared else Symmetries()
     bottle = model("bottle", cylinder(sections=sections), symmetries=symmetries)

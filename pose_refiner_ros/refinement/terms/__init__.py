@@ -60,12 +60,14 @@ class ResidualTerm(Protocol):
 
     name: by which levels choose it; finest: its sharpest scale; fixed_launches: whether what it
     launches for a scale and a number of poses is always the same, with the same arrays, so that it
-    can be replayed; sees: (B,) bool, the loaded poses of which it has seen something.
+    can be replayed; contains: names of terms whose evidence is in its own as well; sees: (B,) bool,
+    the loaded poses of which it has seen something.
     """
 
     name: str
     finest: int
     fixed_launches: bool
+    contains: tuple[str, ...]
     sees: np.ndarray
 
     def observe(self, observations: Sequence[Observation]) -> None:

@@ -87,6 +87,7 @@ class PriorTerm:
     name = "prior"
     finest = 0
     fixed_launches = True
+    contains = ()
 
     def __init__(
         self, pivots: Mapping[str, np.ndarray], capacity: int, device: str = "cpu"

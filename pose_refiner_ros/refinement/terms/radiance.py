@@ -111,6 +111,7 @@ class RadianceTerm:
 
     name = "radiance"
     finest = len(SCALES) - 1
+    contains = ("silhouette",)  # the mask, as opacity
     fixed_launches = False  # each batch has rays of its own
 
     def __init__(

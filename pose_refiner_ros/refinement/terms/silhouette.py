@@ -45,6 +45,7 @@ class SilhouetteTerm:
     name = "silhouette"
     finest = len(SCALES) - 1
     fixed_launches = True
+    contains = ()
 
     def __init__(
         self,
