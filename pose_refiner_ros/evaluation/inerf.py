@@ -9,10 +9,11 @@ after each, and one that fails is named there and leaves the others alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +23,13 @@ import torch
 import pose_refiner_ros
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
-from pose_refiner_ros.evaluation.inerf_blocks import InerfError, Protocol, Tools
-from pose_refiner_ros.evaluation.report import (
-    Progress,
-    Target,
-    Tick,
-    counted,
-    machine,
-    now,
-    targets,
-    write_json,
-)
+from pose_refiner_ros.evaluation.inerf_blocks import Counts, InerfError, Protocol, Tools
+from pose_refiner_ros.evaluation.report import Progress, Target, machine, now, targets, write_json
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
-from pose_refiner_ros.fields.orbit import view_of
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
 from pose_refiner_ros.learning.mlp_training import MlpOptions, train_mlp
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How much of everything. Photos and starts of each, and steps of Adam.
-
-    adam_views, adam_starts: of the runs that both methods do, and of each cell of Fig. 6a.
-    mlp_training: steps, where no network is given. table1: photos of Table I, by what they are
-    made smaller, and the training of its fields.
-    """
-
-    views: int = 8
-    starts: int = 10
-    adam_views: int = 5
-    adam_starts: int = 5
-    steps: int = 300
-    mlp_runs: int = 8
-    mlp_steps: int = 300
-    mlp_training: int = 1000
-    half_turn_starts: int = 5
-    hypotheses: int = 12
-    light_starts: int = 2
-    light_adam_runs: int = 5
-    batch_repeats: int = 5
-    most_at_once: int = 100
-    table1_photos: int = 100
-    table1_factor: int = 2
-    table1_steps: int = 300
-    table1_rays: int = 16384
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise InerfError(f"{name} is {value}; at least 1 is needed")
-
 
 FULL = Counts()
 QUICK = Counts(
@@ -129,9 +85,9 @@ def run_inerf(
         raise InerfError(f"--mlp-field is a field of kind {mlp.kind!r}; give one of kind mlp")
     scale = float(field.record.get("scale", 1.0))
     posed = load_posed_images(data, "test", scale)
-    tools = Tools(
-        Protocol.of(posed, field, max(counts.starts, counts.adam_starts), seed), field, device, seed
-    )
+    starts = max(counts.starts, counts.adam_starts)
+    protocol = Protocol.of(posed, field, starts, seed)
+    tools = Tools(protocol, field, device, seed, counts, progress)
     tools.refiner()  # which says so if the field is of the wrong kind
     of = {
         "seed": seed,
@@ -151,7 +107,7 @@ def run_inerf(
         "version": pose_refiner_ros.__version__,
         "machine": _machine(device),
     }
-    todo = _blocks(out, tools, data, scale, mlp, counts, report, progress)
+    todo = _blocks(out, tools, data, scale, mlp, report)
     unknown = [name for name in only if name not in todo]
     if unknown:
         raise InerfError(f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}")
@@ -185,70 +141,36 @@ def _blocks(
     data: Path,
     scale: float,
     mlp: RadianceField | None,
-    counts: Counts,
     report: dict[str, Any],
-    progress: Progress,
 ) -> dict[str, Callable[[], None]]:
     """Name -> what puts a block's figures into the report."""
-    views, photos = min(counts.views, len(tools.protocol.images)), len(tools.protocol.images)
-    adam = min(counts.adam_views, photos) * counts.adam_starts
-    methods = report["methods"]
-
-    def tick(name: str, total: int) -> Tick:
-        return counted(progress, name, total)
-
-    def fast() -> None:
-        total = views * counts.starts
-        methods["fast"] = blocks.fast(tools, views, counts.starts, tick("Fast", total))
+    methods, counts = report["methods"], tools.counts
 
     def speed() -> None:
-        report["speed"], methods["adam_grid"] = blocks.speed(
-            tools, counts.adam_views, counts.adam_starts, counts.steps,
-            tick("Fast and Adam in turn", adam),
-        )  # fmt: skip
+        report["speed"], methods["adam_grid"] = blocks.speed(tools)
 
-    def figure_6a() -> None:
-        known = methods.get("adam_grid")
-        cells = len(blocks.SAMPLINGS) * len(blocks.BATCHES) - (known is not None)
-        report["figure_6a"] = blocks.figure_6a(
-            tools, counts.adam_views, counts.adam_starts, counts.steps, known,
-            tick("Figure 6a", cells * adam),
-        )  # fmt: skip
+    def batch() -> None:
+        most = min(counts.most_at_once, MOST_ON_CPU if tools.device == "cpu" else math.inf)
+        sizes = [size for size in BATCH_SIZES if size <= most]
+        report["batch"] = blocks.batch(tools, sizes)
+
+    def examples() -> None:
+        from pose_refiner_ros.evaluation.inerf_plots import pictures
+
+        found = blocks.examples(tools, min(EXAMPLES, len(tools.protocol.images)))
+        write_atomically(out / "inerf_examples.png", pictures(found))
 
     def adam_mlp() -> None:
         network = mlp
         if network is None:
-            network = _network(data, scale, counts.mlp_training, tools, progress)
+            network = train_mlp(
+                load_posed_images(data, "train", scale), SMALL,
+                MlpOptions(counts.mlp_training, learning_rate=2e-3, seed=tools.seed, log_every=10),
+                tools.device, lambda step, total, _: tools.progress("Network", step, total),
+            )  # fmt: skip
         size = "paper" if network.settings == PAPER else "small"
-        total = min(counts.mlp_runs, photos * tools.protocol.starts.shape[1])
-        methods["adam_mlp"] = blocks.adam_mlp(
-            tools, network, counts.mlp_runs, counts.mlp_steps, MLP_RAYS[size],
-            tick("Adam in a network", total),
-        )  # fmt: skip
-        methods["adam_mlp"]["field"] = _described(network)
-
-    def half_turn() -> None:
-        up = view_of(tools.field)["up"]
-        total = views * counts.half_turn_starts
-        report["half_turn"] = blocks.half_turn(
-            tools, views, counts.half_turn_starts, counts.hypotheses, up, tick("±180°", total)
-        )
-
-    def light() -> None:
-        total = 3 * (views * min(counts.light_starts, tools.protocol.starts.shape[1]))
-        total += 3 * min(counts.light_adam_runs, tools.protocol.starts[..., 0, 0].size)
-        report["light"] = blocks.light(
-            tools, views, counts.light_starts, counts.light_adam_runs, counts.steps,
-            tick("Light", total),
-        )  # fmt: skip
-
-    def batch() -> None:
-        most = counts.most_at_once
-        if tools.device == "cpu":
-            most = min(most, MOST_ON_CPU)
-        sizes = [size for size in BATCH_SIZES if size <= most]
-        total = len(sizes) * counts.batch_repeats
-        report["batch"] = blocks.batch(tools, sizes, counts.batch_repeats, tick("Batches", total))
+        found = blocks.adam_mlp(tools, network, MLP_RAYS[size])
+        methods["adam_mlp"] = {**found, "field": _described(network)}
 
     def self_supervision() -> None:
         from pose_refiner_ros.evaluation.label_shares import label_shares
@@ -260,40 +182,25 @@ def _blocks(
         table = label_shares(
             photos, load_posed_images(data, "test", scale, factor),
             train=lambda posed: train_grid(posed, options, tools.device), seed=tools.seed,
-            device=tools.device, progress=progress,
+            device=tools.device, progress=tools.progress,
         )  # fmt: skip
         report["self_supervision"] = {
             "photos": len(photos), "steps": options.steps, "rays": options.rays, **table
         }  # fmt: skip
 
-    def examples() -> None:
-        from pose_refiner_ros.evaluation.inerf_plots import pictures
-
-        count = min(EXAMPLES, photos)
-        found = blocks.examples(tools, count, tick("Pictures", count))
-        write_atomically(out / "inerf_examples.png", pictures(found))
-
     return {
-        "fast": fast,
+        "fast": lambda: methods.update(fast=blocks.fast(tools)),
         "speed": speed,
-        "half_turn": half_turn,
-        "light": light,
+        "half_turn": lambda: report.update(half_turn=blocks.half_turn(tools)),
+        "light": lambda: report.update(light=blocks.light(tools)),
         "batch": batch,
         "examples": examples,
-        "figure_6a": figure_6a,
+        "figure_6a": lambda: report.update(
+            figure_6a=blocks.figure_6a(tools, methods.get("adam_grid"))
+        ),
         "adam_mlp": adam_mlp,
         "self_supervision": self_supervision,
     }
-
-
-def _network(data: Path, scale: float, steps: int, tools: Tools, progress: Progress):
-    """A small network, trained for a moment."""
-    name = "Network"
-    return train_mlp(
-        load_posed_images(data, "train", scale), SMALL,
-        MlpOptions(steps=steps, learning_rate=2e-3, seed=tools.seed, log_every=10),
-        tools.device, lambda step, total, figures: progress(name, step, total),
-    )  # fmt: skip
 
 
 def _described(field: RadianceField) -> dict[str, Any]:

@@ -11,9 +11,12 @@ measure of object poses, is noted beside it.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,10 @@ import numpy as np
 from pose_refiner_ros.baselines.photometric_descent import DescentResult, PhotometricDescent
 from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.metrics import pose_errors
-from pose_refiner_ros.evaluation.report import Tick
+from pose_refiner_ros.evaluation.report import Progress, each
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.grid import GridField
+from pose_refiner_ros.fields.orbit import view_of
 from pose_refiner_ros.fields.picture import picture_over
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import inverse, rotated
@@ -37,7 +41,10 @@ from pose_refiner_ros.settings import Settings
 TURN = 40.0  # degrees
 SHIFT = 0.2  # metres
 RIGHT_DEG, RIGHT_M = 5.0, 0.05
-FINE_DEG = 0.5  # what the fast method's median is to stay below
+LEVELS = {  # how exact, degrees and metres; the second is what the fast method's median is to be
+    "5deg_5cm": (RIGHT_DEG, RIGHT_M),
+    "half_degree_5cm": (0.5, RIGHT_M),
+}
 BATCHES = (512, 1024, 2048)
 RAYS = 1024
 SAMPLING = "interest_region"
@@ -50,6 +57,40 @@ GAINS, BIAS = (0.7, 1.3), 0.05
 
 class InerfError(ValueError):
     """Something that cannot be evaluated, with the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much of everything. Photos and starts of each, and steps of Adam.
+
+    adam_views, adam_starts: of the runs that both methods do, and of each cell of Fig. 6a.
+    mlp_training: steps, where no network is given. table1: photos of Table I, by what they are
+    made smaller, and the training of its fields.
+    """
+
+    views: int = 8
+    starts: int = 10
+    adam_views: int = 5
+    adam_starts: int = 5
+    steps: int = 300
+    mlp_runs: int = 8
+    mlp_steps: int = 300
+    mlp_training: int = 1000
+    half_turn_starts: int = 5
+    hypotheses: int = 12
+    light_starts: int = 2
+    light_adam_runs: int = 5
+    batch_repeats: int = 5
+    most_at_once: int = 100
+    table1_photos: int = 100
+    table1_factor: int = 2
+    table1_steps: int = 300
+    table1_rays: int = 16384
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise InerfError(f"{name} is {value}; at least 1 is needed")
 
 
 @dataclass(eq=False)
@@ -90,23 +131,20 @@ class Protocol:
                 "compares whole photos"
             )
         cameras = [Camera(K, posed.size) for K in posed.intrinsics]
-        drawn = [
-            [perturbed(truth, rng) for _ in range(starts)]
-            for truth, rng in zip(
-                posed.camera_from_object,
-                (np.random.default_rng((seed, i)) for i in range(len(posed))),
-                strict=True,
-            )
-        ]
+        drawn = []
+        for i, truth in enumerate(posed.camera_from_object):
+            rng = np.random.default_rng((seed, i))
+            drawn.append([perturbed(truth, rng) for _ in range(starts)])
         return cls(images, background, cameras, posed.camera_from_object, np.array(drawn))
 
     def trials(self, views: int, starts: int) -> list[tuple[int, np.ndarray]]:
         """Number of the photo and pose to start from, of the first views and starts."""
-        return [
-            (view, start)
-            for view in range(min(views, len(self.images)))
-            for start in self.starts[view, :starts]
-        ]
+        return [(v, start) for v, own in enumerate(self.starts[:views]) for start in own[:starts]]
+
+    def spread(self, runs: int | None = None) -> list[tuple[int, np.ndarray]]:
+        """As `trials`, of so many, or of all: the first start of each view, then the second, …"""
+        by_start = np.swapaxes(self.starts, 0, 1)
+        return [(v, start) for own in by_start for v, start in enumerate(own)][:runs]
 
 
 def perturbed(
@@ -141,26 +179,41 @@ def _position(camera_from_object: np.ndarray) -> np.ndarray:
     return -np.einsum("...ji,...j->...i", R, t)
 
 
+def right(found: dict[str, np.ndarray], moved: str = "translation_m") -> np.ndarray:
+    """Which errors are below 5° and 5 cm."""
+    return (found["rotation_deg"] < RIGHT_DEG) & (found[moved] < RIGHT_M)
+
+
 def shares(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Of errors (N, ...): shares below 5°, below 5 cm, and below both, over the first axis."""
-    turned, moved = found["rotation_deg"] < RIGHT_DEG, found["translation_m"] < RIGHT_M
     return {
-        "share_5deg": turned.mean(axis=0),
-        "share_5cm": moved.mean(axis=0),
-        "share_both": (turned & moved).mean(axis=0),
+        "share_5deg": (found["rotation_deg"] < RIGHT_DEG).mean(axis=0),
+        "share_5cm": (found["translation_m"] < RIGHT_M).mean(axis=0),
+        "share_both": right(found).mean(axis=0),
     }
 
 
-def summary(
-    estimates: Sequence[np.ndarray], truths: Sequence[np.ndarray], seconds: Sequence[float]
-) -> dict[str, Any]:
+@dataclass(eq=False)
+class Run:
+    """A refined pose (4, 4), how it came about, and how long it took."""
+
+    truth: np.ndarray
+    pose: np.ndarray
+    seconds: float
+    result: Hypothesis | DescentResult
+
+
+def errors_of(runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    return errors(np.array([run.pose for run in runs]), np.array([run.truth for run in runs]))
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
     """What a table says of N refined poses."""
-    found = errors(np.array(estimates), np.array(truths))
-    right_origin = (found["rotation_deg"] < RIGHT_DEG) & (found["origin_m"] < RIGHT_M)
+    found, seconds = errors_of(runs), [run.seconds for run in runs]
     return {
-        "n": len(seconds),
+        "n": len(runs),
         **{name: float(share) for name, share in shares(found).items()},
-        "share_both_origin": float(right_origin.mean()),
+        "share_both_origin": float(right(found, "origin_m").mean()),
         "median_rotation_error_deg": float(np.median(found["rotation_deg"])),
         "median_translation_error_m": float(np.median(found["translation_m"])),
         "median_origin_error_m": float(np.median(found["origin_m"])),
@@ -182,9 +235,12 @@ class Tools:
     field: RadianceField
     device: str
     seed: int
+    counts: Counts
+    progress: Progress
+    _refiners: dict[tuple[bool, int], Refiner] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self._refiners: dict[tuple[bool, int], Refiner] = {}
+    def each(self, block: str, trials: Iterable) -> Iterator:
+        return each(self.progress, block, trials)
 
     def refiner(self, exposure: bool = False, capacity: int = 64) -> Refiner:
         """The fast method; made once for each setting.
@@ -204,12 +260,13 @@ class Tools:
 
     def refine(
         self, view: int, starts: Sequence[np.ndarray], image=None, exposure: bool = False
-    ) -> tuple[list[Hypothesis], float]:
-        """Results, best first, and seconds, with all that is done for a new photo."""
+    ) -> Run:
+        """The best of the fast method, with all that is done for a new photo."""
         refiner = self.refiner(exposure)
         begun = time.perf_counter()
-        (found,) = refine(refiner, [self.observe(view, image)], [starts])
-        return found, time.perf_counter() - begun
+        best = refine(refiner, [self.observe(view, image)], [starts])[0][0]
+        seconds = time.perf_counter() - begun
+        return Run(self.protocol.truths[view], best.reference_from_object, seconds, best)
 
     def observe(self, view: int, image: np.ndarray | None = None) -> Observation:
         """A test photo, or another image (H, W, 3) that its camera took."""
@@ -221,22 +278,23 @@ class Tools:
         self,
         view: int,
         start: np.ndarray,
-        steps: int,
+        steps: int | None = None,
         sampling: str = SAMPLING,
         rays: int = RAYS,
         image=None,
         loss: str = "rgb",
         field: RadianceField | None = None,
-    ) -> DescentResult:
+    ) -> Run:
         """The paper's refinement of one pose."""
         protocol = self.protocol
         descent = PhotometricDescent(
             field or self.field, sampling, rays, loss, protocol.background, seed=self.seed
         )
         image = protocol.images[view] if image is None else image
-        return descent.run(
-            image, protocol.cameras[view].intrinsics.copy(), start[None], steps, RECORD_EVERY
-        )
+        K, steps = protocol.cameras[view].intrinsics.copy(), steps or self.counts.steps
+        found = descent.run(image, K, start[None], steps, RECORD_EVERY)
+        seconds = float(found.seconds[-1])
+        return Run(protocol.truths[view], found.camera_from_object[0], seconds, found)
 
     def warm_up(self) -> None:
         """Compile kernels and fill caches, so that the first run takes no longer than others."""
@@ -253,90 +311,75 @@ def refine(
     return refiner.refine([[seen] for seen in observations], hypotheses, keep=2, given=False)
 
 
-def fast(tools: Tools, views: int, starts: int, tick: Tick) -> dict[str, Any]:
+def fast(tools: Tools) -> dict[str, Any]:
     """The fast method on all trials, one pose at a time."""
-    protocol, found, seconds = tools.protocol, [], []
-    trials = protocol.trials(views, starts)
-    for view, start in trials:
-        refined, taken = tools.refine(view, [start])
-        found.append(refined[0])
-        seconds.append(taken)
-        tick()
-    truths = [protocol.truths[view] for view, _ in trials]
-    estimates = [one.reference_from_object for one in found]
-    after = errors(np.array(estimates), np.array(truths))
+    starts = tools.counts.starts
+    trials = tools.protocol.trials(tools.counts.views, starts)
+    runs = [tools.refine(view, [start]) for view, start in tools.each("Fast", trials)]
+    after, found = errors_of(runs), [run.result for run in runs]
+    before = errors(np.array([start for _, start in trials]), np.array([r.truth for r in runs]))
     sigma = [np.degrees(np.sqrt(np.trace(one.covariance[3:, 3:]))) for one in found]
     wrong = [
-        {"view": view, "start": i % starts, "rms": round(float(one.fits["radiance"].rms), 4)}
-        for i, ((view, _), one) in enumerate(zip(trials, found, strict=True))
-        if after["rotation_deg"][i] >= RIGHT_DEG or after["translation_m"][i] >= RIGHT_M
+        {
+            "view": trials[i][0],
+            "start": int(i % starts),
+            "rms": round(float(found[i].fits["radiance"].rms), 4),
+        }
+        for i in np.flatnonzero(~right(after))
     ]
     return {
-        **summary(estimates, truths, seconds),
+        **summary(runs),
         "rays": RAYS,
         "sampling": SAMPLING,
         "median_iterations": float(np.median([one.iterations for one in found])),
         "median_sigma_deg": float(np.median(sigma)),
         "wrong": wrong,
-        "before": listed(errors(np.array([start for _, start in trials]), np.array(truths))),
+        "before": listed(before),
         "after": listed(after),
     }
 
 
-@dataclass(eq=False)
-class Descents:
-    """Runs of the paper's refinement on the way: truths (N, 4, 4) and results."""
-
-    truths: list[np.ndarray]
-    results: list[DescentResult]
-
-    @property
-    def errors(self) -> dict[str, np.ndarray]:
-        """(N, T) after each recorded step."""
-        history = np.stack([result.history[:, 0] for result in self.results])
-        return errors(history, np.array(self.truths)[:, None])
-
-    def row(self) -> dict[str, Any]:
-        """A row of a table and the curves of Fig. 6a."""
-        last = [result.camera_from_object[0] for result in self.results]
-        seconds = [float(result.seconds[-1]) for result in self.results]
-        found = self.errors
-        curves = {
-            name: [round(float(x), 4) for x in share] for name, share in shares(found).items()
-        }
-        return {
-            **summary(last, self.truths, seconds),
-            "steps": int(self.results[0].at_step[-1]),
-            "at_step": self.results[0].at_step.tolist(),
-            "curves": curves,
-            "after": listed({name: values[:, -1] for name, values in found.items()}),
-        }
+def errors_on_the_way(runs: Sequence[Run]) -> dict[str, np.ndarray]:
+    """(N, T) of Adam, after each recorded step."""
+    history = np.stack([run.result.history[:, 0] for run in runs])
+    return errors(history, np.array([run.truth for run in runs])[:, None])
 
 
-def examples(tools: Tools, count: int, tick: Tick) -> list[tuple[list[np.ndarray], list[float]]]:
+def descent_row(runs: Sequence[Run], rays: int, sampling: str = SAMPLING) -> dict[str, Any]:
+    """A row of a table and the curves of Fig. 6a, of Adam."""
+    found, at_step = errors_on_the_way(runs), runs[0].result.at_step
+    return {
+        **summary(runs),
+        "steps": int(at_step[-1]),
+        "at_step": at_step.tolist(),
+        "curves": {n: [round(float(x), 4) for x in share] for n, share in shares(found).items()},
+        "after": listed({name: values[:, -1] for name, values in found.items()}),
+        "rays": rays,
+        "sampling": sampling,
+    }
+
+
+def examples(tools: Tools, count: int) -> list[tuple[list[np.ndarray], list[float]]]:
     """Of some photos the start that is turned most: images (H, W, 3) of the photo, of the start
     and of the fast method's result, the latter two half over the photo; and their errors."""
     protocol, found = tools.protocol, []
-    for view in range(count):
+    for view in tools.each("Pictures", range(count)):
         before = errors(protocol.starts[view], protocol.truths[view])["rotation_deg"]
         start = protocol.starts[view, before.argmax()]
-        result = tools.refine(view, [start])[0][0].reference_from_object
+        run = tools.refine(view, [start])
         camera, photo = protocol.cameras[view], protocol.images[view]
         K = camera.intrinsics.copy()
         drawn = [
             picture_over(tools.field, K, pose, camera.size, protocol.background)
-            for pose in (start, result)
+            for pose in (start, run.pose)
         ]
-        after = errors(result, protocol.truths[view])["rotation_deg"]
+        after = errors(run.pose, run.truth)["rotation_deg"]
         both = [0.5 * photo + 0.5 * image for image in drawn]
         found.append(([photo, *both], [float(before.max()), float(after)]))
-        tick()
     return found
 
 
-def speed(
-    tools: Tools, views: int, starts: int, steps: int, tick: Tick
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def speed(tools: Tools) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both methods on the same trials of the same field, in turn; and the row of Adam on the grid.
 
     The time of a run to an accuracy: for the fast method always its whole time. For Adam until the
@@ -344,57 +387,44 @@ def speed(
     at in that run, until the first step at which both are as small (errors that small come and go
     with each batch of rays).
     """
-    protocol = tools.protocol
-    runs = Descents([], [])
-    fast_poses, fast_seconds = [], []
-    for view, start in protocol.trials(views, starts):
-        refined, taken = tools.refine(view, [start])
-        fast_poses.append(refined[0].reference_from_object)
-        fast_seconds.append(taken)
-        runs.truths.append(protocol.truths[view])
-        runs.results.append(tools.descend(view, start, steps))
-        tick()
-    seconds = np.stack([result.seconds for result in runs.results])
-    ours, adam = errors(np.array(fast_poses), np.array(runs.truths)), runs.errors
-    took = np.array(fast_seconds)
-    row = runs.row()
-    right = (ours["rotation_deg"] < RIGHT_DEG) & (ours["translation_m"] < RIGHT_M)
-    per_right = [
+    counts, runs, descents = tools.counts, [], []
+    trials = tools.protocol.trials(counts.adam_views, counts.adam_starts)
+    for view, start in tools.each("Fast and Adam in turn", trials):
+        runs.append(tools.refine(view, [start]))
+        descents.append(tools.descend(view, start))
+    ours, adam = errors_of(runs), errors_on_the_way(descents)
+    took = np.array([run.seconds for run in runs])
+    seconds = np.stack([run.result.seconds for run in descents])
+    is_right, row = right(ours), descent_row(descents, RAYS)
+    levels = {
+        name: _level(_below(adam, *limits), seconds, took, _below(ours, *limits), stays=True)
+        for name, limits in LEVELS.items()
+    }
+    own = _below(adam, ours["rotation_deg"][:, None], ours["translation_m"][:, None])
+    levels["own"] = _level(own, seconds, took, is_right, stays=False)
+    fast, slow = (
         float(total / n) if n else None
         for total, n in (
-            (took.sum(), int(right.sum())),
+            (took.sum(), is_right.sum()),
             (seconds[:, -1].sum(), round(row["share_both"] * row["n"])),
         )
-    ]
-    levels = {}
-    for name, degrees, metres in (
-        ("5deg_5cm", RIGHT_DEG, RIGHT_M),
-        ("half_degree_5cm", FINE_DEG, RIGHT_M),
-        ("own", ours["rotation_deg"], ours["translation_m"]),
-    ):
-        own = name == "own"
-        limits = [np.broadcast_to(limit, len(took)) for limit in (degrees, metres)]
-        reached = (adam["rotation_deg"] <= limits[0][:, None]) & (
-            adam["translation_m"] <= limits[1][:, None]
-        )
-        by_fast = right if own else _below(ours, degrees, metres)
-        levels[name] = _level(reached, seconds, took, by_fast, stays=not own)
+    )
     report = {
         "n": len(took),
-        "steps": steps,
+        "steps": counts.steps,
         "fast_seconds_per_pose": float(took.mean()),
         "adam_seconds_per_pose": float(seconds[:, -1].mean()),
-        "adam_ms_per_step": float(1e3 * seconds[:, -1].mean() / max(steps, 1)),
-        "fast_share_both": float(right.mean()),
-        "fast_seconds_per_right_pose": per_right[0],
-        "adam_seconds_per_right_pose": per_right[1],
-        "times_per_right_pose": per_right[1] / per_right[0] if all(per_right) else None,
+        "adam_ms_per_step": float(1e3 * seconds[:, -1].mean() / counts.steps),
+        "fast_share_both": float(is_right.mean()),
+        "fast_seconds_per_right_pose": fast,
+        "adam_seconds_per_right_pose": slow,
+        "times_per_right_pose": slow / fast if slow and fast else None,
         "levels": levels,
     }
-    return report, {**row, "rays": RAYS, "sampling": SAMPLING}
+    return report, row
 
 
-def _below(found: dict[str, np.ndarray], degrees: float, metres: float) -> np.ndarray:
+def _below(found: dict[str, np.ndarray], degrees, metres) -> np.ndarray:
     return (found["rotation_deg"] <= degrees) & (found["translation_m"] <= metres)
 
 
@@ -410,44 +440,39 @@ def _level(
     by_adam = reached.any(axis=1)
     when = np.take_along_axis(seconds, reached.argmax(axis=1)[:, None], axis=1)[:, 0]
     both = by_adam & by_fast
-    some = bool(both.any())
-    ratio = when[both] / fast_seconds[both]
     # a run that Adam never finishes takes it longer than any other
-    all_runs = np.where(by_adam, when, np.inf)[by_fast] / fast_seconds[by_fast]
-    typical = float(np.median(all_runs)) if len(all_runs) else np.inf
+    all_runs = np.where(by_adam, when, np.inf) / fast_seconds
     return {
         "fast_reaches": int(by_fast.sum()),
         "adam_reaches": int(by_adam.sum()),
         "both": int(both.sum()),
-        "adam_seconds": float(np.median(when[both])) if some else None,
-        "fast_seconds": float(np.median(fast_seconds[both])) if some else None,
-        "times": float(np.median(ratio)) if some else None,
-        "times_with_never": typical if np.isfinite(typical) else None,
+        "adam_seconds": _median(when[both]),
+        "fast_seconds": _median(fast_seconds[both]),
+        "times": _median(all_runs[both]),
+        "times_with_never": _median(all_runs[by_fast]),
     }
 
 
-def figure_6a(
-    tools: Tools, views: int, starts: int, steps: int, known: dict[str, Any] | None, tick: Tick
-) -> dict[str, Any]:
+def _median(values: np.ndarray) -> float | None:
+    middle = np.median(values) if len(values) else np.inf
+    return float(middle) if np.isfinite(middle) else None
+
+
+def figure_6a(tools: Tools, known: dict[str, Any] | None) -> dict[str, Any]:
     """Adam on the grid: three samplings by three sizes of a batch of rays.
 
     known: the row of what `speed` has run already.
     """
+    rows = {cell: [] for cell in product(SAMPLINGS, BATCHES)}
+    todo = [cell for cell in rows if known is None or cell != (SAMPLING, RAYS)]
+    trials = tools.protocol.trials(tools.counts.adam_views, tools.counts.adam_starts)
+    for cell, (view, start) in tools.each("Figure 6a", product(todo, trials)):
+        rows[cell].append(tools.descend(view, start, None, *cell))
     cells = {}
-    for sampling in SAMPLINGS:
-        for rays in BATCHES:
-            name = f"{sampling}_{rays}"
-            if known is not None and (sampling, rays) == (SAMPLING, RAYS):
-                cells[name] = {name: known[name] for name in known if name != "after"}
-                continue
-            runs = Descents([], [])
-            for view, start in tools.protocol.trials(views, starts):
-                runs.truths.append(tools.protocol.truths[view])
-                runs.results.append(tools.descend(view, start, steps, sampling, rays))
-                tick()
-            row = runs.row()
-            row.pop("after")
-            cells[name] = {**row, "rays": rays, "sampling": sampling}
+    for (sampling, rays), runs in rows.items():
+        row = dict(descent_row(runs, rays, sampling) if runs else known)
+        row.pop("after")
+        cells[f"{sampling}_{rays}"] = row
     mean = {
         sampling: float(np.mean([cells[f"{sampling}_{rays}"]["share_both"] for rays in BATCHES]))
         for sampling in SAMPLINGS
@@ -456,52 +481,33 @@ def figure_6a(
     return {"cells": cells, "mean_share_both": mean, "region_minus_random": gain}
 
 
-def adam_mlp(
-    tools: Tools, field: RadianceField, runs: int, steps: int, rays: int, tick: Tick
-) -> dict[str, Any]:
+def adam_mlp(tools: Tools, field: RadianceField, rays: int) -> dict[str, Any]:
     """Adam in a network, on the first starts of all views."""
-    protocol = tools.protocol
-    trials = _spread(protocol, runs)
-    done = Descents([], [])
-    tools.descend(*trials[0], 1, SAMPLING, rays, field=field)
-    for view, start in trials:
-        done.truths.append(protocol.truths[view])
-        done.results.append(tools.descend(view, start, steps, SAMPLING, rays, field=field))
-        tick()
-    return {**done.row(), "rays": rays, "sampling": SAMPLING}
+    trials = tools.protocol.spread(tools.counts.mlp_runs)
+    tools.descend(*trials[0], 1, rays=rays, field=field)
+    steps = tools.counts.mlp_steps
+    runs = [
+        tools.descend(*trial, steps, rays=rays, field=field)
+        for trial in tools.each("Adam in a network", trials)
+    ]
+    return descent_row(runs, rays)
 
 
-def _spread(protocol: Protocol, runs: int) -> list[tuple[int, np.ndarray]]:
-    """The first start of each view, then the second, and so on."""
-    views, starts = protocol.starts.shape[:2]
-    every = [(view, protocol.starts[view, i]) for i in range(starts) for view in range(views)]
-    return every[:runs]
-
-
-def half_turn(
-    tools: Tools, views: int, starts: int, hypotheses: int, up, tick: Tick
-) -> dict[str, Any]:
+def half_turn(tools: Tools) -> dict[str, Any]:
     """Any direction about the up axis: the start is turned about it by up to ±180°, and moved as in
     the protocol; hypotheses go evenly around from there."""
-    protocol, found, truths, seconds = tools.protocol, [], [], []
-    for view in range(min(views, len(protocol.images))):
+    count, up, trials = tools.counts.hypotheses, view_of(tools.field)["up"], []
+    for view, truth in enumerate(tools.protocol.truths[: tools.counts.views]):
         rng = np.random.default_rng((tools.seed, view, 1))
-        for _ in range(starts):
-            truth = protocol.truths[view]
-            start = perturbed(truth, rng, 0.0)
-            first = rng.uniform(-np.pi, np.pi)
-            refined, taken = tools.refine(view, list(_around(start, up, first, hypotheses)))
-            found.append(refined[0].reference_from_object)
-            truths.append(truth)
-            seconds.append(taken)
-            tick()
-    return {**summary(found, truths, seconds), "hypotheses": hypotheses}
-
-
-def _around(start: np.ndarray, up, first: float, count: int) -> Iterator[np.ndarray]:
-    for i in range(count):
-        angle = first + 2.0 * np.pi * i / count
-        yield start @ rotated(np.eye(4), np.asarray(up, np.float64) * angle)
+        for _ in range(tools.counts.half_turn_starts):
+            start, first = perturbed(truth, rng, 0.0), rng.uniform(-np.pi, np.pi)
+            angles = first + 2.0 * np.pi * np.arange(count) / count
+            turns = [rotated(np.eye(4), np.multiply(up, angle)) for angle in angles]
+            trials.append((view, [start @ turn for turn in turns]))
+    return {
+        **summary([tools.refine(*trial) for trial in tools.each("±180°", trials)]),
+        "hypotheses": count,
+    }
 
 
 def relit(image: np.ndarray, rng: np.random.Generator, colour: bool) -> np.ndarray:
@@ -511,69 +517,61 @@ def relit(image: np.ndarray, rng: np.random.Generator, colour: bool) -> np.ndarr
     return np.clip(image * gain + bias, 0.0, 1.0).astype(np.float32)
 
 
-def light(tools: Tools, views: int, starts: int, runs: int, steps: int, tick: Tick) -> dict:
+def light(tools: Tools) -> dict[str, Any]:
     """Photos in another light than the field's: what the nuisance of exposure is for.
 
     The whole photo changes, what is behind the object as well, and is clipped at white as a
-    camera's is. runs: of Adam, whose colour-difference loss is the paper's answer.
+    camera's is. Adam's colour-difference loss is the paper's answer.
     """
-    protocol, table = tools.protocol, {}
-    kinds = {"as_trained": None, "exposure": False, "white_balance": True}
-    tools.refine(0, [protocol.starts[0, 0]], exposure=True)
-    for kind, colour in kinds.items():
+    protocol, counts = tools.protocol, tools.counts
+    lights = {"as_trained": protocol.images}
+    for kind, colour in (("exposure", False), ("white_balance", True)):
         rng = np.random.default_rng((tools.seed, 2))
-        images = [
-            image if colour is None else relit(image, rng, colour) for image in protocol.images
-        ]
-        rows: dict[str, tuple[list, list, list]] = {}
-
-        def note(row: str, pose, view: int, seconds: float, rows=rows) -> None:
-            parts = rows.setdefault(row, ([], [], []))
-            for part, value in zip(parts, (pose, protocol.truths[view], seconds), strict=True):
-                part.append(value)
-
-        for view, start in protocol.trials(views, starts):
-            for row, exposure in (("fast", False), ("fast_exposure", True)):
-                refined, taken = tools.refine(view, [start], images[view], exposure)
-                note(row, refined[0].reference_from_object, view, taken)
-            tick()
-        for view, start in _spread(protocol, runs):
-            for row, loss in (("adam_rgb", "rgb"), ("adam_uv", "uv")):
-                result = tools.descend(view, start, steps, image=images[view], loss=loss)
-                note(row, result.camera_from_object[0], view, float(result.seconds[-1]))
-            tick()
-        table[kind] = {row: summary(*parts) for row, parts in rows.items()}
-    return {"gains": list(GAINS), "bias": BIAS, "steps": steps, "rows": table}
+        lights[kind] = [relit(image, rng, colour) for image in protocol.images]
+    fast = {
+        "fast": lambda view, start, image: tools.refine(view, [start], image),
+        "fast_exposure": lambda view, start, image: tools.refine(view, [start], image, True),
+    }
+    adam = {
+        "adam_rgb": lambda view, start, image: tools.descend(view, start, image=image),
+        "adam_uv": lambda view, start, image: tools.descend(view, start, image=image, loss="uv"),
+    }
+    trials = [(fast, *trial) for trial in protocol.trials(counts.views, counts.light_starts)]
+    trials += [(adam, *trial) for trial in protocol.spread(counts.light_adam_runs)]
+    tools.refine(0, [protocol.starts[0, 0]], exposure=True)
+    runs: dict[str, dict[str, list[Run]]] = {kind: defaultdict(list) for kind in lights}
+    for kind, (methods, view, start) in tools.each("Light", product(lights, trials)):
+        for row, method in methods.items():
+            runs[kind][row].append(method(view, start, lights[kind][view]))
+    table = {kind: {row: summary(own) for row, own in rows.items()} for kind, rows in runs.items()}
+    return {"gains": list(GAINS), "bias": BIAS, "steps": counts.steps, "rows": table}
 
 
-def batch(tools: Tools, sizes: Sequence[int], repeats: int, tick: Tick) -> dict[str, Any]:
+def batch(tools: Tools, sizes: Sequence[int]) -> dict[str, Any]:
     """Seconds for several hypotheses of one photo, the best two of which are followed to the end;
     and for as many photos with a start each, all of which are."""
     protocol, refiner = tools.protocol, tools.refiner(capacity=max(64, *sizes))
-    every = _spread(protocol, protocol.starts.shape[0] * protocol.starts.shape[1])
-    lines = []
-    for size in sizes:
-        hypotheses, photos = [], []
-        warm_ups = 0 if tools.device == "cpu" else 1  # what CUDA does the first time is not timed
-        for i in range(-warm_ups, repeats):
-            view = max(i, 0) % len(protocol.images)
-            rng = np.random.default_rng((tools.seed, view, 3))
-            starts = [perturbed(protocol.truths[view], rng) for _ in range(size)]
-            own = [every[(max(i, 0) + k) % len(every)] for k in range(size)]
-            for times, given in (
-                (hypotheses, [(view, starts)]),
-                (photos, [(v, [s]) for v, s in own]),
-            ):
-                begun = time.perf_counter()
-                refine(refiner, [tools.observe(v) for v, _ in given], [s for _, s in given])
-                times.append(time.perf_counter() - begun)
-            if i >= 0:
-                tick()
-        lines.append(
-            {
-                "size": size,
-                "one_photo_seconds": float(np.median(hypotheses[warm_ups:])),
-                "photos_seconds_each": float(np.median(photos[warm_ups:])) / size,
-            }
-        )
-    return {"repeats": repeats, "rows": lines}
+    every, repeats = protocol.spread(), tools.counts.batch_repeats
+    times: dict[int, list[list[float]]] = {size: [] for size in sizes}
+
+    def run(size: int, i: int) -> list[float]:
+        view, took = i % len(protocol.images), []
+        rng = np.random.default_rng((tools.seed, view, 3))
+        starts = [perturbed(protocol.truths[view], rng) for _ in range(size)]
+        own = [every[(i + k) % len(every)] for k in range(size)]
+        for given in ([(view, starts)], [(v, [start]) for v, start in own]):
+            begun = time.perf_counter()
+            refine(refiner, [tools.observe(v) for v, _ in given], [s for _, s in given])
+            took.append(time.perf_counter() - begun)
+        return took
+
+    for size, i in tools.each("Batches", product(sizes, range(repeats))):
+        if i == 0 and tools.device != "cpu":
+            run(size, 0)  # what CUDA does the first time is not timed
+        times[size].append(run(size, i))
+    rows = []
+    for size, took in times.items():
+        one, photos = np.median(took, axis=0)
+        row = {"one_photo_seconds": float(one), "photos_seconds_each": float(photos) / size}
+        rows.append({"size": size, **row})
+    return {"repeats": repeats, "rows": rows}

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,15 @@ def counted(progress: Progress, name: str, total: int) -> Tick:
         progress(name, done, total)
 
     return tick
+
+
+def each(progress: Progress, name: str, items: Iterable) -> Iterator:
+    """The items, one after the other, each of which is a part of a block."""
+    items = list(items)
+    tick = counted(progress, name, len(items))
+    for item in items:
+        yield item
+        tick()
 
 
 def now() -> str:
