@@ -59,7 +59,8 @@ def test_a_perfect_fit_is_not_taken_for_certainty():
 
 
 # Without the axis being declared a prism of 32 sides is not a body of revolution.
-@pytest.mark.parametrize(("declared", "sections"), [(True, 32), (True, 384), (False, 384)])
+
+
 def test_kinds_of_evidence_add_up():
     """What one kind leaves open another may fix; two of the same halve the variance."""
     rng = np.random.default_rng(7)
@@ -78,6 +79,7 @@ def test_kinds_of_evidence_add_up():
     assert (np.linalg.eigvalsh(single - both) > -1e-12).all()
 
 
+@pytest.mark.parametrize(("declared", "sections"), [(True, 32), (True, 384), (False, 384)])
 def test_the_axis_of_a_body_of_revolution_is_unknown_and_nothing_else(declared, sections):
     symmetries = Symmetries(axes=(Axis((0, 0, 1)),)) if declared else Symmetries()
     bottle = model("bottle", cylinder(sections=sections), symmetries=symmetries)
