@@ -54,7 +54,7 @@ def test_a_perfect_fit_is_not_taken_for_certainty():
     hessian, slope, sectors = some_outlines(np.random.default_rng(2), 1)
     exact = pose_covariance([(hessian, slope, 0 * sectors)], np.array([0.3]))[0]
     assert np.diag(exact).min() > 0
-    half = pose_covariance(hessian / 4, slope, 0 * sectors, np.array([0.3]))[0]
+    half = pose_covariance([(hessian / 4, slope, 0 * sectors)], np.array([0.3]))[0]
     np.testing.assert_allclose(half, 4 * exact, rtol=0.01)
 
 
@@ -70,7 +70,7 @@ def test_kinds_of_evidence_add_up():
     one = hessian, np.ones(1), sectors
     single = pose_covariance([one], np.array([0.3]))
     double = pose_covariance([one, one], np.array([0.3]))
-    np.testing.assert_allclose(double, 0.5 * single, rtol=1e-3, atol=1e-12)
+    np.testing.assert_allclose(double, 0.5 * single, rtol=0.02)  # and a little prior
     depth = np.zeros((1, 6, 6))
     depth[0, 2, 2] = 1e8
     other = depth, np.ones(1), np.zeros((1, SECTORS, 6))
