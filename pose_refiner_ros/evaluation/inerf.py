@@ -24,7 +24,17 @@ import pose_refiner_ros
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
 from pose_refiner_ros.evaluation.inerf_blocks import Counts, InerfError, Protocol, Tools
-from pose_refiner_ros.evaluation.report import Progress, Target, machine, now, targets, write_json
+from pose_refiner_ros.evaluation.inerf_tables import markdown
+from pose_refiner_ros.evaluation.report import (
+    SILENT,
+    Progress,
+    Target,
+    machine,
+    now,
+    targets,
+    write_json,
+    write_pages,
+)
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.mlp import PAPER, SMALL
 from pose_refiner_ros.files.atomic import write_atomically
@@ -72,7 +82,7 @@ def run_inerf(
     counts: Counts = FULL,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = lambda block, done, total: None,
+    progress: Progress = SILENT,
     only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure everything; write inerf.json, inerf.md and the plots into a folder.
@@ -131,7 +141,9 @@ def run_inerf(
         report["minutes"] = sum(block["minutes"] for block in report["blocks"].values())
         report["targets"] = targets(report, aims)
         write_json(out / "inerf.json", report)
-    _write_pages(out, report)
+    from pose_refiner_ros.evaluation.inerf_plots import plots
+
+    write_pages(out, "inerf", markdown(report), plots(report))
     return report
 
 
@@ -242,12 +254,3 @@ def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """Tuples as lists."""
     return json.loads(json.dumps(value))
-
-
-def _write_pages(out: Path, report: dict[str, Any]) -> None:
-    from pose_refiner_ros.evaluation.inerf_plots import plots
-    from pose_refiner_ros.evaluation.inerf_tables import markdown
-
-    for name, content in plots(report).items():
-        write_atomically(out / name, content)
-    write_atomically(out / "inerf.md", markdown(report).encode())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,17 @@ from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.evaluation import palazzi_bench as bench
 from pose_refiner_ros.evaluation import palazzi_blocks as blocks
 from pose_refiner_ros.evaluation.palazzi_tables import KINDS, markdown
-from pose_refiner_ros.evaluation.palazzi_views import View, draw_views, look, mixed
+from pose_refiner_ros.evaluation.palazzi_views import draw_views, look, mixed
 from pose_refiner_ros.evaluation.report import (
+    SILENT,
     Progress,
     Target,
-    Tick,
-    counted,
     machine,
     now,
     targets,
     write_json,
+    write_pages,
 )
-from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.mesh import load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
@@ -156,7 +155,7 @@ def run_palazzi(
     counts: Counts = FULL,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = lambda block, done, total: None,
+    progress: Progress = SILENT,
     euler_record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure everything; write palazzi.json, palazzi.md and the plots into a folder.
@@ -169,33 +168,33 @@ def run_palazzi(
     progress("Vehicles", 0, 2)
     rng = np.random.default_rng(seed)
     test = mixed(collection.split("test"), rng)
-    tools = blocks.Tools(encoder, blocks.medoid_models(collection.medoids), device)
+    tools = blocks.Tools(encoder, blocks.medoid_models(collection.medoids), device, progress)
     progress("Vehicles", 1, 2)
     some = test[: counts.true_vehicles]
     views = draw_views(test, counts.views, rng)
     true_views = draw_views(some, counts.true_views, rng)
     progress("Vehicles", 2, 2)
-    table1 = _table1(tools, views, true_views, euler, counts, progress)
-
+    table1 = {
+        "medoid": blocks.table1(tools, views, counts.gradient, euler, False),
+        "true_mesh": blocks.table1(tools, true_views, counts.true_gradient, euler, True),
+    }
     # of each of the first vehicles one view
     starts = [s for s in look(true_views[: counts.table2], encoder) if s is not None]
     if not starts:
         raise PalazziError("no view of the test vehicles shows enough of one; give more --objects")
     both = {kind: bench.Bench(tools, starts, kind == "true_mesh") for kind in KINDS}
-    table2, figures = _table2_and_figures(both, counts.repeats, progress)
-    timed = {
-        kind: bench.Bench(tools, starts[: counts.speed], kind == "true_mesh") for kind in KINDS
+    table2 = {kind: bench.table2(own) for kind, own in both.items()}
+    figures = {
+        "6a": {kind: bench.figure_6a(table) for kind, table in table2.items()},
+        "6b": bench.figure_6b(both["medoid"], counts.repeats),
+        "6c": {kind: bench.figure_6c(own) for kind, own in both.items()},
     }
-    speed = {
-        kind: bench.speed(own, counted(progress, f"Time, {KINDS[kind]}", len(own.starts)))
-        for kind, own in timed.items()
-    }
-
+    timed = {kind: replace(own, starts=starts[: counts.speed]) for kind, own in both.items()}
+    speed = {kind: bench.speed(own) for kind, own in timed.items()}
     strangers = None
     if foreign:
-        shipped_tools = blocks.Tools(encoder, shipped_medoids(), device)
-        tick = counted(progress, "Vehicles from elsewhere", 3 * counts.foreign * len(foreign))
-        strangers = blocks.foreign_vehicles(shipped_tools, foreign, counts.foreign, rng, tick)
+        shipped_tools = replace(tools, medoids=shipped_medoids())
+        strangers = blocks.foreign_vehicles(shipped_tools, foreign, counts.foreign, rng)
     report = {
         "date": now(),
         "version": pose_refiner_ros.__version__,
@@ -219,7 +218,10 @@ def run_palazzi(
         "speed": speed,
         "vehicles": strangers,
     }
-    _write(Path(out), report)
+    from pose_refiner_ros.evaluation.palazzi_plots import plots
+
+    write_json(Path(out) / "palazzi.json", report)
+    write_pages(Path(out), "palazzi", markdown(report), plots(report))
     return report
 
 
@@ -239,75 +241,7 @@ def _check_networks(
         check_collection(collection, record)
 
 
-def _table1(
-    tools: blocks.Tools,
-    views: Sequence[View],
-    true_views: Sequence[View],
-    euler: Encoder | None,
-    counts: Counts,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Both halves of table 1: with medoids, with each vehicle's own mesh."""
-    gradient = min(counts.gradient, counts.views)
-    first = {
-        "encoder": counts.views,
-        "solver": counts.views,
-        "solver_no_prior": gradient,
-        "gradient_pose": gradient,
-        "gradient_encoder": gradient,
-    }
-    gradient = min(counts.true_gradient, counts.true_views)
-    second = {
-        "encoder": counts.true_views,
-        "solver": counts.true_views,
-        "gradient_pose": gradient,
-        "gradient_encoder": gradient,
-    }
-
-    def tick(name: str, rows: dict[str, int]) -> Tick:
-        extra = 0 if euler is None else rows["encoder"]
-        return counted(progress, name, sum(rows.values()) + extra)
-
-    return {
-        "medoid": blocks.table1_medoid(tools, views, first, euler, tick("Table 1, medoids", first)),
-        "true_mesh": blocks.table1_true_mesh(
-            tools, true_views, second, euler, tick("Table 1, true meshes", second)
-        ),
-    }
-
-
-def _table2_and_figures(
-    both: dict[str, bench.Bench], repeats: int, progress: Progress
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Table 2 and figures 6a, 6b and 6c, by kind of mesh."""
-    steps = len(bench.RESOLUTIONS)
-    table2 = {
-        kind: bench.table2(own, counted(progress, f"Table 2, {KINDS[kind]}", 2 * steps))
-        for kind, own in both.items()
-    }
-    figures = {
-        "6a": {kind: bench.figure_6a(table) for kind, table in table2.items()},
-        "6b": bench.figure_6b(both["medoid"], repeats, counted(progress, "Figure 6b", steps)),
-        "6c": {
-            kind: bench.figure_6c(
-                own, counted(progress, f"Figure 6c, {KINDS[kind]}", len(own.starts) + 1)
-            )
-            for kind, own in both.items()
-        },
-    }
-    return table2, figures
-
-
 def shipped_medoids() -> dict[str, ObjectModel]:
     """Cluster -> model, of the object library that comes with the package."""
     library = ObjectLibrary.load(shipped.OBJECTS)
     return {model.category: model for model in library.values() if model.category}
-
-
-def _write(out: Path, report: dict[str, Any]) -> None:
-    from pose_refiner_ros.evaluation.palazzi_plots import plots
-
-    for name, content in plots(report).items():
-        write_atomically(out / name, content)
-    write_json(out / "palazzi.json", report)
-    write_atomically(out / "palazzi.md", markdown(report).encode())

@@ -8,10 +8,11 @@ each takes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ from .palazzi_views import (
     measure,
     paper_camera,
     summary,
-)
-from .report import Tick
+)  # fmt: skip
+from .report import each
 
 RESOLUTIONS = (16, 32, 64, 128, 256)
 SHORT_MS, REPEATS = 20.0, 5  # what takes less is timed by the median of so many calls
@@ -57,18 +58,23 @@ class Bench:
     starts: list[Start]
     true_mesh: bool
 
+    def each(self, block: str, items: Iterable) -> Iterator:
+        kind = "true meshes" if self.true_mesh else "medoids"
+        return each(self.tools.progress, f"{block}, {kind}", items)
+
     @cached_property
     def models(self) -> list[ObjectModel]:
         if not self.true_mesh:
             return list(self.tools.medoids.values())
-        vehicles = {start.view.vehicle.name: start.view.vehicle for start in self.starts}
-        return [true_model(vehicle) for vehicle in vehicles.values()]
+        return [
+            true_model(v) for v in {view.vehicle.name: view.vehicle for view in self.views}.values()
+        ]
 
     @cached_property
     def names(self) -> list[str]:
         """Of the model of each start."""
         if self.true_mesh:
-            return [start.view.vehicle.name for start in self.starts]
+            return [view.vehicle.name for view in self.views]
         return [self.tools.medoids[start.estimate.best_class].name for start in self.starts]
 
     @cached_property
@@ -88,10 +94,6 @@ class Bench:
     def poses(self) -> np.ndarray:
         return np.stack([start.pose for start in self.starts])
 
-    def rasterizer(self, resolution: int) -> SoftRasterizer:
-        meshes = [model.mesh for model in self.models]
-        return SoftRasterizer(meshes, (resolution, resolution), device=self.tools.device)
-
     def hypothesis(self, i: int, pose: np.ndarray, seen: Observation) -> Hypothesis:
         """A pose (4, 4) of the model of a start; a medoid is held to the encoder's opinion."""
         prior = None if self.true_mesh else category_prior(seen, self.starts[i].estimate, pose)
@@ -106,11 +108,11 @@ class Bench:
         keys = ("n", "miou", "mve_deg", "acc_pi_6", "median_translation_error_m")
         return {key: found[key] for key in keys}
 
-    def by_soft_rasterizer(self, resolution: int) -> np.ndarray:
+    def by_soft_rasterizer(self, resolution: int) -> tuple[np.ndarray, dict[str, int]]:
         """Poses (N, 4, 4) after 30 steps."""
         descent = GradientRefiner(resolution, device=self.tools.device)
         found = [descent.refine_poses(*self.task(i)).camera_from_object for i in self.all]
-        return torch.cat(found).cpu().numpy()
+        return torch.cat(found).cpu().numpy(), {}
 
     @property
     def all(self) -> range:
@@ -121,7 +123,7 @@ class Bench:
         start = self.starts[i]
         return start.observation, self.models[self.index[i]], [start.pose]
 
-    def by_solver(self, resolution: int) -> tuple[np.ndarray, int]:
+    def by_solver(self, resolution: int) -> tuple[np.ndarray, dict[str, int]]:
         """Poses (N, 4, 4) from crops of at most so many pixels, the coarse level half of them; and
         how many masks were too small for that, whose poses stay as they were."""
         camera, poses, seen = paper_camera(), self.poses, {}
@@ -139,29 +141,25 @@ class Bench:
         for i, found in zip(seen, results, strict=True):
             if found and np.isfinite(found[0].reference_from_object).all():
                 poses[i] = found[0].reference_from_object
-        return poses, len(poses) - len(seen)
+        return poses, {"masks_too_small": len(poses) - len(seen)}
 
 
-def table2(bench: Bench, tick: Tick) -> dict[str, Any]:
+def table2(bench: Bench) -> dict[str, Any]:
     """How far each resolution brings the encoder's poses: gains are differences of mean IoU and of
     medians of the errors, positive where it is better than at the start."""
-    start = bench.figures(bench.poses)
-    table: dict[str, Any] = {"start": start, "soft_rasterizer": {}, "solver": {}}
-    for resolution in RESOLUTIONS:
-        soft = bench.by_soft_rasterizer(resolution)
-        tick()
-        solved, too_small = bench.by_solver(resolution)
-        tick()
-        for method, poses in (("soft_rasterizer", soft), ("solver", solved)):
-            found = bench.figures(poses)
-            shift = "median_translation_error_m"
-            table[method][str(resolution)] = {
-                **found,
-                "iou_gain": found["miou"] - start["miou"],
-                "viewpoint_gain_deg": start["mve_deg"] - found["mve_deg"],
-                "translation_gain_m": start[shift] - found[shift],
-            }
-        table["solver"][str(resolution)]["masks_too_small"] = too_small
+    start, shift = bench.figures(bench.poses), "median_translation_error_m"
+    methods = {"soft_rasterizer": bench.by_soft_rasterizer, "solver": bench.by_solver}
+    table: dict[str, Any] = {"start": start, **{method: {} for method in methods}}
+    for resolution, method in bench.each("Table 2", product(RESOLUTIONS, methods)):
+        poses, more = methods[method](resolution)
+        found = bench.figures(poses)
+        table[method][str(resolution)] = {
+            **found,
+            "iou_gain": found["miou"] - start["miou"],
+            "viewpoint_gain_deg": start["mve_deg"] - found["mve_deg"],
+            "translation_gain_m": start[shift] - found[shift],
+            **more,
+        }
     return table
 
 
@@ -177,44 +175,47 @@ def figure_6a(table: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def figure_6b(bench: Bench, repeats: int, tick: Tick) -> dict[str, Any]:
+def figure_6b(bench: Bench, repeats: int) -> dict[str, Any]:
     """Milliseconds to draw one image of a medoid, by resolution: medians."""
     chosen = [i % len(bench.starts) for i in range(repeats)]
-    batch = MeshBatch([model.mesh for model in bench.models], bench.tools.device)
+    meshes = [model.mesh for model in bench.models]
+    batch = MeshBatch(meshes, bench.tools.device)
     result: dict[str, Any] = {
         "resolutions": list(RESOLUTIONS),
         "repeats": repeats,
-        "faces": [len(model.mesh.faces) for model in bench.models],
-        "soft_rasterizer_ms": [],
-        "soft_rasterizer_with_gradient_ms": [],
-        "fast_silhouette_ms": [],
+        "faces": [len(mesh.faces) for mesh in meshes],
     }
-    for resolution in RESOLUTIONS:
-        rasterizer = bench.rasterizer(resolution)
-        pinhole = resized_pinhole(LENS.pinhole, PIXELS, resolution)
 
-        def soft(i: int, gradient: bool, rasterizer=rasterizer, pinhole=pinhole) -> None:
-            pose = torch.tensor(bench.poses[i : i + 1], dtype=torch.float32)
-            pose.requires_grad_(gradient)
-            image = rasterizer(pose, pinhole, int(bench.index[i]))
-            if gradient:
-                image.sum().backward()
+    def soft(i: int, rasterizer: SoftRasterizer, pinhole: np.ndarray, gradient: bool) -> None:
+        pose = torch.tensor(bench.poses[i : i + 1], dtype=torch.float32)
+        pose.requires_grad_(gradient)
+        image = rasterizer(pose, pinhole, int(bench.index[i]))
+        if gradient:
+            image.sum().backward()
 
-        def fast(i: int, pinhole=pinhole, resolution=resolution) -> None:
-            pose = bench.poses[i : i + 1]
-            silhouettes(batch, bench.index[i : i + 1], pose, pinhole, resolution)
-
+    for size in each(bench.tools.progress, "Figure 6b", RESOLUTIONS):
+        rasterizer = SoftRasterizer(meshes, (size, size), device=bench.tools.device)
+        pinhole = resized_pinhole(LENS.pinhole, PIXELS, size)
+        timed = {
+            "soft_rasterizer_ms": partial(
+                soft, rasterizer=rasterizer, pinhole=pinhole, gradient=False
+            ),
+            "soft_rasterizer_with_gradient_ms": partial(
+                soft, rasterizer=rasterizer, pinhole=pinhole, gradient=True
+            ),
+            "fast_silhouette_ms": lambda i, size=size, pinhole=pinhole: silhouettes(
+                batch, bench.index[i : i + 1], bench.poses[i : i + 1], pinhole, size
+            ),
+        }
         with one_thread():
-            result["soft_rasterizer_ms"].append(_median_ms(lambda i: soft(i, False), chosen))
-            result["soft_rasterizer_with_gradient_ms"].append(
-                _median_ms(lambda i: soft(i, True), chosen)
-            )
-        result["fast_silhouette_ms"].append(_median_ms(fast, chosen))
-        tick()
+            for name, function in timed.items():
+                function(chosen[0])
+                ms = float(np.median([_ms(function, i) for i in chosen]))
+                result.setdefault(name, []).append(ms)
     return result
 
 
-def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
+def figure_6c(bench: Bench) -> dict[str, Any]:
     """Median viewpoint error in degrees after 0, 1, 2, … steps.
 
     Of the gradient procedures the pose with the least loss so far counts, as it is what they would
@@ -222,22 +223,20 @@ def figure_6c(bench: Bench, tick: Tick) -> dict[str, Any]:
     """
     encoder, descent = bench.tools.encoder, GradientRefiner(device=bench.tools.device)
     of_pose, of_encoder = [], []
-    for i in bench.all:
+    for i in bench.each("Figure 6c", bench.all):
         of_pose.append(_best_so_far(descent.refine_poses(*bench.task(i))))
         # the likeliest hypothesis comes first
         of_encoder.append(_best_so_far(descent.refine_encoder(*bench.task(i)[:2], encoder)[0]))
-        tick()
-    curves = {
+    most = sum(level.iterations for level in OUTLINE.coarse + OUTLINE.fine)
+    curves = {  # (steps + 1, N, 4, 4)
         "gradient_pose": np.concatenate(of_pose, axis=1),
         "gradient_encoder": np.concatenate(of_encoder, axis=1),
+        "solver": [_solver_limited(bench, k) for k in range(most + 1)],
     }
-    most = sum(level.iterations for level in OUTLINE.coarse + OUTLINE.fine)
-    curves["solver"] = np.stack([_solver_limited(bench, k) for k in range(most + 1)])
-    tick()
-    result: dict[str, Any] = {"n": len(bench.starts)}
-    for name, poses in curves.items():  # (steps + 1, N, 4, 4)
-        result[name] = [bench.figures(some)["mve_deg"] for some in poses]
-    return result
+    return {
+        "n": len(bench.starts),
+        **{name: [bench.figures(p)["mve_deg"] for p in poses] for name, poses in curves.items()},
+    }
 
 
 def _best_so_far(found) -> np.ndarray:
@@ -267,7 +266,7 @@ def _solver_limited(bench: Bench, iterations: int) -> np.ndarray:
 # Time
 
 
-def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
+def speed(bench: Bench) -> dict[str, Any]:
     """Milliseconds an object of the refinements alone, one object at a time: medians.
 
     `solver_ms` is Refiner.refine, `gradient_pose_ms` 30 steps of the soft rasteriser at 128x128,
@@ -302,7 +301,8 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
     first: list[float] = []
     for function in timed.values():
         function(0)  # what a first call sets up is not counted
-    for i in bench.all:  # in turn, so that all see the same machine, whatever else it does
+    # in turn, so that all see the same machine, whatever else it does
+    for i in bench.each("Time", bench.all):
         for name, function in timed.items():
             calls = [_ms(function, i)]
             if calls[0] < SHORT_MS:
@@ -310,7 +310,6 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
             times[name].append(float(np.median(calls)))
             if name == "solver_ms":
                 first.append(calls[0])
-        tick()
     found: dict[str, Any] = {"n": len(bench.starts)}
     found |= {name: float(np.median(values)) for name, values in times.items()}
     found["solver_first_call_ms"] = float(np.median(first))
@@ -321,11 +320,6 @@ def speed(bench: Bench, tick: Tick) -> dict[str, Any]:
         "speedup_all_hypotheses_over_steps_of_one": one / solver,
         "soft_rasterizer_triangles": [min(len(m.mesh.faces), MAX_FACES) for m in bench.models],
     }
-
-
-def _median_ms(function: Callable[[int], None], items: Sequence[int]) -> float:
-    function(items[0])
-    return float(np.median([_ms(function, i) for i in items]))
 
 
 def _ms(function: Callable[[int], None], item: int) -> float:

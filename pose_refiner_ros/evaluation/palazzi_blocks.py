@@ -17,6 +17,7 @@ from pose_refiner_ros.encoder.inference import PoseEncoder
 from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.encoder.window import mask_window, window_at
 from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Pipeline, Settings
@@ -33,8 +34,8 @@ from .palazzi_views import (
     measure,
     paper_camera,
     summary,
-)
-from .report import Tick
+)  # fmt: skip
+from .report import SILENT, Progress, Tick, counted
 
 ROWS = {  # of table 1 -> Settings.refinement
     "encoder": "none",
@@ -53,6 +54,12 @@ class Tools:
     encoder: PoseEncoder
     medoids: dict[str, ObjectModel]
     device: str = "cpu"
+    progress: Progress = SILENT
+
+    def pipeline(self, refinement: str, library: dict[str, ObjectModel] | None = None) -> Pipeline:
+        """Of the medoids, or other models."""
+        settings = Settings(refinement=refinement)
+        return Pipeline(library or self.medoids, settings, self.device, self.encoder)
 
 
 def medoid_models(medoids: dict[str, Vehicle]) -> dict[str, ObjectModel]:
@@ -81,46 +88,44 @@ def is_right(cluster: str, name: str | None) -> bool:
 # Table 1
 
 
-def table1_medoid(
-    tools: Tools, views: Sequence[View], counts: dict[str, int], euler: Encoder | None, tick: Tick
+def table1(
+    tools: Tools, views: Sequence[View], gradient: int, euler: Encoder | None, true_mesh: bool
 ) -> dict[str, Any]:
-    """Rows of table 1 with the medoid of the class that the encoder gave.
+    """Rows of table 1 with the medoid of the class that the encoder gave, or with every vehicle's
+    own mesh, whatever the class.
 
-    counts: row -> how many of the views; the rows beyond `ROWS` are `solver_no_prior`, which trusts
-    the medoid's outline alone, and `encoder_euler_cosine`, the paper's head (`euler`).
+    gradient: of so many views are all rows but those of the encoder and the solver. The rows beyond
+    `ROWS` are `solver_no_prior`, which trusts the medoid's outline alone, and
+    `encoder_euler_cosine`, the paper's head (`euler`).
     """
-    rows = {}
-    for row, refinement in {**ROWS, "solver_no_prior": "solver"}.items():
-        library = tools.medoids
-        if row == "solver_no_prior":
-            library = {k: replace(m, exact_shape=True) for k, m in library.items()}
-        some = views[: counts[row]]
-        pipeline = Pipeline(library, Settings(refinement=refinement), tools.device, tools.encoder)
-        attempts = _processed(pipeline, some, None, tick)
-        rows[row] = summary(measure(some, attempts, is_right))
+    rows = dict(ROWS)
+    if true_mesh:
+        views = sorted(views, key=lambda view: view.vehicle.name)
+        few = _spread(views, gradient)
+    else:
+        rows["solver_no_prior"] = "solver"
+        few = views[:gradient]
+    seen = {row: views if row in ("encoder", "solver") else few for row in rows}
+    total = sum(map(len, seen.values())) + (0 if euler is None else len(views))
+    tick = counted(tools.progress, f"Table 1, {'true meshes' if true_mesh else 'medoids'}", total)
+    found = {}
+    for row, refinement in rows.items():
+        if true_mesh:
+            attempts = true_mesh_attempts(tools, seen[row], refinement, tick)
+        else:
+            library = tools.medoids
+            if row == "solver_no_prior":
+                library = {k: replace(m, exact_shape=True) for k, m in library.items()}
+            attempts = _processed(tools.pipeline(refinement, library), seen[row], None, tick)
+        found[row] = summary(measure(seen[row], attempts, is_right))
     if euler is not None:
-        some = views[: counts["encoder"]]
-        meshes = {cluster: model.mesh for cluster, model in tools.medoids.items()}
-        attempts = _by_network(euler, some, lambda view, name: meshes[name], tick)
-        rows["encoder_euler_cosine"] = summary(measure(some, attempts))
-    return rows
 
+        def mesh_of(view: View, name: str) -> Mesh:
+            return view.vehicle.mesh if true_mesh else tools.medoids[name].mesh
 
-def table1_true_mesh(
-    tools: Tools, views: Sequence[View], counts: dict[str, int], euler: Encoder | None, tick: Tick
-) -> dict[str, Any]:
-    """The same with every vehicle's own mesh, whatever class the encoder gave."""
-    views = sorted(views, key=lambda view: view.vehicle.name)
-    rows = {}
-    for row, refinement in ROWS.items():
-        some = _spread(views, counts[row])
-        attempts = true_mesh_attempts(tools, some, refinement, tick)
-        rows[row] = summary(measure(some, attempts, is_right))
-    if euler is not None:
-        some = _spread(views, counts["encoder"])
-        attempts = _by_network(euler, some, lambda view, name: view.vehicle.mesh, tick)
-        rows["encoder_euler_cosine"] = summary(measure(some, attempts))
-    return rows
+        attempts = _by_network(euler, views, mesh_of, tick)
+        found["encoder_euler_cosine"] = summary(measure(views, attempts))
+    return found
 
 
 def true_mesh_attempts(
@@ -135,8 +140,7 @@ def true_mesh_attempts(
         # its category only says that the encoder may be asked for poses: it knows all as vehicles
         known = vehicle.cluster in tools.encoder.classes
         category = vehicle.cluster if known else tools.encoder.classes[0]
-        library = {vehicle.name: true_model(vehicle, category)}
-        pipeline = Pipeline(library, Settings(refinement=refinement), tools.device, tools.encoder)
+        pipeline = tools.pipeline(refinement, {vehicle.name: true_model(vehicle, category)})
         found = _processed(pipeline, own, vehicle.name, tick)
         for start, attempt in zip(look(own, tools.encoder), found, strict=True):
             attempts.append(replace(attempt, name=start and start.estimate.best_class))
@@ -199,7 +203,7 @@ def _spread(views: Sequence[View], count: int) -> list[View]:
 
 
 def foreign_vehicles(
-    tools: Tools, vehicles: Sequence[Vehicle], count: int, rng: np.random.Generator, tick: Tick
+    tools: Tools, vehicles: Sequence[Vehicle], count: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Class by the encoder, pose by the pipeline with the solver: with the medoids of the library,
     and with each vehicle's own mesh."""
@@ -209,14 +213,12 @@ def foreign_vehicles(
         "per_vehicle": {},
     }
     all_rows: dict[str, list] = {"encoder": [], "medoid": [], "true_mesh": []}
+    tick = counted(tools.progress, "Vehicles from elsewhere", 3 * count * len(vehicles))
     for vehicle in vehicles:
         views = draw_views([vehicle], count, rng)
         attempts = {}
         for key, refinement in (("encoder", "none"), ("medoid", "solver")):
-            pipeline = Pipeline(
-                tools.medoids, Settings(refinement=refinement), tools.device, tools.encoder
-            )
-            attempts[key] = _processed(pipeline, views, None, tick)
+            attempts[key] = _processed(tools.pipeline(refinement), views, None, tick)
         attempts["true_mesh"] = true_mesh_attempts(tools, views, "solver", tick)
         named = [attempt.name for attempt in attempts["medoid"]]
         entry: dict[str, Any] = {

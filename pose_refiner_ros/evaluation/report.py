@@ -15,6 +15,7 @@ from typing import Any
 from pose_refiner_ros.files.atomic import write_atomically
 
 Progress = Callable[[str, int, int], None]  # block, done, total
+SILENT: Progress = lambda block, done, total: None  # noqa: E731
 Tick = Callable[[], None]
 # Name, where the figure is, target, whether more is better, what the paper reports.
 Target = tuple[str, str, float, bool, float | None]
@@ -95,6 +96,13 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), text)
     write_atomically(path, (text + "\n").encode())
+
+
+def write_pages(out: Path, name: str, text: str, plots: dict[str, bytes]) -> None:
+    """NAME.md, and its plots by their file names."""
+    for file, content in plots.items():
+        write_atomically(out / file, content)
+    write_atomically(out / f"{name}.md", text.encode())
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:

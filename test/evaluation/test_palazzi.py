@@ -121,7 +121,7 @@ def bench(collection):
 
 
 def test_the_solver_gains_more_at_more_pixels(bench):
-    table = palazzi_bench.table2(bench, lambda: None)
+    table = palazzi_bench.table2(bench)
     assert table["start"]["mve_deg"] == pytest.approx(8.0, abs=1e-3)
     fine, coarse = table["solver"]["256"], table["solver"]["32"]
     assert fine["viewpoint_gain_deg"] > 7.5 and fine["iou_gain"] > 0.02
@@ -131,7 +131,7 @@ def test_the_solver_gains_more_at_more_pixels(bench):
 
 
 def test_steps_begin_at_the_start_and_end_as_refined(bench):
-    curves = palazzi_bench.figure_6c(bench, lambda: None)
+    curves = palazzi_bench.figure_6c(bench)
     for name in ("gradient_pose", "solver"):
         assert curves[name][0] == pytest.approx(8.0, abs=1e-3)
     assert curves["solver"][-1] < 0.5 < curves["solver"][1]
