@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pose_refiner_ros.evaluation.report import cells, heads
+from pose_refiner_ros.evaluation.report import lines_of
 from pose_refiner_ros.evaluation.report import table as markdown_table
 
 Row = dict[str, Any]
@@ -74,11 +74,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> list[list[str]]:
     """Header, one row per object, and the total, as text."""
-    lines = [["object", *heads(COLUMNS)]]
-    named = [(entry["name"], entry) for entry in report["per_object"]]
-    for name, entry in [*named, ("total", report["total"])]:
-        lines.append([name, *cells(entry, COLUMNS)])
-    return lines
+    rows = [(entry["name"], entry) for entry in report["per_object"]]
+    return lines_of(["object"], COLUMNS, [*rows, ("total", report["total"])])
 
 
 def markdown(report: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pose_refiner_ros.evaluation.report import cells, heads, number, table, target_table
+from pose_refiner_ros.evaluation.report import lines_of, origin, table, target_table
 
 METHODS = {
     "fast": "fast, on the grid",
@@ -76,19 +76,9 @@ def markdown(report: dict[str, Any]) -> str:
         "For scale, from the papers, on NeRF's synthetic scenes:",
         table([["method", "under 5°", "under 5 cm", "both", "s / pose"], *ELSEWHERE]),
         *_pictures(report),
-        "## Time to the same accuracy",
-        speed_table(report),
-        "## Fig. 6a: samplings and batches of rays, Adam",
-        figure_6a_table(report),
-        "## Any direction about the up axis",
-        half_turn_text(report),
-        "## Another light than in training",
-        light_table(report),
-        "## Several at once",
-        batch_table(report),
-        "## Self-supervision (Table I)",
-        self_supervision_table(report),
     ]
+    for heading, block, text in SECTIONS:
+        parts += [f"## {heading}", text(report[block]) if block in report else MISSING]
     failed = [
         f"- `{name}`: {block['failed']}"
         for name, block in report["blocks"].items()
@@ -112,14 +102,12 @@ def _pictures(report: dict[str, Any]) -> list[str]:
 
 
 def method_table(report: dict[str, Any]) -> str:
-    rows = report["methods"]
-    lines = [["method", "rays", "steps", *heads(COLUMNS)]]
+    rows = []
     for name, shown in METHODS.items():
-        if name in rows:
-            row = rows[name]
+        if row := report["methods"].get(name):
             steps = row.get("steps", row.get("median_iterations"))
-            lines.append([shown, str(row["rays"]), f"{steps:g}", *cells(row, COLUMNS)])
-    return table(lines) if len(lines) > 1 else MISSING
+            rows.append((shown, str(row["rays"]), f"{steps:g}", row))
+    return table(lines_of(["method", "rays", "steps"], COLUMNS, rows)) if rows else MISSING
 
 
 def origin_text(report: dict[str, Any]) -> str:
@@ -138,28 +126,22 @@ def origin_text(report: dict[str, Any]) -> str:
     )
 
 
-def speed_table(report: dict[str, Any]) -> str:
-    data = report.get("speed")
-    if data is None:
-        return MISSING
-    lines = [
-        ["to", "fast gets there", "Adam gets there", "Adam s", "fast s", "times faster",
-         "with those that Adam never gets to"]
-    ]  # fmt: skip
+def speed_table(data: dict[str, Any]) -> str:
+    of_all = f"{{}} of {data['n']}"
+    columns = (
+        ("fast gets there", "fast_reaches", of_all),
+        ("Adam gets there", "adam_reaches", of_all),
+        ("Adam s", "adam_seconds", "{:.2f}"),
+        ("fast s", "fast_seconds", "{:.2f}"),
+        ("times faster", "times", "{:.1f}"),
+        ("with those that Adam never gets to", "with_never", "{}"),
+    )
+    rows = []
     for key, name in LEVELS.items():
-        level = data["levels"][key]
-        never = level["times_with_never"]
-        lines.append(
-            [
-                name,
-                f"{level['fast_reaches']} of {data['n']}",
-                f"{level['adam_reaches']} of {data['n']}",
-                number(level["adam_seconds"], "{:.2f}"),
-                number(level["fast_seconds"], "{:.2f}"),
-                number(level["times"], "{:.1f}"),
-                "more than half never" if never is None else f"{never:.1f}",
-            ]
-        )
+        never = data["levels"][key]["times_with_never"]
+        with_never = "more than half never" if never is None else f"{never:.1f}"
+        rows.append((name, {**data["levels"][key], "with_never": with_never}))
+    lines = lines_of(["to"], columns, rows)
     text = (
         f"{table(lines)}\n\nBoth methods refined the same {data['n']} starts in turn, in one "
         f"process, on the same grid; Adam with {data['steps']} steps of "
@@ -179,29 +161,20 @@ def speed_table(report: dict[str, Any]) -> str:
     return f"{text}\n\n![Share of right poses by time](inerf_time.png)"
 
 
-def figure_6a_table(report: dict[str, Any]) -> str:
-    data = report.get("figure_6a")
-    if data is None:
-        return MISSING
-    runs = data["cells"]
-    lines = [["sampling", "rays", *heads(COLUMNS)]]
-    for sampling, shown in SAMPLINGS.items():
-        for name, run in runs.items():
-            if name.startswith(f"{sampling}_"):
-                lines.append([shown, str(run["rays"]), *cells(run, COLUMNS)])
+def figure_6a_table(data: dict[str, Any]) -> str:
+    runs = sorted(data["cells"].values(), key=lambda run: [*SAMPLINGS].index(run["sampling"]))
+    rows = [(SAMPLINGS[run["sampling"]], str(run["rays"]), run) for run in runs]
+    lines = lines_of(["sampling", "rays"], COLUMNS, rows)
     means = ", ".join(f"{SAMPLINGS[s]} {v:.3f}" for s, v in data["mean_share_both"].items())
     return (
-        f"{table(lines)}\n\nAfter {next(iter(runs.values()))['steps']} steps. Under both, mean of "
+        f"{table(lines)}\n\nAfter {runs[0]['steps']} steps. Under both, mean of "
         f"the three sizes: {means}. Interest regions minus random: "
         f"{data['region_minus_random']:+.3f}.\n\n"
         "![Share of right poses by steps of Adam](inerf_6a_steps.png)"
     )
 
 
-def half_turn_text(report: dict[str, Any]) -> str:
-    data = report.get("half_turn")
-    if data is None:
-        return MISSING
+def half_turn_text(data: dict[str, Any]) -> str:
     return (
         f"{data['hypotheses']} hypotheses evenly around the up axis from a random direction, each "
         f"moved by up to 0.2 m along each axis; the likeliest in the end is right (5° and 5 cm) in "
@@ -211,15 +184,13 @@ def half_turn_text(report: dict[str, Any]) -> str:
     )
 
 
-def light_table(report: dict[str, Any]) -> str:
-    data = report.get("light")
-    if data is None:
-        return MISSING
-    lines = [["light", "method", *heads(COLUMNS)]]
-    for kind, name in LIGHTS.items():
-        for row, shown in LIGHT_ROWS.items():
-            figures = data["rows"][kind][row]
-            lines.append([name, shown, *cells(figures, COLUMNS)])
+def light_table(data: dict[str, Any]) -> str:
+    rows = [
+        (name, shown, data["rows"][kind][row])
+        for kind, name in LIGHTS.items()
+        for row, shown in LIGHT_ROWS.items()
+    ]
+    lines = lines_of(["light", "method"], COLUMNS, rows)
     low, high = data["gains"]
     return (
         f"{table(lines)}\n\nOther exposure: all channels times one factor from {low:g} to "
@@ -229,15 +200,17 @@ def light_table(report: dict[str, Any]) -> str:
     )
 
 
-def batch_table(report: dict[str, Any]) -> str:
-    data = report.get("batch")
-    if data is None:
-        return MISSING
-    lines = [["at once", "hypotheses of one photo, s", "s each", "photos, s each"]]
-    for row in data["rows"]:
-        total = row["one_photo_seconds"]
-        each, photos = total / row["size"], row["photos_seconds_each"]
-        lines.append([str(row["size"]), f"{total:.3f}", f"{each:.3f}", f"{photos:.3f}"])
+def batch_table(data: dict[str, Any]) -> str:
+    columns = (
+        ("hypotheses of one photo, s", "one_photo_seconds", "{:.3f}"),
+        ("s each", "each", "{:.3f}"),
+        ("photos, s each", "photos_seconds_each", "{:.3f}"),
+    )
+    rows = [
+        (str(row["size"]), {**row, "each": row["one_photo_seconds"] / row["size"]})
+        for row in data["rows"]
+    ]
+    lines = lines_of(["at once"], columns, rows)
     return (
         f"{table(lines)}\n\nMedians of {data['repeats']}. Of several hypotheses of one photo all "
         "are looked at in the coarsest level, the best six go through the coarse levels, and two "
@@ -245,14 +218,9 @@ def batch_table(report: dict[str, Any]) -> str:
     )
 
 
-def self_supervision_table(report: dict[str, Any]) -> str:
-    data = report.get("self_supervision")
-    if data is None:
-        return MISSING
-    lines = [["photos with poses", *heads(SHARE_COLUMNS)]]
-    for row in data["rows"]:
-        photos = f"{100 * row['share']:.0f} % ({row['labelled']})"
-        lines.append([photos, *cells(row, SHARE_COLUMNS)])
+def self_supervision_table(data: dict[str, Any]) -> str:
+    rows = [(f"{100 * row['share']:.0f} % ({row['labelled']})", row) for row in data["rows"]]
+    lines = lines_of(["photos with poses"], SHARE_COLUMNS, rows)
     size = "×".join(str(n) for n in data["size"])
     return (
         f"{table(lines)}\n\n{data['photos']} photos with masks, made smaller to {size} pixels; "
@@ -263,20 +231,15 @@ def self_supervision_table(report: dict[str, Any]) -> str:
 
 def summary_lines(report: dict[str, Any]) -> list[list[str]]:
     """The methods, short, for a terminal."""
-    lines = [["method", *heads(COLUMNS)]]
-    lines += [[name, *cells(row, COLUMNS)] for name, row in report["methods"].items()]
-    return lines
+    return lines_of(["method"], COLUMNS, report["methods"].items())
 
 
 def _header(report: dict[str, Any]) -> str:
-    machine, data, field = report["machine"], report["data"], report["field"]
+    data = report["data"]
     size = "×".join(str(n) for n in data["size"])
-    where = machine.get("gpu", machine["device"])
     text = (
-        f"Written by `pose-refiner evaluate inerf` {report['version']} on {report['date'][:10]}: "
-        f"{machine['cores']} cores ({machine['processor']}), device {where}, "
-        f"{report['minutes']:.0f} minutes, seed {report['seed']}. {data['photos']} test photos of "
-        f"`{data['name']}`, {size} pixels, in front of white, no masks. {_field(field)}"
+        f"{origin(report, 'inerf')} {data['photos']} test photos of `{data['name']}`, {size} "
+        f"pixels, in front of white, no masks. {_field(report['field'])}"
     )
     network = report["methods"].get("adam_mlp", {}).get("field")
     return text + ("" if network is None else f" {_field(network)}")
@@ -296,3 +259,13 @@ def _field(field: dict[str, Any]) -> str:
     if "test" in record:
         said.append(f"test PSNR {record['test']['mean_psnr']:.2f} dB")
     return ", ".join([what, *said]) + "."
+
+
+SECTIONS = (  # heading, block of the report, what is said of it
+    ("Time to the same accuracy", "speed", speed_table),
+    ("Fig. 6a: samplings and batches of rays, Adam", "figure_6a", figure_6a_table),
+    ("Any direction about the up axis", "half_turn", half_turn_text),
+    ("Another light than in training", "light", light_table),
+    ("Several at once", "batch", batch_table),
+    ("Self-supervision (Table I)", "self_supervision", self_supervision_table),
+)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -66,9 +66,8 @@ class Bench:
     def models(self) -> list[ObjectModel]:
         if not self.true_mesh:
             return list(self.tools.medoids.values())
-        return [
-            true_model(v) for v in {view.vehicle.name: view.vehicle for view in self.views}.values()
-        ]
+        vehicles = {view.vehicle.name: view.vehicle for view in self.views}
+        return [true_model(vehicle) for vehicle in vehicles.values()]
 
     @cached_property
     def names(self) -> list[str]:
@@ -177,42 +176,44 @@ def figure_6a(table: dict[str, Any]) -> dict[str, Any]:
 
 def figure_6b(bench: Bench, repeats: int) -> dict[str, Any]:
     """Milliseconds to draw one image of a medoid, by resolution: medians."""
-    chosen = [i % len(bench.starts) for i in range(repeats)]
-    meshes = [model.mesh for model in bench.models]
-    batch = MeshBatch(meshes, bench.tools.device)
-    result: dict[str, Any] = {
+    times = [
+        _drawing_ms(bench, resolution, repeats)
+        for resolution in each(bench.tools.progress, "Figure 6b", RESOLUTIONS)
+    ]
+    return {
         "resolutions": list(RESOLUTIONS),
         "repeats": repeats,
-        "faces": [len(mesh.faces) for mesh in meshes],
+        "faces": [len(model.mesh.faces) for model in bench.models],
+        **{name: [ms[name] for ms in times] for name in times[0]},
     }
 
-    def soft(i: int, rasterizer: SoftRasterizer, pinhole: np.ndarray, gradient: bool) -> None:
+
+def _drawing_ms(bench: Bench, resolution: int, repeats: int) -> dict[str, float]:
+    meshes, size = [model.mesh for model in bench.models], (resolution, resolution)
+    rasterizer = SoftRasterizer(meshes, size, device=bench.tools.device)
+    batch = MeshBatch(meshes, bench.tools.device)
+    pinhole = resized_pinhole(LENS.pinhole, PIXELS, resolution)
+
+    def soft(i: int, gradient: bool) -> None:
         pose = torch.tensor(bench.poses[i : i + 1], dtype=torch.float32)
         pose.requires_grad_(gradient)
         image = rasterizer(pose, pinhole, int(bench.index[i]))
         if gradient:
             image.sum().backward()
 
-    for size in each(bench.tools.progress, "Figure 6b", RESOLUTIONS):
-        rasterizer = SoftRasterizer(meshes, (size, size), device=bench.tools.device)
-        pinhole = resized_pinhole(LENS.pinhole, PIXELS, size)
-        timed = {
-            "soft_rasterizer_ms": partial(
-                soft, rasterizer=rasterizer, pinhole=pinhole, gradient=False
-            ),
-            "soft_rasterizer_with_gradient_ms": partial(
-                soft, rasterizer=rasterizer, pinhole=pinhole, gradient=True
-            ),
-            "fast_silhouette_ms": lambda i, size=size, pinhole=pinhole: silhouettes(
-                batch, bench.index[i : i + 1], bench.poses[i : i + 1], pinhole, size
-            ),
+    def fast(i: int) -> None:
+        silhouettes(batch, bench.index[i : i + 1], bench.poses[i : i + 1], pinhole, resolution)
+
+    def median_ms(function: Callable[[int], None]) -> float:
+        function(0)
+        return float(np.median([_ms(function, i % len(bench.starts)) for i in range(repeats)]))
+
+    with one_thread():
+        return {
+            "soft_rasterizer_ms": median_ms(lambda i: soft(i, False)),
+            "soft_rasterizer_with_gradient_ms": median_ms(lambda i: soft(i, True)),
+            "fast_silhouette_ms": median_ms(fast),
         }
-        with one_thread():
-            for name, function in timed.items():
-                function(chosen[0])
-                ms = float(np.median([_ms(function, i) for i in chosen]))
-                result.setdefault(name, []).append(ms)
-    return result
 
 
 def figure_6c(bench: Bench) -> dict[str, Any]:

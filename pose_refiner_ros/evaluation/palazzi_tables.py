@@ -6,7 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pose_refiner_ros.evaluation.report import Columns, cells, heads, table, target_table
+from pose_refiner_ros.evaluation.report import (
+    Columns,
+    cells,
+    heads,
+    lines_of,
+    origin,
+    table,
+    target_table,
+)
 
 ROW_NAMES = {
     "encoder": "encoder",
@@ -67,14 +75,10 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def table1(report: dict[str, Any], block: str) -> str:
-    lines = [["row", *heads(COLUMNS)]]
-    if block == "medoid":
-        lines += [[f"paper, {name}", *cells(figures, COLUMNS)] for name, figures in PAPER.items()]
-    rows = report["table1"][block]
-    for row, name in ROW_NAMES.items():
-        if row in rows:
-            lines.append([name, *cells(rows[row], COLUMNS)])
-    return table(lines)
+    paper = [(f"paper, {name}", figures) for name, figures in PAPER.items()]
+    found = report["table1"][block]
+    rows = [(name, found[row]) for row, name in ROW_NAMES.items() if row in found]
+    return table(lines_of(["row"], COLUMNS, [*(paper if block == "medoid" else ()), *rows]))
 
 
 def speed_table(report: dict[str, Any]) -> str:
@@ -158,20 +162,15 @@ def _side_by_side(figures: dict[str, Any], parts: Iterable[str], columns: Column
 
 def summary_lines(report: dict[str, Any]) -> list[list[str]]:
     """Table 1 with medoids, short, for a terminal."""
-    rows = report["table1"]["medoid"]
-    lines = [["row", *heads(COLUMNS)]]
-    lines += [[row, *cells(figures, COLUMNS)] for row, figures in rows.items()]
-    return lines
+    return lines_of(["row"], COLUMNS, report["table1"]["medoid"].items())
 
 
 def _header(report: dict[str, Any]) -> str:
-    machine, collection = report["machine"], report["collection"]
+    collection = report["collection"]
     models = ", ".join(f"{n} {c}" for c, n in collection["test_models"].items())
     steps = report["encoder"]["record"].get("steps", "?")
     return (
-        f"Written by `pose-refiner evaluate palazzi` {report['version']} on {report['date'][:10]}: "
-        f"{machine['cores']} cores ({machine['processor']}), device {machine['device']}, "
-        f"{report['minutes']:.0f} minutes, seed {report['seed']}. Test models: {models} "
+        f"{origin(report, 'palazzi')} Test models: {models} "
         f"({collection['source']}). Views by the paper's camera, 256×256, clean masks. Encoder of "
         f"{steps} training steps.{_about_paper_head(report)}"
     )

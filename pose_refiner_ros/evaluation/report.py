@@ -121,8 +121,26 @@ def cells(figures: dict[str, Any], columns: Columns) -> list[str]:
     return [number(figures.get(key), form) for _, key, form in columns]
 
 
+def lines_of(labels: Sequence[str], columns: Columns, rows: Iterable[tuple]) -> list[list[str]]:
+    """A header, and rows of as many labels, with the figures behind them as a dict."""
+    lines = [[*labels, *heads(columns)]]
+    lines += [[*names, *cells(figures, columns)] for *names, figures in rows]
+    return lines
+
+
 def number(value: float | None, form: str) -> str:
     return "–" if value is None else form.format(value)
+
+
+def origin(report: dict[str, Any], command: str) -> str:
+    """What wrote a report, when, and where."""
+    machine = report["machine"]
+    return (
+        f"Written by `pose-refiner evaluate {command}` {report['version']} on "
+        f"{report['date'][:10]}: {machine['cores']} cores ({machine['processor']}), device "
+        f"{machine.get('gpu', machine['device'])}, {report['minutes']:.0f} minutes, seed "
+        f"{report['seed']}."
+    )
 
 
 def target_table(report: dict[str, Any]) -> str:
