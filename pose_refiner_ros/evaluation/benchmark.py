@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.vehicles import VEHICLES, make_vehicle
+from pose_refiner_ros.evaluation.report import Columns, lines_of
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import about_point, rotated, rotation_angle
@@ -43,6 +44,14 @@ from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 FACES = 6000  # of the mesh of the main figures
 MAX_ROTATION_DEG = 30.0
 MAX_DISTANCE_SHARE = 0.10
+RATIO = ("/ reference", "ratio", "{:.3f}")
+RESULTS = (  # columns: head, key, how it is written
+    ("ms", "median_ms", "{:.2f}"),
+    RATIO,
+    ("median deg", "median_rotation_error_deg", "{:.3f}"),
+    ("under 5 deg", "share_under_5deg", "{:.1%}"),
+)
+TIMES = (("ms", "ms", "{:.2f}"), ("ms each", "each", "{:.2f}"), RATIO)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,13 +261,10 @@ def batch(refiner: Refiner, name: str, trials: list[Trial], objects: int, hypoth
     """
     rng = np.random.default_rng(1)
     chosen = trials[:objects]
-    guesses = [
-        [
-            Hypothesis(name, rotated(trial.start, rng.normal(size=3) * 0.1))
-            for _ in range(hypotheses)
-        ]
-        for trial in chosen
+    turned = [
+        [rotated(t.start, 0.1 * rng.normal(size=3)) for _ in range(hypotheses)] for t in chosen
     ]
+    guesses = [[Hypothesis(name, pose) for pose in own] for own in turned]
 
     def observed(trial: Trial) -> list[Observation]:
         return [observe_mask(trial.masks, 1, trial.camera)]
@@ -271,8 +277,7 @@ def batch(refiner: Refiner, name: str, trials: list[Trial], objects: int, hypoth
             for one in own:
                 refiner.refine([observed(trial)], [[one]], restart=False)
 
-    repeats = 7
-    return median_ms(together, repeats), median_ms(alone, 3)
+    return median_ms(together, 7), median_ms(alone, 3)
 
 
 def cold_start() -> dict[str, float]:
@@ -309,10 +314,6 @@ def cold_start() -> dict[str, float]:
 
 def run_benchmark(json_path: Path | None = None, device: str = "auto", quick: bool = False) -> dict:
     """Measure everything, print tables, write JSON."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
     device = choose_device(device)
     cv2.setNumThreads(1)
     count = 100 if quick else 500
@@ -335,29 +336,21 @@ def run_benchmark(json_path: Path | None = None, device: str = "auto", quick: bo
         "stages_ms": stages(model, refiner, trials[:100]),
         "iteration_ms": per_iteration(refiner, trials),
     }
-    table = Table(title=f"one object, {len(model.mesh.faces)} faces, {device}", show_header=False)
-    for key, value in main.items():
-        table.add_row(key.replace("_", " "), f"{value:.3f}")
-    table.add_row("reference ms (100 distance transforms)", f"{reference:.2f}")
-    table.add_row("10 objects x 4 hypotheses, one batch, ms", f"{together:.1f}")
-    table.add_row("the same 40 alone, ms", f"{alone:.1f}")
-    console.print(table)
+    lines = [[key.replace("_", " "), f"{value:.3f}"] for key, value in main.items()]
+    lines += [
+        ["reference ms (100 distance transforms)", f"{reference:.2f}"],
+        ["10 objects x 4 hypotheses, one batch, ms", f"{together:.1f}"],
+        ["the same 40 alone, ms", f"{alone:.1f}"],
+    ]
+    _print(f"one object, {len(model.mesh.faces)} faces, {device}", [["", ""], *lines])
     total = sum(report["stages_ms"].values())
-    _print(
-        console,
-        "where the time of one object goes",
-        ("stage", "ms", "share"),
-        [(k, f"{v:.3f}", f"{v / total:.0%}") for k, v in report["stages_ms"].items()],
-    )
-    _print(
-        console,
-        "one linearisation",
-        ("level", "ms", "/ reference"),
-        [(k, f"{v:.3f}", f"{v / reference:.4f}") for k, v in report["iteration_ms"].items()],
-    )
+    lines = [[k, f"{v:.3f}", f"{v / total:.0%}"] for k, v in report["stages_ms"].items()]
+    _print("where the time of one object goes", [["stage", "ms", "share"], *lines])
+    lines = [[k, f"{v:.3f}", f"{v / reference:.4f}"] for k, v in report["iteration_ms"].items()]
+    _print("one linearisation", [["level", "ms", "/ reference"], *lines])
 
     few = 20 if quick else 100
-    rows = []
+    report["by_mesh"] = rows = []
     for faces in (1000, 6000, 20000) if quick else (1000, 6000, 20000, 100000):
         for simplified in (True, False):
             mesh = benchmark_mesh(faces)
@@ -368,70 +361,49 @@ def run_benchmark(json_path: Path | None = None, device: str = "auto", quick: bo
             single(other, one, subset[:2])
             result = single(other, one, subset)
             rows.append({"faces": len(mesh.faces), "silhouette_faces": len(shape.faces), **result})
-    report["by_mesh"] = rows
-    _print_rows(console, "by mesh size", rows, ("faces", "silhouette_faces"), reference)
-    rows = []
+    _print_rows("by mesh size", rows, ("faces", "silhouette_faces"), RESULTS, reference)
+    report["by_resolution"] = rows = []
     for crop in (64, 128, 256):
         subset = make_trials(model.mesh, few, crop=crop)
         rows.append({"crop": crop, **single(model, refiner, subset)})
-    report["by_resolution"] = rows
-    _print_rows(console, "by crop resolution", rows, ("crop",), reference)
-    rows = []
+    _print_rows("by crop resolution", rows, ("crop",), RESULTS, reference)
+    report["by_count"] = rows = []
     for objects, hypotheses in ((1, 1), (1, 4), (1, 16), (3, 1), (10, 1), (10, 4)):
         together, _ = batch(refiner, model.name, trials, objects, hypotheses)
         rows.append({"objects": objects, "hypotheses": hypotheses, "ms": together})
-    report["by_count"] = rows
-    _print(
-        console,
-        "by objects and hypotheses, one batch",
-        ("objects", "hypotheses", "ms", "ms each", "/ reference"),
-        [
-            (
-                str(r["objects"]),
-                str(r["hypotheses"]),
-                f"{r['ms']:.2f}",
-                f"{r['ms'] / r['objects'] / r['hypotheses']:.2f}",
-                f"{r['ms'] / reference:.3f}",
-            )
-            for r in rows
-        ],
-    )
+    shown = [{**row, "each": row["ms"] / row["objects"] / row["hypotheses"]} for row in rows]
+    title = "by objects and hypotheses, one batch"
+    _print_rows(title, shown, ("objects", "hypotheses"), TIMES, reference)
     report["cold_start"] = cold_start()
     report["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    _print(
-        console,
-        "cold start and memory",
-        ("what", "value"),
-        [(k, f"{v:.2f}") for k, v in report["cold_start"].items()]
-        + [("peak memory of this run, MiB", f"{report['peak_memory_mib']:.0f}")],
-    )
+    lines = [[key, f"{value:.2f}"] for key, value in report["cold_start"].items()]
+    lines.append(["peak memory of this run, MiB", f"{report['peak_memory_mib']:.0f}"])
+    _print("cold start and memory", [["what", "value"], *lines])
     if json_path is not None:
         write_atomically(json_path, (json.dumps(report, indent=1) + "\n").encode())
     return report
 
 
-def _print_rows(console, title, rows, keys, reference) -> None:
-    columns = ("median_ms", "median_rotation_error_deg", "share_under_5deg")
-    header = (*keys, "ms", "/ reference", "median deg", "under 5 deg")
-    body = [
-        (
-            *(str(row[key]) for key in keys),
-            f"{row[columns[0]]:.2f}",
-            f"{row[columns[0]] / reference:.3f}",
-            f"{row[columns[1]]:.3f}",
-            f"{row[columns[2]]:.1%}",
-        )
-        for row in rows
+def _print_rows(
+    title: str, rows: list[dict], keys: Sequence[str], columns: Columns, reference: float
+) -> None:
+    """keys: of what tells the rows apart; the first column is also set against the reference."""
+    ms = columns[0][1]
+    shown = [
+        (*(str(row[key]) for key in keys), {**row, "ratio": row[ms] / reference}) for row in rows
     ]
-    _print(console, title, header, body)
+    _print(title, lines_of(keys, columns, shown))
 
 
-def _print(console, title, header, body) -> None:
+def _print(title: str, lines: Sequence[Sequence[str]]) -> None:
+    """A header, which may be empty, and rows."""
+    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
+    header, *rows = lines
+    table = Table(title=title, show_header=any(header))
     for column in header:
-        table.add_column(column, justify="right")
-    for row in body:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
         table.add_row(*row)
-    console.print(table)
+    Console().print(table)
