@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images import PosedImages
-from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors, perturbed
-from pose_refiner_ros.evaluation.report import Progress
+from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors, perturbed, right
+from pose_refiner_ros.evaluation.report import SILENT, Progress
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.learning.field_photos import field_psnr
 from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
@@ -40,10 +40,9 @@ def label_shares(
     shares: Sequence[float] = (1.0, 0.5, 0.25),
     train: Callable[[PosedImages], GridField] | None = None,
     starts: str = "posed",
-    rounds: int = 1,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Quality of fields by the share of photos whose poses are given.
 
@@ -53,7 +52,6 @@ def label_shares(
         train: makes a field of photos; a grid with GridOptions() if not given.
         starts: where the search for the others begins: posed, at the posed cameras; perturbed, at
             the true pose turned by up to 40 degrees and moved by up to 0.2 m along each axis.
-        rounds: as for `self_supervise`.
 
     Returns:
         JSON-able. "rule": which poses are kept, in words; "rows", for each share: share, labelled
@@ -73,83 +71,64 @@ def label_shares(
         def train(photos: PosedImages) -> GridField:
             return train_grid(photos, GridOptions(), device)
 
-    rows = []
-    for share in shares:
+    def row(share: float) -> dict[str, Any]:
         count = max(round(share * len(data)), 2)
         chosen = np.linspace(0, len(data) - 1, count).round().astype(int)
-        rest = np.setdiff1d(np.arange(len(data)), chosen)
+        posed = data.subset(chosen)
+        rest = data.subset(np.setdiff1d(np.arange(len(data)), chosen))
 
-        def log(what: str, done: int, total: int, share: float = share) -> None:
+        def log(what: str, done: int, total: int) -> None:
             progress(f"{100 * share:.0f} % of poses: {what}", done, total)
 
         begun = time.monotonic()
         log("field of these alone", 0, 1)
-        alone = train(data.subset(chosen))
+        alone = train(posed)
         seconds = time.monotonic() - begun
-        row = {
+        log("field of these alone", 1, 1)
+        figures = {
             "share": share,
-            "labelled": len(chosen),
+            "labelled": len(posed),
             "psnr_without": float(field_psnr(alone, test).mean()),
             "seconds_without": seconds,
+            **dict.fromkeys(_WITH),
         }
-        log("field of these alone", 1, 1)
-        row |= dict.fromkeys(_WITH)
-        if len(rest):
-            row |= _with_the_rest(
-                data.subset(chosen), data.subset(rest), test, train, starts, rounds, seed, device,
-                log,
-            )  # fmt: skip
-        rows.append(row)
+        if not len(rest):
+            return figures
+        truths, rough = rest.camera_from_object, np.full_like(rest.camera_from_object, np.nan)
+        if starts == "perturbed":
+            rng = np.random.default_rng(seed)
+            rough = np.stack([perturbed(truth, rng) for truth in truths])
+        begun = time.monotonic()
+        field, found = self_supervise(
+            posed, replace(rest, camera_from_object=rough), train,
+            hypotheses=HYPOTHESES if starts == "posed" else 0, device=device, progress=log,
+        )  # fmt: skip
+        seconds = time.monotonic() - begun
+        off = errors(np.stack([e.camera_from_object for e in found.estimates]), truths)
+        is_right, kept = right(off), list(found.poses)
+        figures |= {
+            "psnr_with": float(field_psnr(field, test).mean()),
+            "estimated": len(truths),
+            "right": int(is_right.sum()),
+            "kept": len(kept),
+            "kept_right": int(is_right[kept].sum()),
+            "seconds_with": seconds,
+        }
+        for name in ("rotation_deg", "translation_m") if kept else ():
+            what, unit = name.split("_")
+            figures[f"median_{what}_error_{unit}"] = float(np.median(off[name][kept]))
+            figures[f"worst_{what}_error_{unit}"] = float(np.max(off[name][kept]))
+        return figures
+
     where = "the posed cameras" if starts == "posed" else "the true pose, perturbed"
     return {
         "starts": starts,
-        "rounds": rounds,
+        "rounds": 1,  # of looking for poses
         "size": list(data.size),
         "rule": f"Poses are searched for from {where}. Kept are those whose RMS difference of "
         f"colour is at most {SLACK:g} times the median of those that are believed, unless another "
         f"pose costs less than {1.0 / RIVAL:g} times as much, or the direction is uncertain by "
         f"more than {np.degrees(SIGMA):g}°; none if held-out photos are not found. Right: below "
         f"{RIGHT_DEG:g}° and {100.0 * RIGHT_M:g} cm.",
-        "rows": rows,
+        "rows": [row(share) for share in shares],
     }
-
-
-def _with_the_rest(
-    posed: PosedImages,
-    rest: PosedImages,
-    test: PosedImages,
-    train: Callable[[PosedImages], GridField],
-    starts: str,
-    rounds: int,
-    seed: int,
-    device: str,
-    progress: Progress,
-) -> dict[str, Any]:
-    truths = rest.camera_from_object
-    rough = np.full_like(truths, np.nan)
-    if starts == "perturbed":
-        rng = np.random.default_rng(seed)
-        rough = np.stack([perturbed(truth, rng) for truth in truths])
-    begun = time.monotonic()
-    field, found = self_supervise(
-        posed, replace(rest, camera_from_object=rough), train, rounds=rounds,
-        hypotheses=HYPOTHESES if starts == "posed" else 0, device=device, progress=progress,
-    )  # fmt: skip
-    seconds = time.monotonic() - begun
-    off = errors(np.stack([e.camera_from_object for e in found.estimates]), truths)
-    right = (off["rotation_deg"] < RIGHT_DEG) & (off["translation_m"] < RIGHT_M)
-    kept = list(found.poses)
-    figures = {
-        "psnr_with": float(field_psnr(field, test).mean()),
-        "estimated": len(truths),
-        "right": int(right.sum()),
-        "kept": len(kept),
-        "kept_right": int(right[kept].sum()),
-        "seconds_with": seconds,
-    }
-    for name in ("rotation_deg", "translation_m"):
-        what, unit = name.split("_")
-        for word, measure in (("median", np.median), ("worst", np.max)):
-            value = float(measure(off[name][kept])) if kept else None
-            figures[f"{word}_{what}_error_{unit}"] = value
-    return figures

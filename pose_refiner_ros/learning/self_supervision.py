@@ -88,7 +88,6 @@ class SelfSupervision:
     errors: np.ndarray
     limit: float
     posed: int
-    rounds: int
 
     @property
     def poses(self) -> dict[int, np.ndarray]:
@@ -102,7 +101,6 @@ class SelfSupervision:
             "posed": self.posed,
             "unposed": len(self.estimates),
             "accepted": len(self.poses),
-            "rounds": self.rounds,
             "limits": {
                 "rms": _figure(self.limit),
                 "rival": RIVAL,
@@ -162,7 +160,6 @@ def find_poses(
     unposed: PosedImages,
     train: Callable[[PosedImages], GridField],
     *,
-    rounds: int = 1,
     hypotheses: int = HYPOTHESES,
     background: Sequence[float] | None = None,
     device: str = "cpu",
@@ -173,8 +170,7 @@ def find_poses(
     Args:
         posed: at least 4 photos.
         unposed: photos that go with them (`alike`); `camera_from_object` is a rough start, or NaN.
-        train: makes a field of photos; called once a round.
-        rounds: how often poses are looked for, each time in a field of all that is known by then.
+        train: makes a field of photos.
         hypotheses: at most so many posed cameras, well spread, are tried as starts; 0: only the
             rough start of a photo, which then must have one.
         background: behind the photos, where they have no alpha; `train` has to use it, too.
@@ -183,39 +179,26 @@ def find_poses(
     Raises:
         FieldError: photos are too few, or have no start.
     """
-    if rounds < 1:
-        raise FieldError(f"rounds is {rounds}; it must be at least 1")
     held = held_out(len(posed))
     others = posed.subset(np.setdiff1d(np.arange(len(posed)), held))
     held = posed.subset(held)
-    found = SelfSupervision([], [], np.zeros((0, 2)), 0.0, len(posed), rounds)
-    for number in range(1, rounds + 1):
-        field = _trained(train, joined(others, unposed, found.poses), progress)
-        search = PoseSearch(field, background, device)
-        cameras = others.camera_from_object
-        cameras = [cameras[i] for i in farthest_apart(cameras, HYPOTHESES, search.middle)]
-        what, total = f"Poses of {len(unposed)} photos", len(held) + len(unposed)
-        checks, known_rms = [], []
-        for view in held:
-            progress(what, len(checks), total)
-            checks.append(search.find(view, cameras))
-            known_rms.append(search.follow(view, view.camera_from_object).rms)
-        estimates = []
-        for i, view in enumerate(unposed):
-            progress(what, len(held) + i, total)
-            if i in found.poses:
-                again = search.follow(view, found.poses[i])
-                estimates.append(replace(again, rival=found.estimates[i].rival))
-                continue
-            starts = cameras[:hypotheses]
-            if np.isfinite(view.camera_from_object).all():
-                starts = [view.camera_from_object, *starts]
-            estimates.append(search.find(view, starts))
-        progress(what, total, total)
-        if number == 1:  # later on, fields know some of the photos
-            found.limit = rms_limit([*checks, *estimates], known_rms)
-        found.estimates, found.held_out = estimates, checks
-        _judge(found, held.camera_from_object, search)
+    search = PoseSearch(_trained(train, others, progress), background, device)
+    cameras = others.camera_from_object
+    cameras = [cameras[i] for i in farthest_apart(cameras, HYPOTHESES, search.middle)]
+    what, total = f"Poses of {len(unposed)} photos", len(held) + len(unposed)
+    checks, known_rms, estimates = [], [], []
+    for view in held:
+        progress(what, len(checks), total)
+        checks.append(search.find(view, cameras))
+        known_rms.append(search.follow(view, view.camera_from_object).rms)
+    for i, view in enumerate(unposed):
+        progress(what, len(held) + i, total)
+        rough = [view.camera_from_object] if np.isfinite(view.camera_from_object).all() else []
+        estimates.append(search.find(view, [*rough, *cameras[:hypotheses]]))
+    progress(what, total, total)
+    limit = rms_limit([*checks, *estimates], known_rms)
+    found = SelfSupervision(estimates, checks, np.zeros((0, 2)), limit, len(posed))
+    _judge(found, held.camera_from_object, search)
     return found
 
 
