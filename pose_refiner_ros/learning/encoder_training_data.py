@@ -45,6 +45,7 @@ ROUGH = Disturbance()
 CLEAN = Disturbance(0.0, 0.0, 0.0)
 
 
+@dataclass(eq=False)
 class VehicleWindows(IterableDataset):
     """Batches of (windows, pinhole, camera_from_object, class_index), without end.
 
@@ -54,29 +55,19 @@ class VehicleWindows(IterableDataset):
     equally often.
     """
 
-    def __init__(
-        self,
-        settings: EncoderSettings,
-        meshes: Sequence[Mesh],
-        class_index: Sequence[int],
-        poses: Sequence[tuple[PoseSampler, float]],
-        batch: int,
-        seed: int = 0,
-        disturbance: Disturbance = ROUGH,
-        photo: tuple[int, np.ndarray] | None = None,
-        paint: Painter | None = None,
-    ) -> None:
-        super().__init__()
-        self.settings = settings
-        self.meshes = list(meshes)
-        self.class_index = np.asarray(class_index)
-        self.poses = list(poses)
-        self.batch = batch
-        self.seed = seed
-        self.disturbance = disturbance
-        self.photo = photo
-        self.paint = paint
-        if (settings.input == "rgb_mask") != (paint is not None):
+    settings: EncoderSettings
+    meshes: Sequence[Mesh]
+    class_index: Sequence[int]
+    poses: Sequence[tuple[PoseSampler, float]]
+    batch: int
+    seed: int = 0
+    disturbance: Disturbance = ROUGH
+    photo: tuple[int, np.ndarray] | None = None
+    paint: Painter | None = None
+
+    def __post_init__(self) -> None:
+        self.class_index = np.asarray(self.class_index)
+        if (self.settings.input == "rgb_mask") != (self.paint is not None):
             raise ValueError("colour pictures are painted for the input rgb_mask, and only for it")
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -92,15 +83,9 @@ class VehicleWindows(IterableDataset):
             held += self.chunk(rng, draw)
             while len(held) >= self.batch:
                 part, held = held[: self.batch], held[self.batch :]
-                windows, pinhole, pose, index = (
-                    np.stack(column) for column in zip(*part, strict=True)
-                )
-                yield (
-                    torch.from_numpy(windows),
-                    torch.from_numpy(pinhole.astype(np.float32)),
-                    torch.from_numpy(pose.astype(np.float32)),
-                    torch.from_numpy(index),
-                )
+                columns = (torch.from_numpy(np.stack(c)) for c in zip(*part, strict=True))
+                windows, pinhole, pose, index = columns
+                yield windows, pinhole.float(), pose.float(), index
 
     def chunk(self, rng: np.random.Generator, draw: SilhouetteArtist) -> list[tuple]:
         """Up to CHUNK samples; those of which too little is to be seen are left out."""
