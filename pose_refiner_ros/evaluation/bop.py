@@ -133,7 +133,9 @@ def run_bop(
                 rows.append(_row(image, attempt, repeat, measures))
                 if attempt.pose is not None:
                     seconds = sum(a.seconds for a in attempts)  # BOP wants that of the image
-                    results.append(_result(image, attempt, library, seconds))
+                    obj_id, pose = library[attempt.pose.name].bop_id, attempt.pose
+                    of_image = image.scene_id, image.im_id, obj_id, pose.score
+                    results.append(BopEstimate(*of_image, pose.camera_from_object, seconds))
             if repeat == 0 and done <= options.overlays:
                 _draw(out / "overlays", image, attempts, library)
         progress(done, len(images))
@@ -299,7 +301,12 @@ class _Measure:
         return rigid(seen.crop.crop_from_camera.T) @ found[0] if found else None
 
 
-_ERRORS = ("rotation_error_deg", "translation_error_mm", "add_mm", "add_s_mm", "mssd_mm", "mspd_px")
+_ERRORS = (
+    "rotation_error_deg", "translation_error_mm", "add_mm", "add_s_mm", "mssd_mm", "mspd_px",
+    # the nearest to the truth of all hypotheses that were reported, the result being one
+    "nearest_rotation_error_deg", "nearest_translation_error_mm",
+)  # fmt: skip
+_FOUND = ("iou_before", "iou_after", "score", "quality", "visible_fraction")
 
 
 def _row(
@@ -321,15 +328,8 @@ def _row(
         "repeat": repeat,
         "has_ground_truth": truth is not None,
         **dict.fromkeys(_ERRORS),
-        # The nearest to the truth of all hypotheses that were reported, the result being one.
-        "nearest_rotation_error_deg": None,
-        "nearest_translation_error_mm": None,
         "hypotheses": 0,
-        "iou_before": None,
-        "iou_after": None,
-        "score": None,
-        "quality": None,
-        "visible_fraction": None,
+        **dict.fromkeys(_FOUND),
         "ms": 1e3 * attempt.seconds,
         "problems": attempt.problems,
     }
@@ -355,16 +355,6 @@ def _row(
         row["nearest_rotation_error_deg"] = float(np.degrees(rotations[nearest]))
         row["nearest_translation_error_mm"] = 1e3 * float(translations[nearest])
     return row
-
-
-def _result(
-    image: BopImage, attempt: _Attempt, library: ObjectLibrary, seconds: float
-) -> BopEstimate:
-    pose = attempt.pose
-    obj_id = library[pose.name].bop_id
-    return BopEstimate(
-        image.scene_id, image.im_id, obj_id, pose.score, pose.camera_from_object, seconds
-    )
 
 
 def _draw(folder: Path, image: BopImage, attempts: list[_Attempt], library: ObjectLibrary) -> None:

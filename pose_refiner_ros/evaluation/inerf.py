@@ -23,10 +23,11 @@ import torch
 import pose_refiner_ros
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
-from pose_refiner_ros.evaluation.inerf_blocks import Counts, InerfError, Protocol, Tools
+from pose_refiner_ros.evaluation.inerf_blocks import InerfCounts, Protocol, Tools
 from pose_refiner_ros.evaluation.inerf_tables import markdown
 from pose_refiner_ros.evaluation.report import (
     SILENT,
+    EvaluationError,
     Progress,
     Target,
     machine,
@@ -41,8 +42,8 @@ from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
 from pose_refiner_ros.learning.mlp_training import MlpOptions, train_mlp
 
-FULL = Counts()
-QUICK = Counts(
+FULL = InerfCounts()
+QUICK = InerfCounts(
     views=4, starts=2, adam_views=2, adam_starts=1, steps=20, mlp_runs=2, mlp_steps=4,
     mlp_training=20, half_turn_starts=1, light_starts=1, light_adam_runs=1, batch_repeats=1,
     most_at_once=4, table1_photos=16, table1_factor=8, table1_steps=30, table1_rays=2048,
@@ -79,7 +80,7 @@ def run_inerf(
     data: Path,
     field: RadianceField,
     mlp: RadianceField | None = None,
-    counts: Counts = FULL,
+    counts: InerfCounts = FULL,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = SILENT,
@@ -88,11 +89,11 @@ def run_inerf(
     """Measure everything; write inerf.json, inerf.md and the plots into a folder.
 
     field: a grid; mlp: a network, trained here for a moment if not given. only: names of blocks to
-    run; the others are those of the inerf.json that is there, if one is. Raises InerfError.
+    run; the others are those of the inerf.json that is there, if one is. Raises EvaluationError.
     """
     out = Path(out)
     if mlp is not None and mlp.kind != "mlp":
-        raise InerfError(f"--mlp-field is a field of kind {mlp.kind!r}; give one of kind mlp")
+        raise EvaluationError(f"--mlp-field is a field of kind {mlp.kind!r}; give one of kind mlp")
     scale = float(field.record.get("scale", 1.0))
     posed = load_posed_images(data, "test", scale)
     starts = max(counts.starts, counts.adam_starts)
@@ -107,7 +108,7 @@ def run_inerf(
     }
     before = _read(out, of) if only and (out / "inerf.json").is_file() else None
     if before is not None and (elsewhere := before["machine"].get("device")) != device:
-        raise InerfError(
+        raise EvaluationError(
             f"{out / 'inerf.json'} was measured on {elsewhere}, not {device}: run all blocks, or "
             "give another folder"
         )
@@ -120,7 +121,9 @@ def run_inerf(
     todo = _blocks(out, tools, data, scale, mlp, report)
     unknown = [name for name in only if name not in todo]
     if unknown:
-        raise InerfError(f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}")
+        raise EvaluationError(
+            f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}"
+        )
     other = "GPU" if device == "cpu" else "CPU"
     aims = [aim for aim in TARGETS if not aim[0].endswith(other)]
     progress("Kernels", 0, 1)
@@ -243,9 +246,9 @@ def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
         if not all(isinstance(report[name], dict) for name in ("methods", "blocks", "machine")):
             raise TypeError("methods, blocks and machine must be JSON objects")
     except (ValueError, KeyError, TypeError) as error:
-        raise InerfError(f"{path} cannot be used ({error!r}): run all blocks") from error
+        raise EvaluationError(f"{path} cannot be used ({error!r}): run all blocks") from error
     if other:
-        raise InerfError(
+        raise EvaluationError(
             f"{path} is of another run, with another {', '.join(other)}: run all blocks"
         )
     return report

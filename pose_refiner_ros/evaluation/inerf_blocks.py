@@ -15,7 +15,7 @@ import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 from pose_refiner_ros.baselines.photometric_descent import DescentResult, PhotometricDescent
 from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.metrics import pose_errors
-from pose_refiner_ros.evaluation.report import Progress, each
+from pose_refiner_ros.evaluation.report import Counts, EvaluationError, Progress, each
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.orbit import view_of
@@ -55,12 +55,8 @@ NAME = "object"
 GAINS, BIAS = (0.7, 1.3), 0.05
 
 
-class InerfError(ValueError):
-    """Something that cannot be evaluated, with the reason and what to do."""
-
-
 @dataclass(frozen=True)
-class Counts:
+class InerfCounts(Counts):
     """How much of everything. Photos and starts of each, and steps of Adam.
 
     adam_views, adam_starts: of the runs that both methods do, and of each cell of Fig. 6a.
@@ -87,11 +83,6 @@ class Counts:
     table1_steps: int = 300
     table1_rays: int = 16384
 
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise InerfError(f"{name} is {value}; at least 1 is needed")
-
 
 @dataclass(eq=False)
 class Protocol:
@@ -111,7 +102,7 @@ class Protocol:
     def of(cls, posed: PosedImages, field: RadianceField, starts: int, seed: int) -> Protocol:
         """From test photos. The starts of a view are the same, however many there are of others.
 
-        Raises InerfError where what is behind the object is unknown.
+        Raises EvaluationError where what is behind the object is unknown.
         """
         images = posed.images.astype(np.float32) / 255.0
         background = WHITE
@@ -121,12 +112,12 @@ class Protocol:
         elif field.background is not None:
             background = tuple(float(c) for c in field.background)
         else:
-            raise InerfError(
+            raise EvaluationError(
                 "the test photos have no alpha and the field no background: nothing says what is "
                 "behind the object"
             )
         if posed.weight is not None:
-            raise InerfError(
+            raise EvaluationError(
                 "parts of the test photos are unknown (undistorted, or hidden); the protocol "
                 "compares whole photos"
             )
@@ -235,7 +226,7 @@ class Tools:
     field: RadianceField
     device: str
     seed: int
-    counts: Counts
+    counts: InerfCounts
     progress: Progress
     _refiners: dict[tuple[bool, int], Refiner] = dataclasses.field(default_factory=dict)
 
@@ -245,10 +236,10 @@ class Tools:
     def refiner(self, exposure: bool = False, capacity: int = 64) -> Refiner:
         """The fast method; made once for each setting.
 
-        Raises InerfError where the field is no grid.
+        Raises EvaluationError where the field is no grid.
         """
         if not isinstance(self.field, GridField):
-            raise InerfError(
+            raise EvaluationError(
                 f"--field is a field of kind {self.field.kind!r}; the fast method needs a grid"
             )
         key = (exposure, capacity)

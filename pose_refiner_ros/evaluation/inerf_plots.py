@@ -21,8 +21,10 @@ COLORS = {
     "fast": "#1f6fb2",
 }
 STYLES = {512: ":", 1024: "-", 2048: "--"}
-SMALLEST = {"rotation_deg": 1e-2, "translation_m": 1e-3}
-LARGEST = {"rotation_deg": 100.0, "translation_m": 10.0}
+ERRORS = (  # key, what it is, where it is right, smallest and largest that are shown
+    ("rotation_deg", "rotation error, degrees", RIGHT_DEG, 1e-2, 100.0),
+    ("translation_m", "translation error, metres", RIGHT_M, 1e-3, 10.0),
+)
 
 
 def plots(report: dict[str, Any]) -> dict[str, bytes]:
@@ -65,9 +67,7 @@ def _steps(cells: dict[str, Any]) -> bytes:
                 color=COLORS[cell["sampling"]], linewidth=1.3,
                 label=f"{cell['sampling'].replace('_', ' ')}, {cell['rays']}",
             )  # fmt: skip
-        axes.set_title(what)
-        axes.set_xlabel("steps of Adam")
-        axes.set_ylim(0.0, 1.0)
+        axes.set(title=what, xlabel="steps of Adam", ylim=(0.0, 1.0))
         axes.grid(alpha=0.3)
     left.set_ylabel("share of poses")
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="sampling, rays")
@@ -87,20 +87,13 @@ def _time(report: dict[str, Any]) -> bytes:
     for name in ("adam_grid", "adam_mlp"):
         if name in methods:
             row = methods[name]
-            share = np.array(row["at_step"]) / max(row["steps"], 1)
-            seconds = share * row["seconds_per_pose"]
-            axes.plot(
-                seconds[1:],
-                row["curves"]["share_both"][1:],
-                color=COLORS[name],
-                label=METHODS[name],
-            )
-    axes.set_xscale("log")
-    axes.set_ylim(0.0, 1.02)
-    axes.set_xlabel("seconds per pose")
-    axes.set_ylabel("share under 5° and 5 cm")
-    axes.grid(alpha=0.3)
+            seconds = np.array(row["at_step"]) / row["steps"] * row["seconds_per_pose"]
+            share = row["curves"]["share_both"]
+            axes.plot(seconds[1:], share[1:], color=COLORS[name], label=METHODS[name])
+    axes.set(xscale="log", xlabel="seconds per pose")
+    axes.set(ylim=(0.0, 1.02), ylabel="share under 5° and 5 cm")
     axes.set_title("Share of right poses by time")
+    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return png(figure)
 
@@ -108,26 +101,18 @@ def _time(report: dict[str, Any]) -> bytes:
 def _errors(methods: dict[str, Any]) -> bytes:
     """Fig. 9: histograms of errors before and after, on a logarithmic axis."""
     figure = new_figure(10.0, 4.2)
-    for axes, key, what, limit in zip(
-        figure.subplots(1, 2),
-        ("rotation_deg", "translation_m"),
-        ("rotation error, degrees", "translation error, metres"),
-        (RIGHT_DEG, RIGHT_M),
-        strict=True,
-    ):
-        low, high = SMALLEST[key], LARGEST[key]
+    drawn = {"before": (methods["fast"]["before"], "#bbbbbb")}
+    for name, label in (("fast", "fast, after"), ("adam_grid", "Adam on the grid, after")):
+        if name in methods:
+            drawn[label] = (methods[name]["after"], COLORS[name])
+    for axes, (key, what, limit, low, high) in zip(figure.subplots(1, 2), ERRORS, strict=True):
         bins = np.geomspace(low, high, 41)
-        drawn = {"before": (methods["fast"]["before"], "#bbbbbb")}
-        drawn["fast, after"] = (methods["fast"]["after"], COLORS["fast"])
-        if "adam_grid" in methods:
-            drawn["Adam on the grid, after"] = (methods["adam_grid"]["after"], COLORS["adam_grid"])
         for name, (errors, color) in drawn.items():
             values = np.clip(errors[key], low, high * 0.999)
             weights = np.full(len(values), 1.0 / len(values))
             axes.hist(values, bins, weights=weights, color=color, alpha=0.65, label=name)
         axes.axvline(limit, color="black", linewidth=0.8, linestyle="--")
-        axes.set_xscale("log")
-        axes.set_xlabel(what)
+        axes.set(xscale="log", xlabel=what)
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("share of poses")
     figure.axes[0].legend(fontsize=8)

@@ -112,17 +112,16 @@ def method_table(report: dict[str, Any]) -> str:
 
 def origin_text(report: dict[str, Any]) -> str:
     """The other measure of translation."""
-    rows = report["methods"]
     said = [
-        f"{METHODS[name]} {row['share_both_origin']:.3f}, median {row['median_origin_error_m']:.4f}"
-        for name in METHODS
-        if (row := rows.get(name))
+        f"{name} {row['share_both_origin']:.3f}, median {row['median_origin_error_m']:.4f}"
+        for method, name in METHODS.items()
+        if (row := report["methods"].get(method))
     ]
+    if not said:
+        return MISSING
     return (
         "Measured as object poses are, by the place of the model's origin in the camera's frame, "
         f"the share under both and the median in metres are: {'; '.join(said)}."
-        if said
-        else MISSING
     )
 
 
@@ -162,7 +161,7 @@ def speed_table(data: dict[str, Any]) -> str:
 
 
 def figure_6a_table(data: dict[str, Any]) -> str:
-    runs = sorted(data["cells"].values(), key=lambda run: [*SAMPLINGS].index(run["sampling"]))
+    runs = list(data["cells"].values())
     rows = [(SAMPLINGS[run["sampling"]], str(run["rays"]), run) for run in runs]
     lines = lines_of(["sampling", "rays"], COLUMNS, rows)
     means = ", ".join(f"{SAMPLINGS[s]} {v:.3f}" for s, v in data["mean_share_both"].items())

@@ -44,7 +44,6 @@ def pose_errors(
 
 def add(estimate: np.ndarray, truth: np.ndarray, points: np.ndarray) -> np.ndarray:
     """ADD: mean distance of a point in one pose to the same point in the other, metres."""
-    estimate, truth = _pairs(estimate, truth)
     return _each(
         lambda a, b: np.linalg.norm(_move(a, points) - _move(b, points), axis=1).mean(),
         estimate, truth,
@@ -56,7 +55,6 @@ def add_s(estimate: np.ndarray, truth: np.ndarray, points: np.ndarray | KDTree) 
 
     Give a KDTree of the points to build it only once.
     """
-    estimate, truth = _pairs(estimate, truth)
     tree = points if isinstance(points, KDTree) else KDTree(points)
     # Distances are the same in the estimated object's frame, where the tree is.
     return _each(
@@ -71,7 +69,6 @@ def mssd(
     symmetries: Symmetries | None = None,
 ) -> np.ndarray:
     """Maximum symmetry-aware surface distance, metres: min over symmetries of max over points."""
-    estimate, truth = _pairs(estimate, truth)
     # The distance is a convex function of the point, so its maximum lies on the convex hull.
     points = _hull(np.asarray(points, np.float64))
     transforms = (symmetries or Symmetries()).transforms(BOP_STEPS)
@@ -98,7 +95,6 @@ def mspd(
     Infinite where a point of either pose has no image (it lies behind the camera). BOP's recall
     then scales pixels by image width / 640, which is left to the caller.
     """
-    estimate, truth = _pairs(estimate, truth)
     points = np.asarray(points, np.float64)
     transforms = (symmetries or Symmetries()).transforms(BOP_STEPS)
 
@@ -163,6 +159,7 @@ def _pairs(estimate: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _each(function: Callable, estimate: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    estimate, truth = _pairs(estimate, truth)
     if estimate.ndim == 2:
         return function(estimate, truth)
     return np.array([function(a, b) for a, b in zip(estimate, truth, strict=True)], np.float64)

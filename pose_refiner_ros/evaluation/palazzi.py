@@ -29,6 +29,8 @@ from pose_refiner_ros.evaluation.palazzi_tables import KINDS, markdown
 from pose_refiner_ros.evaluation.palazzi_views import draw_views, look, mixed
 from pose_refiner_ros.evaluation.report import (
     SILENT,
+    Counts,
+    EvaluationError,
     Progress,
     Target,
     machine,
@@ -42,12 +44,8 @@ from pose_refiner_ros.objects.mesh import load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
 
 
-class PalazziError(ValueError):
-    """Something that cannot be evaluated, with the reason and what to do."""
-
-
 @dataclass(frozen=True)
-class Counts:
+class PalazziCounts(Counts):
     """How much of everything: views of table 1 by row, of the other blocks, and repeats.
 
     true_vehicles: how many vehicles have their own mesh prepared (seconds each, once per machine).
@@ -63,19 +61,14 @@ class Counts:
     repeats: int = 20
     foreign: int = 40
 
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise PalazziError(f"{name} is {value}; at least 1 is needed")
-
-    def at_most(self, views: int) -> Counts:
+    def at_most(self, views: int) -> PalazziCounts:
         """With no more views of test vehicles than that in any row."""
         changed = {name: min(n, views) for name, n in asdict(self).items() if name != "foreign"}
-        return Counts(**(changed | {"foreign": self.foreign, "views": views}))
+        return PalazziCounts(**(changed | {"foreign": self.foreign, "views": views}))
 
 
-FULL = Counts()
-QUICK = Counts(
+FULL = PalazziCounts()
+QUICK = PalazziCounts(
     views=24, gradient=3, true_vehicles=3, true_views=6, true_gradient=3, table2=3, speed=2,
     repeats=2, foreign=2,
 )  # fmt: skip
@@ -102,20 +95,20 @@ def recorded_collection(record: dict[str, Any]) -> tuple[int, int]:
 
 
 def check_collection(collection: Collection, record: dict[str, Any]) -> None:
-    """Raises PalazziError unless the encoder was trained on this collection's training split: on
+    """Raises EvaluationError unless the encoder was trained on this collection's training split: on
     another one, vehicles that it was trained on could be among those to test on."""
     data = record.get("data")
     if not data:
         return
     if data.get("source") != collection.source:
-        raise PalazziError(
+        raise EvaluationError(
             f"the encoder was trained on another collection ({data.get('source')}) than the one to "
             f"test on ({collection.source}); give the same"
         )
     training = collection.split("train")
     models = {c: sum(v.cluster == c for v in training) for c in CLUSTERS}
     if data.get("training_models", models) != models:
-        raise PalazziError(
+        raise EvaluationError(
             f"the encoder was trained on {data['training_models']} models and the collection's "
             f"training split has {models}: it is not the same"
         )
@@ -126,20 +119,20 @@ def load_foreign(folder: Path) -> list[Vehicle]:
     in metres, x forward, y left, z up, origin on the ground below the box centre."""
     path = Path(folder) / "vehicles.yaml"
     if not path.is_file():
-        raise PalazziError(f"{path} does not exist; it lists the vehicles (name, class, file)")
+        raise EvaluationError(f"{path} does not exist; it lists the vehicles (name, class, file)")
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))["vehicles"]
         named = [(str(e["name"]), str(e["class"]), str(e["file"])) for e in entries]
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise PalazziError(
+        raise EvaluationError(
             f"{path}: it must have a list `vehicles` of entries with name, class and file ({error})"
         ) from error
     if not named:
-        raise PalazziError(f"{path} lists no vehicles")
+        raise EvaluationError(f"{path} lists no vehicles")
     known = {*CLUSTERS, *blocks.RIGHT_CLASSES}
     for name, kind, _ in named:
         if kind not in known:
-            raise PalazziError(
+            raise EvaluationError(
                 f"{path}: class of {name} is {kind!r}; use {', '.join(sorted(known))}"
             )
     meshes = (load_mesh(path.parent / file, "m") for _, _, file in named)
@@ -152,7 +145,7 @@ def run_palazzi(
     encoder: PoseEncoder,
     euler: Encoder | None = None,
     foreign: Sequence[Vehicle] = (),
-    counts: Counts = FULL,
+    counts: PalazziCounts = FULL,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = SILENT,
@@ -161,7 +154,7 @@ def run_palazzi(
     """Measure everything; write palazzi.json, palazzi.md and the plots into a folder.
 
     euler: a network with the paper's head, for one row more; foreign: vehicles from elsewhere. All
-    of the same seed see the same views. Raises PalazziError.
+    of the same seed see the same views. Raises EvaluationError.
     """
     _check_networks(collection, encoder, euler, euler_record or {})
     began = time.monotonic()
@@ -181,7 +174,9 @@ def run_palazzi(
     # of each of the first vehicles one view
     starts = [s for s in look(true_views[: counts.table2], encoder) if s is not None]
     if not starts:
-        raise PalazziError("no view of the test vehicles shows enough of one; give more --objects")
+        raise EvaluationError(
+            "no view of the test vehicles shows enough of one; give more --objects"
+        )
     both = {kind: bench.Bench(tools, starts, kind == "true_mesh") for kind in KINDS}
     table2 = {kind: bench.table2(own) for kind, own in both.items()}
     figures = {
@@ -228,13 +223,13 @@ def run_palazzi(
 def _check_networks(
     collection: Collection, encoder: PoseEncoder, euler: Encoder | None, euler_record: dict
 ) -> None:
-    """Raises PalazziError unless both know the collection's classes and were trained on it."""
+    """Raises EvaluationError unless both know the collection's classes and were trained on it."""
     for classes, record in (
         (encoder.classes, encoder.record),
         (CLUSTERS if euler is None else euler.settings.classes, euler_record),
     ):
         if tuple(classes) != CLUSTERS:
-            raise PalazziError(
+            raise EvaluationError(
                 f"the encoder knows {', '.join(classes)}; this evaluation is about "
                 f"{', '.join(CLUSTERS)}"
             )

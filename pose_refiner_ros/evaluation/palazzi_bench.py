@@ -38,7 +38,6 @@ from .palazzi_views import (
     PIXELS,
     Attempt,
     Start,
-    View,
     measure,
     paper_camera,
     summary,
@@ -62,32 +61,22 @@ class Bench:
         kind = "true meshes" if self.true_mesh else "medoids"
         return each(self.tools.progress, f"{block}, {kind}", items)
 
-    @cached_property
-    def models(self) -> list[ObjectModel]:
-        if not self.true_mesh:
-            return list(self.tools.medoids.values())
-        vehicles = {view.vehicle.name: view.vehicle for view in self.views}
-        return [true_model(vehicle) for vehicle in vehicles.values()]
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Of the model of each start."""
+    def __post_init__(self) -> None:
+        self.all, self.views = range(len(self.starts)), [start.view for start in self.starts]
         if self.true_mesh:
-            return [view.vehicle.name for view in self.views]
-        return [self.tools.medoids[start.estimate.best_class].name for start in self.starts]
-
-    @cached_property
-    def index(self) -> np.ndarray:
+            vehicles = {view.vehicle.name: view.vehicle for view in self.views}
+            self.models = [true_model(vehicle) for vehicle in vehicles.values()]
+            self.names = [view.vehicle.name for view in self.views]  # of the model of each start
+        else:
+            medoids = self.tools.medoids
+            self.models = list(medoids.values())
+            self.names = [medoids[start.estimate.best_class].name for start in self.starts]
         number = {model.name: i for i, model in enumerate(self.models)}
-        return np.array([number[name] for name in self.names])
+        self.index = np.array([number[name] for name in self.names])
 
     @cached_property
     def refiner(self) -> Refiner:
         return Refiner(self.models, self.tools.device, max(len(self.starts), 8))
-
-    @cached_property
-    def views(self) -> list[View]:
-        return [start.view for start in self.starts]
 
     @property
     def poses(self) -> np.ndarray:
@@ -112,10 +101,6 @@ class Bench:
         descent = GradientRefiner(resolution, device=self.tools.device)
         found = [descent.refine_poses(*self.task(i)).camera_from_object for i in self.all]
         return torch.cat(found).cpu().numpy(), {}
-
-    @property
-    def all(self) -> range:
-        return range(len(self.starts))
 
     def task(self, i: int) -> tuple[Observation, ObjectModel, list[np.ndarray]]:
         """What a `GradientRefiner` needs of a start. (Crops of this camera are not turned.)"""

@@ -27,18 +27,17 @@ def _iou(data: dict[str, Any]) -> bytes:
     figure = new_figure(8.4, HEIGHT)
     axes = figure.subplots()
     for kind, style in (("medoid", "-"), ("true_mesh", "--")):
-        mesh = kind.replace("_", " ")
-        own = data[kind]
-        x = own["resolutions"]
-        axes.plot(x, own["solver"], style, marker="o", color=COLORS["solver"],
-                  label=f"solver, {mesh}")  # fmt: skip
-        axes.plot(x, own["soft_rasterizer"], style, marker="s", color=COLORS["soft"],
-                  label=f"soft rasteriser, {mesh}")  # fmt: skip
+        mesh, own = kind.replace("_", " "), data[kind]
+        for key, name, color, marker in (
+            ("solver", "solver", "solver", "o"),
+            ("soft_rasterizer", "soft rasteriser", "soft", "s"),
+        ):
+            axes.plot(own["resolutions"], own[key], style, marker=marker, color=COLORS[color],
+                      label=f"{name}, {mesh}")  # fmt: skip
         axes.axhline(own["start"], linestyle=style, linewidth=1, color=COLORS["start"],
                      label=f"encoder, {mesh}")  # fmt: skip
     _resolutions(axes, data["medoid"]["resolutions"])
-    axes.set_ylabel("mean IoU")
-    axes.set_title("Fig. 6a: overlap after refinement, by resolution")
+    axes.set(ylabel="mean IoU", title="Fig. 6a: overlap after refinement, by resolution")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return png(figure)
 
@@ -54,12 +53,11 @@ def _time(data: dict[str, Any]) -> bytes:
         axes.plot(data["resolutions"], data[key], style, marker="o", color=COLORS[color],
                   label=name)  # fmt: skip
     _resolutions(axes, data["resolutions"])
-    axes.set_yscale("log")
+    axes.set(yscale="log", ylabel="ms per picture")
+    axes.set_title("Fig. 6b: time to draw one vehicle, by resolution")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_ylabel("ms per picture")
-    axes.set_title("Fig. 6b: time to draw one vehicle, by resolution")
     axes.legend(fontsize=8)
     return png(figure)
 
@@ -74,9 +72,7 @@ def _steps(data: dict[str, Any]) -> bytes:
             ("solver", "solver iterations", "solver"),
         ):
             axes.plot(data[kind][key], color=COLORS[color], label=name)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("steps")
-        axes.set_title(f"with {kind.replace('_', ' ')}")
+        axes.set(xlabel="steps", ylim=(0, None), title=f"with {kind.replace('_', ' ')}")
         axes.grid(alpha=0.3)
     left.set_ylabel("median viewpoint error, degrees")
     figure.suptitle("Fig. 6c: viewpoint error by number of steps")

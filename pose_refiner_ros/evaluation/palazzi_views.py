@@ -122,14 +122,9 @@ def measure(
     meshes = list({id(a.mesh): a.mesh for a in attempts}.values())
     place = {id(mesh): i for i, mesh in enumerate(meshes)}
     found = [i for i, a in enumerate(attempts) if a.camera_from_object is not None]
+    missed = {"iou": 0.0, "angle_deg": 180.0, "translation_m": None}
     rows = [
-        {
-            "right": right(view.vehicle.cluster, a.name),
-            "iou": 0.0,
-            "angle_deg": 180.0,
-            "translation_m": None,
-            "ms": a.ms,
-        }
+        {"right": right(view.vehicle.cluster, a.name), **missed, "ms": a.ms}
         for view, a in zip(views, attempts, strict=True)
     ]
     if not found:

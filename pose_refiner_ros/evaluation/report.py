@@ -24,6 +24,19 @@ Columns = Sequence[tuple[str, str, str]]
 _NUMBERS = re.compile(r"\[[-\d.,e\s]+\]")  # lists of nothing else: on one line
 
 
+class EvaluationError(ValueError):
+    """Something that cannot be evaluated, with the reason and what to do."""
+
+
+class Counts:
+    """How much of everything: a dataclass of numbers, each at least 1."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise EvaluationError(f"{name} is {value}; at least 1 is needed")
+
+
 def counted(progress: Progress, name: str, total: int) -> Tick:
     """What a block calls after each of its `total` parts."""
     done = 0

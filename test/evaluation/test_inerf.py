@@ -13,15 +13,16 @@ from pose_refiner_ros import torch_threads
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf, inerf_blocks, label_shares
-from pose_refiner_ros.evaluation.inerf import Counts, InerfError, run_inerf
+from pose_refiner_ros.evaluation.inerf import InerfCounts, run_inerf
 from pose_refiner_ros.evaluation.inerf_blocks import Protocol, errors, perturbed, relit
 from pose_refiner_ros.evaluation.inerf_tables import markdown
+from pose_refiner_ros.evaluation.report import EvaluationError
 from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.mlp import SMALL, MlpField
 from pose_refiner_ros.fields.picture import render_picture
 
 SIZE = 48
-TINY = Counts(
+TINY = InerfCounts(
     views=2, starts=2, adam_views=1, adam_starts=2, steps=4, mlp_runs=1, mlp_steps=1,
     mlp_training=1, half_turn_starts=1, hypotheses=3, light_starts=1, light_adam_runs=1,
     batch_repeats=1, table1_photos=4, table1_factor=1, table1_steps=9, table1_rays=1024,
@@ -189,28 +190,28 @@ def test_one_block_alone(field, photos, tmp_path):
 
 def test_wrong_input_is_one_sentence(results, field, photos, tmp_path):
     network = MlpField([[-1] * 3, [1] * 3], settings=SMALL)
-    with pytest.raises(InerfError, match="the fast method needs a grid"):
+    with pytest.raises(EvaluationError, match="the fast method needs a grid"):
         run_inerf(tmp_path, photos, network, counts=TINY)
-    with pytest.raises(InerfError, match="give one of kind mlp"):
+    with pytest.raises(EvaluationError, match="give one of kind mlp"):
         run_inerf(tmp_path, photos, field, field, counts=TINY)
     (tmp_path / "inerf.json").write_text('{"seed": 0}')
-    with pytest.raises(InerfError, match=r"cannot be used \(KeyError\('counts'\)\)"):
+    with pytest.raises(EvaluationError, match=r"cannot be used \(KeyError\('counts'\)\)"):
         run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
     done = (results[0] / "inerf.json").read_text()
     (tmp_path / "inerf.json").write_text(done)
-    with pytest.raises(InerfError, match="no block is called slow; there are fast"):
+    with pytest.raises(EvaluationError, match="no block is called slow; there are fast"):
         run_inerf(tmp_path, photos, field, counts=TINY, only=["slow"])
-    with pytest.raises(InerfError, match="is of another run, with another seed"):
+    with pytest.raises(EvaluationError, match="is of another run, with another seed"):
         run_inerf(tmp_path, photos, field, counts=TINY, seed=1, only=["fast"])
     assert (tmp_path / "inerf.json").read_text() == done
     (tmp_path / "inerf.json").write_text(done.replace('"device": "cpu"', '"device": "cuda:0"'))
-    with pytest.raises(InerfError, match="was measured on cuda:0, not cpu"):
+    with pytest.raises(EvaluationError, match="was measured on cuda:0, not cpu"):
         run_inerf(tmp_path, photos, field, counts=TINY, only=["fast"])
-    with pytest.raises(InerfError, match="steps is 0"):
-        Counts(steps=0)
+    with pytest.raises(EvaluationError, match="steps is 0"):
+        InerfCounts(steps=0)
     posed = load_posed_images(photos, "test")
     posed.alpha = None
-    with pytest.raises(InerfError, match="nothing says what is behind"):
+    with pytest.raises(EvaluationError, match="nothing says what is behind"):
         Protocol.of(posed, field, 1, 0)
 
 

@@ -17,12 +17,13 @@ from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder, PoseHypoth
 from pose_refiner_ros.encoder.network import Encoder, EncoderSettings
 from pose_refiner_ros.encoder.weights import save_encoder
 from pose_refiner_ros.evaluation import palazzi, palazzi_bench, palazzi_blocks, palazzi_views
-from pose_refiner_ros.evaluation.palazzi import Counts, PalazziError, run_palazzi
+from pose_refiner_ros.evaluation.palazzi import PalazziCounts, run_palazzi
 from pose_refiner_ros.evaluation.palazzi_tables import markdown
+from pose_refiner_ros.evaluation.report import EvaluationError
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.refinement.observation import observe_mask
 
-TINY = Counts(
+TINY = PalazziCounts(
     views=3, gradient=1, true_vehicles=2, true_views=2, true_gradient=1, table2=1, speed=1,
     repeats=1, foreign=1,
 )  # fmt: skip
@@ -191,10 +192,10 @@ def test_the_collection_must_be_the_one_trained_on(collection):
     record = {"data": {"source": "procedural, 7 per cluster, seed 3", "models": models, "seed": 3}}
     assert palazzi.recorded_collection(record) == (7, 3)
     assert palazzi.recorded_collection({}) == (palazzi.PER_CLUSTER, 0)
-    with pytest.raises(PalazziError, match="another collection"):
+    with pytest.raises(EvaluationError, match="another collection"):
         palazzi.check_collection(collection, record)
     models = {"sedan": 3, "suv": 3, "cargo": 1}
-    with pytest.raises(PalazziError, match="not the same"):
+    with pytest.raises(EvaluationError, match="not the same"):
         palazzi.check_collection(
             collection, {"data": {"source": "blocks", "training_models": models}}
         )
@@ -202,7 +203,7 @@ def test_the_collection_must_be_the_one_trained_on(collection):
 
 def test_an_encoder_of_other_classes_is_refused(collection, tmp_path):
     settings = EncoderSettings(("cup", "bowl"), size=32, channels=(4, 4, 8, 8, 8), dense=16)
-    with pytest.raises(PalazziError, match="cup, bowl"):
+    with pytest.raises(EvaluationError, match="cup, bowl"):
         run_palazzi(tmp_path, collection, PoseEncoder(Encoder(settings)))
 
 
