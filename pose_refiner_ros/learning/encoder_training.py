@@ -18,7 +18,6 @@ from torch import Tensor
 from pose_refiner_ros.encoder.network import Encoder, EncoderError, EncoderSettings
 
 CHECKPOINT = "checkpoint.ckpt"
-PLACES = ("u", "v", "log_distance", "w_x", "w_y", "w_z")
 
 
 @dataclass(frozen=True)

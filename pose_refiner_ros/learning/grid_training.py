@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +33,7 @@ from pose_refiner_ros.warp_start import start_warp_quietly
 
 from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
 from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
-from .training_loop import Progress, check_several, quiet, run, state_errors
+from .training_loop import Progress, Training, quiet, run
 from .training_rays import RayOrder
 
 _STEP = 1.0  # between samples of a ray, in voxels; they lie anywhere, so no need for more
@@ -91,8 +90,8 @@ class GridOptions:
 DEFAULT = GridOptions()
 
 
-class GridTraining:
-    """See `training.Training`. resume_state: what `state` returned, to go on from.
+class GridTraining(Training):
+    """See `Training`. resume_state: what `state` returned, to go on from.
 
     Raises FieldError for photos that show nothing, a voxel that does not fit them, or a state of
     another training.
@@ -105,9 +104,8 @@ class GridTraining:
         device="cpu",
         resume_state: dict[str, Any] | None = None,
     ) -> None:
-        check_several(posed)
+        super().__init__(posed, options)
         start_warp_quietly()
-        self.options, self.done, self.seconds = options, 0, 0.0
         self._device = str(device)
         self._masked = posed.alpha is not None
         self._sky_is_learned = _background_is_unknown(posed, options)
@@ -116,7 +114,7 @@ class GridTraining:
         self._kernels = training_kernels(options.degree)
         self._Row = grid_functions(options.degree).Row
         self._lanes = cpu_threads() if wp.get_device(self._device).is_cpu else _CUDA_LANES
-        self._photo_count, self._footprint = len(posed), pixel_footprint(posed)
+        self._footprint = pixel_footprint(posed)
         self._photos = _photos(posed, options, self._sky_is_learned, self._device)
         self._sky = [wp.zeros_like(self._photos.sky) for _ in range(3)]  # gradient, mean, square
         self._finest = _finest_voxel(posed.bounds, options.voxel, self._footprint)
@@ -125,13 +123,12 @@ class GridTraining:
         if resume_state is None:
             self._start(posed)
         else:
-            self._resume(resume_state)
+            self.resume(resume_state)
         margin = math.ceil(1.5 * self._voxel_of(0) / self._footprint)
         self._order = RayOrder(posed, options.rays, margin, options.seed)
 
-    def step(self) -> float:
-        """One batch of rays; returns the squared error over white, as if over all pixels."""
-        begun = time.monotonic()
+    def _step(self) -> float:
+        """The squared error over white, as if over all pixels."""
         options, share = self.options, self.done / self.options.steps
         if share >= self._ends[self._level]:
             self._refine()
@@ -161,22 +158,23 @@ class GridTraining:
             sky = [self._photos.sky, *self._sky, _SKY_RATE * decay]
             wp.launch(sky_adam, _SKY, sky, device=self._device)
         shown, rays = fit.errors.numpy().sum(axis=0, dtype=np.float64)
-        self.done += 1
-        self.seconds += time.monotonic() - begun
         return float(shown / rays * self._order.share)
 
-    def state(self) -> dict[str, Any]:
-        arrays = {
-            "occupied": self.field.links > 0,
-            "values": self.field.arrays.values.numpy(),
-            "mean": self._mean.numpy(),
-            "square": self._square.numpy(),
-            "largest": self._fit.largest.numpy(),
-            "origin": self.field.origin,
-            "sky": self._photos.sky.numpy(),
-            "sky_mean": self._sky[1].numpy(),
-            "sky_square": self._sky[2].numpy(),
+    def _arrays(self) -> dict[str, wp.array]:
+        """What a state holds beside the nodes."""
+        return {
+            "values": self.field.arrays.values,
+            "mean": self._mean,
+            "square": self._square,
+            "largest": self._fit.largest,
+            "sky": self._photos.sky,
+            "sky_mean": self._sky[1],
+            "sky_square": self._sky[2],
         }
+
+    def _state(self) -> dict[str, Any]:
+        arrays = {name: array.numpy() for name, array in self._arrays().items()}
+        arrays |= {"occupied": self.field.links > 0, "origin": self.field.origin}
         return {
             "options": dataclasses.asdict(self.options),
             **{name: torch.from_numpy(np.array(a)) for name, a in arrays.items()},
@@ -184,8 +182,6 @@ class GridTraining:
             "finest": self._finest,
             "ends": self._ends,
             "level": self._level,
-            "step": self.done,
-            "seconds": self.seconds,
         }
 
     def finish(self, figures: dict[str, Any] | None = None) -> GridField:
@@ -193,27 +189,20 @@ class GridTraining:
         occupied = self._kept() & (self.field.links > 0)
         values = self.field.arrays.values.numpy()[self.field.links[occupied]]
         part = cropped(occupied)
-        record = {
-            "kind": GridField.kind,
-            "steps": self.done,
-            "rays": self.done * self.options.rays,
-            "photos": self._photo_count,
-            "seconds": round(self.seconds, 1),
-            "device": self._device,
-            "threads": cpu_threads() if self._device == "cpu" else None,
-            "voxel": self.field.voxel,
-            "nodes": len(values),
-            "sky_left_out": self._sky_is_learned,  # photos show more than the field
-            "options": dataclasses.asdict(self.options),
-            **(figures or {}),
-        }
+        record = self._record(
+            self._device,
+            cpu_threads() if self._device == "cpu" else None,
+            voxel=self.field.voxel,
+            nodes=len(values),
+            sky_left_out=self._sky_is_learned,  # photos show more than the field
+        )
         return GridField.from_nodes(
             occupied[part],
             values,
             self.field.origin + self.field.voxel * np.array([s.start for s in part]),
             self.field.voxel,
             background=self._background(),
-            record=record,
+            record={**record, **(figures or {})},
             device=self._device,
         )
 
@@ -298,29 +287,21 @@ class GridTraining:
         self._fit.sky = self._sky[0]
 
     def _resume(self, state: dict[str, Any]) -> None:
-        with state_errors():
-            options = dataclasses.asdict(self.options)
-            if state["options"] != options:
-                name = next(n for n in options if state["options"].get(n) != options[n])
-                raise FieldError(
-                    f"the checkpoint is of a training with {name} {state['options'].get(name)}, "
-                    f"not {options[name]}: give the same options, or start anew"
-                )
-            arrays = {n: v.numpy() for n, v in state.items() if isinstance(v, torch.Tensor)}
-            stored = GridField.from_nodes(
-                arrays["occupied"], arrays["values"][1:], arrays["origin"], state["voxel"],
-                device=self._device,
-            )  # fmt: skip
-            self._set(stored)
-            for name in ("mean", "square"):
-                getattr(self, f"_{name}").assign(arrays[name])
-            self._fit.largest.assign(arrays["largest"])
-            self._photos.sky.assign(arrays["sky"])
-            self._sky[1].assign(arrays["sky_mean"])
-            self._sky[2].assign(arrays["sky_square"])
-            self._finest, self._ends = state["finest"], list(state["ends"])
-            self._level, self.done = int(state["level"]), int(state["step"])
-            self.seconds = float(state["seconds"])
+        options = dataclasses.asdict(self.options)
+        if state["options"] != options:
+            name = next(n for n in options if state["options"].get(n) != options[n])
+            raise FieldError(
+                f"the checkpoint is of a training with {name} {state['options'].get(name)}, "
+                f"not {options[name]}: give the same options, or start anew"
+            )
+        occupied, values, origin = (state[n].numpy() for n in ("occupied", "values", "origin"))
+        self._set(
+            GridField.from_nodes(occupied, values[1:], origin, state["voxel"], device=self._device)
+        )
+        for name, array in self._arrays().items():
+            array.assign(state[name].numpy())
+        self._finest, self._ends = state["finest"], list(state["ends"])
+        self._level = int(state["level"])
 
 
 def train_grid(

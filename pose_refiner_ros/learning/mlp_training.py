@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.mlp import PAPER, MlpField, MlpSettings
 from pose_refiner_ros.fields.rays import camera_rays
 
-from .training_loop import Progress, check_several, quiet, run, state_errors
+from .training_loop import Progress, Training, quiet, run
 
 if TYPE_CHECKING:
     from pose_refiner_ros.datasets.posed_images.views import PosedImages
@@ -56,8 +55,8 @@ class MlpOptions:
 DEFAULT = MlpOptions()
 
 
-class MlpTraining:
-    """See `training.Training`. resume_state: what `state` returned, to go on from.
+class MlpTraining(Training):
+    """See `Training`. resume_state: what `state` returned, to go on from.
 
     Raises FieldError for photos that show nothing, or a state of another field.
     """
@@ -70,22 +69,20 @@ class MlpTraining:
         device="cpu",
         resume_state: dict[str, Any] | None = None,
     ):
-        check_several(posed)
+        super().__init__(posed, options)
         background = options.background
         if background is None and posed.alpha is None:
             background = (0.0, 0.0, 0.0)
         self.field = MlpField(posed.bounds, background, settings, seed=options.seed).to(device)
         self.field.requires_grad_(True)
-        self.options, self.done, self.seconds = options, 0, 0.0
         self._photos = _Photos(posed, device)
         self._adam = torch.optim.Adam(self.field.parameters(), lr=options.learning_rate)
         self._generator = torch.Generator(device).manual_seed(options.seed)
         if resume_state is not None:
-            self._resume(resume_state)
+            self.resume(resume_state)
 
-    def step(self) -> Tensor:
-        """One batch of rays; returns the squared error of the fine picture."""
-        begun = time.monotonic()
+    def _step(self) -> Tensor:
+        """The squared error of the fine picture."""
         origins, directions, colour, alpha = self._photos.draw(self.options.rays, self._generator)
         behind = self.field.background
         if behind is None:
@@ -100,52 +97,34 @@ class MlpTraining:
         self._adam.zero_grad()
         sum(errors).backward()
         self._adam.step()
-        self.done += 1
-        self.seconds += time.monotonic() - begun
         return errors[1].detach()
 
-    def state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         return {
             "settings": dataclasses.asdict(self.field.settings),
             "bounds": self.field.bounds.tolist(),
             "weights": self.field.state_dict(),
             "adam": self._adam.state_dict(),
             "generator": self._generator.get_state(),
-            "step": self.done,
-            "seconds": self.seconds,
         }
 
     def finish(self, figures: dict[str, Any] | None = None) -> MlpField:
         """The field with the record of its training, its weights frozen."""
-        self.field.record = {
-            "kind": self.field.kind,
-            "steps": self.done,
-            "rays": self.done * self.options.rays,
-            "photos": self._photos.count,
-            "seconds": round(self.seconds, 1),
-            "device": str(self.field.device),
-            "threads": torch.get_num_threads(),
-            "options": dataclasses.asdict(self.options),
-            **(figures or {}),
-        }
+        record = self._record(str(self.field.device), torch.get_num_threads())
+        self.field.record = {**record, **(figures or {})}
         return self.field.requires_grad_(False)
 
     def _resume(self, state: dict[str, Any]) -> None:
-        with state_errors():
-            same = {
-                "settings": state["settings"] == dataclasses.asdict(self.field.settings),
-                "bounds": state["bounds"] == self.field.bounds.tolist(),
-            }
-            if not all(same.values()):
-                name = next(name for name, equal in same.items() if not equal)
+        own = self._state()
+        for name in ("settings", "bounds"):
+            if state[name] != own[name]:
                 raise FieldError(
                     f"the checkpoint is of a field with {name} {state[name]}; choose another place "
                     "for this training, or start anew"
                 )
-            self.field.load_state_dict(state["weights"])
-            self._adam.load_state_dict(state["adam"])
-            self._generator.set_state(state["generator"].cpu())
-            self.done, self.seconds = int(state["step"]), float(state["seconds"])
+        self.field.load_state_dict(state["weights"])
+        self._adam.load_state_dict(state["adam"])
+        self._generator.set_state(state["generator"].cpu())
 
 
 def train_mlp(
@@ -168,7 +147,6 @@ class _Photos:
     """Pixels of all photos, drawn as rays."""
 
     def __init__(self, posed: PosedImages, device):
-        self.count = len(posed)
         self._size = tuple(posed.images.shape[1:3])
         self._colour = torch.as_tensor(posed.images, device=device).flatten(0, 2)
         self._alpha = None

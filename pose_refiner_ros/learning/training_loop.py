@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -19,21 +20,56 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, dict[str, float]], None]  # steps done, of how many, figures
 
 
-class Training(Protocol):
-    """A training that can be interrupted: `step` as often as needed, `state` in between."""
+class Training:
+    """A training that can be interrupted: `step` as often as needed, `state` in between.
 
-    options: Any  # a dataclass with `steps`, how many there are
-    done: int  # steps
+    A kind of field has `_step`, `_state`, `_resume`, and `finish(figures)`, which returns the field
+    with the record of its training, and figures in it. Raises FieldError for less than two photos.
+    """
+
     field: RadianceField  # what has been learned so far
+
+    def __init__(self, posed: PosedImages, options: Any) -> None:
+        """options: a dataclass with `steps`, how many there are, of how many `rays`."""
+        if len(posed) < 2:
+            raise FieldError(f"{len(posed)} photo is too few for a field: give at least two")
+        self.options, self.done, self.seconds = options, 0, 0.0
+        self._photo_count = len(posed)
 
     def step(self) -> float | Tensor:
         """One batch of rays; returns its squared error."""
+        begun = time.monotonic()
+        error = self._step()
+        self.done += 1
+        self.seconds += time.monotonic() - begun
+        return error
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on: `torch.save` writes it, and reads it with weights_only."""
+        return {**self._state(), "step": self.done, "seconds": self.seconds}
 
-    def finish(self, figures: dict[str, Any] | None = None) -> RadianceField:
-        """The field with the record of its training, and figures in it."""
+    def resume(self, state: dict[str, Any]) -> None:
+        """Raises FieldError for a state that is none, or of another training."""
+        try:
+            self._resume(state)
+            self.done, self.seconds = int(state["step"]), float(state["seconds"])
+        except FieldError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise FieldError(f"the checkpoint cannot be used: {error!r}; start anew") from error
+
+    def _record(self, device: str, threads: int | None, **more: Any) -> dict[str, Any]:
+        return {
+            "kind": self.field.kind,
+            "steps": self.done,
+            "rays": self.done * self.options.rays,
+            "photos": self._photo_count,
+            "seconds": round(self.seconds, 1),
+            "device": device,
+            "threads": threads,
+            **more,
+            "options": asdict(self.options),
+        }
 
 
 def quiet(done: int, total: int, figures: dict[str, float]) -> None:
@@ -67,20 +103,3 @@ def run(
             progress(training.done, total, figures)
         after_step()
     return figures
-
-
-def check_several(posed: PosedImages) -> None:
-    """Raises FieldError for less than two photos."""
-    if len(posed) < 2:
-        raise FieldError(f"{len(posed)} photo is too few for a field: give at least two")
-
-
-@contextlib.contextmanager
-def state_errors() -> Iterator[None]:
-    """Turns what a state that is none raises into FieldError."""
-    try:
-        yield
-    except FieldError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise FieldError(f"the checkpoint cannot be used: {error!r}; start anew") from error
