@@ -46,23 +46,15 @@ def label_shares(
 ) -> dict[str, Any]:
     """Quality of fields by the share of photos whose poses are given.
 
-    Args:
-        data: the training photos with all their poses, in the size to train at.
-        test: photos to measure on.
-        train: makes a field of photos; a grid with GridOptions() if not given.
-        starts: where the search for the others begins: posed, at the posed cameras; perturbed, at
-            the true pose turned by up to 40 degrees and moved by up to 0.2 m along each axis.
+    data: the training photos with all their poses, in the size to train at; test: photos to measure
+    on; train: makes a field of photos, a grid with GridOptions() if not given; starts: where the
+    search for the others begins: posed, at the posed cameras; perturbed, at the true pose turned by
+    up to 40 degrees and moved by up to 0.2 m along each axis.
 
-    Returns:
-        JSON-able. "rule": which poses are kept, in words; "rows", for each share: share, labelled
-        (how many photos), psnr_without, psnr_with (dB, mean of the test photos), estimated (how
-        many), right (under 5 degrees and 5 cm, by `inerf_blocks.errors`), kept, kept_right, and of
-        the kept median_rotation_error_deg, worst_rotation_error_deg, median_translation_error_m,
-        worst_translation_error_m; seconds_without, seconds_with. With all poses there is nothing
-        to estimate: all but the first are None.
-
-    Raises:
-        FieldError: too few photos.
+    JSON-able. "rule": which poses are kept, in words; "rows", for each share: labelled, estimated,
+    right (under 5 degrees and 5 cm), kept, kept_right: how many photos; psnr_without, psnr_with:
+    dB, mean of the test photos; errors of the kept; seconds. With all poses there is nothing to
+    estimate, and what would follow from it is None. Raises FieldError for too few photos.
     """
     if starts not in STARTS:
         raise ValueError(f"starts is {starts!r}; choose {' or '.join(STARTS)}")

@@ -26,7 +26,7 @@ from pose_refiner_ros.encoder.network import Encoder
 from pose_refiner_ros.evaluation import palazzi_bench as bench
 from pose_refiner_ros.evaluation import palazzi_blocks as blocks
 from pose_refiner_ros.evaluation.palazzi_tables import KINDS, markdown
-from pose_refiner_ros.evaluation.palazzi_views import draw_views, look, mixed
+from pose_refiner_ros.evaluation.palazzi_views import RIGHT_CLASSES, draw_views, look, mixed
 from pose_refiner_ros.evaluation.report import (
     SILENT,
     Counts,
@@ -129,7 +129,7 @@ def load_foreign(folder: Path) -> list[Vehicle]:
         ) from error
     if not named:
         raise EvaluationError(f"{path} lists no vehicles")
-    known = {*CLUSTERS, *blocks.RIGHT_CLASSES}
+    known = {*CLUSTERS, *RIGHT_CLASSES}
     for name, kind, _ in named:
         if kind not in known:
             raise EvaluationError(

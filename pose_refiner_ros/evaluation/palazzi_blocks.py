@@ -43,8 +43,6 @@ ROWS = {  # of table 1 -> Settings.refinement
     "gradient_encoder": "gradient_encoder",
     "solver": "solver",
 }
-# Where the generator and ShapeNet's taxonomy put it.
-RIGHT_CLASSES = {"hatchback": ("sedan",)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +79,6 @@ def true_model(vehicle: Vehicle, category: str | None = None) -> ObjectModel:
     )
 
 
-def is_right(cluster: str, name: str | None) -> bool:
-    return name in RIGHT_CLASSES.get(cluster, (cluster,))
-
-
 # Table 1
 
 
@@ -117,7 +111,7 @@ def table1(
             if row == "solver_no_prior":
                 library = {k: replace(m, exact_shape=True) for k, m in library.items()}
             attempts = _processed(tools.pipeline(refinement, library), seen[row], None, tick)
-        found[row] = summary(measure(seen[row], attempts, is_right))
+        found[row] = summary(measure(seen[row], attempts))
     if euler is not None:
 
         def mesh_of(view: View, name: str) -> Mesh:
@@ -216,17 +210,18 @@ def foreign_vehicles(
     tick = counted(tools.progress, "Vehicles from elsewhere", 3 * count * len(vehicles))
     for vehicle in vehicles:
         views = draw_views([vehicle], count, rng)
-        attempts = {}
-        for key, refinement in (("encoder", "none"), ("medoid", "solver")):
-            attempts[key] = _processed(tools.pipeline(refinement), views, None, tick)
-        attempts["true_mesh"] = true_mesh_attempts(tools, views, "solver", tick)
+        attempts = {
+            "encoder": _processed(tools.pipeline("none"), views, None, tick),
+            "medoid": _processed(tools.pipeline("solver"), views, None, tick),
+            "true_mesh": true_mesh_attempts(tools, views, "solver", tick),
+        }
         named = [attempt.name for attempt in attempts["medoid"]]
         entry: dict[str, Any] = {
             "class": vehicle.cluster,
             "named": {name: named.count(name) for name in sorted({n for n in named if n})},
         }
         for key, found in attempts.items():
-            rows = measure(views, found, is_right)
+            rows = measure(views, found)
             all_rows[key] += rows
             entry[key] = summary(rows)
         result["per_vehicle"][vehicle.name] = entry

@@ -75,23 +75,20 @@ def machine(device: str) -> dict[str, Any]:
 def targets(report: dict[str, Any], aims: Iterable[Target]) -> list[dict[str, Any]]:
     """What was aimed at, what the paper reports, what was measured, and whether that is enough;
     without those whose block has not run."""
-    lines = []
-    for name, place, target, more, paper in aims:
-        ours = _figure(report, place)
-        if ours is None:
-            continue
-        lines.append(
-            {
-                "name": name,
-                "from": place,
-                "ours": ours,
-                "target": target,
-                "at_least": more,
-                "paper": paper,
-                "met": bool(ours >= target if more else ours <= target),
-            }
-        )
-    return lines
+    measured = ((*aim, _figure(report, aim[1])) for aim in aims)
+    return [
+        {
+            "name": name,
+            "from": place,
+            "ours": ours,
+            "target": target,
+            "at_least": more,
+            "paper": paper,
+            "met": bool(ours >= target if more else ours <= target),
+        }
+        for name, place, target, more, paper, ours in measured
+        if ours is not None
+    ]
 
 
 def _figure(report: dict[str, Any], place: str) -> float | None:

@@ -108,7 +108,10 @@ class GridTraining(Training):
         start_warp_quietly()
         self._device = str(device)
         self._masked = posed.alpha is not None
-        self._sky_is_learned = _background_is_unknown(posed, options)
+        # Photos show what lies beyond the box, but not where near and far enclose all.
+        self._sky_is_learned = (
+            not self._masked and options.background is None and posed.near_far is None
+        )
         if self._sky_is_learned:
             posed = replace(posed, bounds=_before_cameras(posed))
         self._kernels = training_kernels(options.degree)
@@ -348,11 +351,6 @@ def _photos(posed: PosedImages, options: GridOptions, sky_is_learned: bool, devi
         sky[:] = options.background
     photos.sky = wp.array(sky, dtype=wp.vec3, device=device)
     return photos
-
-
-def _background_is_unknown(posed: PosedImages, options: GridOptions) -> bool:
-    """Whether photos show what lies beyond the box: not where near and far enclose all."""
-    return posed.alpha is None and options.background is None and posed.near_far is None
 
 
 def _before_cameras(posed: PosedImages) -> np.ndarray:

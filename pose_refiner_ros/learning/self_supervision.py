@@ -272,8 +272,13 @@ class PoseSearch:
         return self._refiner.refine([[seen]], [hypotheses], keep, tracked, given=False)[0]
 
     def _estimate(self, view: View, found: Sequence[Hypothesis]) -> Estimate:
-        best = found[0]
-        rivals = [f.cost for f in found[1:] if self._differs(f, best)]
+        best, *others = found
+        rivals = []
+        for other in others:
+            poses = other.reference_from_object, best.reference_from_object
+            turn, shift = pose_error(*poses, self.middle)
+            if turn > OTHER_ANGLE or shift > OTHER_SHIFT * self.diameter:
+                rivals.append(other.cost)
         return Estimate(
             view.name,
             best.reference_from_object,
@@ -281,10 +286,6 @@ class PoseSearch:
             best.cost / max(min(rivals), 1e-9) if rivals else 0.0,
             self._sigma(best),
         )
-
-    def _differs(self, a: Hypothesis, b: Hypothesis) -> bool:
-        turn, shift = pose_error(a.reference_from_object, b.reference_from_object, self.middle)
-        return bool(turn > OTHER_ANGLE or shift > OTHER_SHIFT * self.diameter)
 
     def _sigma(self, found: Hypothesis) -> float:
         variance = np.diag(found.covariance)
@@ -412,29 +413,20 @@ def joined(
         return posed
     more = unposed.subset(list(poses))
     more.camera_from_object = np.stack(list(poses.values()))
-    weight = None
+    both = (posed, more)
+    weight = alpha = near_far = None
     if posed.weight is not None or more.weight is not None:
-        weight = np.concatenate(
-            [
-                np.ones(photos.images.shape[:3], bool) if photos.weight is None else photos.weight
-                for photos in (posed, more)
-            ]
-        )
-    alpha = None if posed.alpha is None else np.concatenate([posed.alpha, more.alpha])
-    near_far = posed.near_far
-    if near_far is not None:
-        widest = (near_far[:, 0].min(), near_far[:, 1].max())
-        near_far = np.concatenate([near_far, np.tile(widest, (len(more), 1))])
-    return replace(
-        posed,
-        names=[*posed.names, *more.names],
-        images=np.concatenate([posed.images, more.images]),
-        alpha=alpha,
-        intrinsics=np.concatenate([posed.intrinsics, more.intrinsics]),
-        camera_from_object=np.concatenate([posed.camera_from_object, more.camera_from_object]),
-        near_far=near_far,
-        weight=weight,
-    )
+        counts = [np.ones(p.images.shape[:3], bool) if p.weight is None else p.weight for p in both]
+        weight = np.concatenate(counts)
+    if posed.alpha is not None:
+        alpha = np.concatenate([posed.alpha, more.alpha])
+    if posed.near_far is not None:
+        widest = (posed.near_far[:, 0].min(), posed.near_far[:, 1].max())
+        near_far = np.concatenate([posed.near_far, np.tile(widest, (len(more), 1))])
+    names = ("images", "intrinsics", "camera_from_object")
+    known = {name: np.concatenate([getattr(p, name) for p in both]) for name in names}
+    names = [*posed.names, *more.names]
+    return replace(posed, names=names, alpha=alpha, near_far=near_far, weight=weight, **known)
 
 
 def _figure(value: float) -> float | None:

@@ -162,10 +162,10 @@ def test_measure_and_summary(collection):
 
 
 def test_a_hatchback_is_a_sedan_as_in_the_generator():
-    assert palazzi_blocks.is_right("hatchback", KINDS["hatchback"].cluster)
-    assert not palazzi_blocks.is_right("hatchback", "suv")
-    assert not palazzi_blocks.is_right("hatchback", "cargo")
-    assert not palazzi_blocks.is_right("sedan", "suv")
+    assert palazzi_views.is_right("hatchback", KINDS["hatchback"].cluster)
+    assert not palazzi_views.is_right("hatchback", "suv")
+    assert not palazzi_views.is_right("hatchback", "cargo")
+    assert not palazzi_views.is_right("sedan", "suv")
 
 
 def test_clusters_take_turns(collection):
