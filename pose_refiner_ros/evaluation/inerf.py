@@ -26,12 +26,12 @@ from pose_refiner_ros.evaluation import inerf_blocks as blocks
 from pose_refiner_ros.evaluation.inerf_blocks import InerfCounts, Protocol, Tools
 from pose_refiner_ros.evaluation.inerf_tables import markdown
 from pose_refiner_ros.evaluation.report import (
-    SILENT,
     EvaluationError,
     Progress,
     Target,
     machine,
     now,
+    silent,
     targets,
     write_json,
     write_pages,
@@ -83,7 +83,7 @@ def run_inerf(
     counts: InerfCounts = FULL,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     only: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure everything; write inerf.json, inerf.md and the plots into a folder.
@@ -106,12 +106,8 @@ def run_inerf(
         "data": {"name": Path(data).name, "photos": len(posed), "size": list(posed.size)},
         "field": _described(field),
     }
-    before = _read(out, of) if only and (out / "inerf.json").is_file() else None
-    if before is not None and (elsewhere := before["machine"].get("device")) != device:
-        raise EvaluationError(
-            f"{out / 'inerf.json'} was measured on {elsewhere}, not {device}: run all blocks, or "
-            "give another folder"
-        )
+    path = out / "inerf.json"
+    before = _read(path, of, device) if only and path.is_file() else None
     report = {
         **(before or {**of, "targets": [], "methods": {}, "blocks": {}}),
         "date": now(),
@@ -143,7 +139,7 @@ def run_inerf(
         }  # fmt: skip
         report["minutes"] = sum(block["minutes"] for block in report["blocks"].values())
         report["targets"] = targets(report, aims)
-        write_json(out / "inerf.json", report)
+        write_json(path, report)
     from pose_refiner_ros.evaluation.inerf_plots import plots
 
     write_pages(out, "inerf", markdown(report), plots(report))
@@ -237,9 +233,8 @@ def _machine(device: str) -> dict[str, Any]:
     return found
 
 
-def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
+def _read(path: Path, of: dict[str, Any], device: str) -> dict[str, Any]:
     """The report that is there. of: what it must agree with."""
-    path = out / "inerf.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         other = [name for name, value in of.items() if report[name] != _as_json(value)]
@@ -250,6 +245,11 @@ def _read(out: Path, of: dict[str, Any]) -> dict[str, Any]:
     if other:
         raise EvaluationError(
             f"{path} is of another run, with another {', '.join(other)}: run all blocks"
+        )
+    if (elsewhere := report["machine"].get("device")) != device:
+        raise EvaluationError(
+            f"{path} was measured on {elsewhere}, not {device}: run all blocks, or give another "
+            "folder"
         )
     return report
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images import PosedImages
 from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors, perturbed, right
-from pose_refiner_ros.evaluation.report import SILENT, Progress
+from pose_refiner_ros.evaluation.report import Progress, silent
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.learning.field_photos import field_psnr
 from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
@@ -42,7 +42,7 @@ def label_shares(
     starts: str = "posed",
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = SILENT,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Quality of fields by the share of photos whose poses are given.
 

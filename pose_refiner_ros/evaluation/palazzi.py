@@ -28,13 +28,13 @@ from pose_refiner_ros.evaluation import palazzi_blocks as blocks
 from pose_refiner_ros.evaluation.palazzi_tables import KINDS, markdown
 from pose_refiner_ros.evaluation.palazzi_views import RIGHT_CLASSES, draw_views, look, mixed
 from pose_refiner_ros.evaluation.report import (
-    SILENT,
     Counts,
     EvaluationError,
     Progress,
     Target,
     machine,
     now,
+    silent,
     targets,
     write_json,
     write_pages,
@@ -148,7 +148,7 @@ def run_palazzi(
     counts: PalazziCounts = FULL,
     seed: int = 0,
     device: str = "cpu",
-    progress: Progress = SILENT,
+    progress: Progress = silent,
     euler_record: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure everything; write palazzi.json, palazzi.md and the plots into a folder.

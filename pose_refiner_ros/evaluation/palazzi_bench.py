@@ -41,7 +41,7 @@ from .palazzi_views import (
     measure,
     paper_camera,
     summary,
-)  # fmt: skip
+)
 from .report import each
 
 RESOLUTIONS = (16, 32, 64, 128, 256)

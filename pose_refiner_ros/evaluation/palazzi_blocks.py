@@ -34,8 +34,8 @@ from .palazzi_views import (
     measure,
     paper_camera,
     summary,
-)  # fmt: skip
-from .report import SILENT, Progress, Tick, counted
+)
+from .report import Progress, Tick, counted, silent
 
 ROWS = {  # of table 1 -> Settings.refinement
     "encoder": "none",
@@ -52,7 +52,7 @@ class Tools:
     encoder: PoseEncoder
     medoids: dict[str, ObjectModel]
     device: str = "cpu"
-    progress: Progress = SILENT
+    progress: Progress = silent
 
     def pipeline(self, refinement: str, library: dict[str, ObjectModel] | None = None) -> Pipeline:
         """Of the medoids, or other models."""

@@ -15,13 +15,16 @@ from typing import Any
 from pose_refiner_ros.files.atomic import write_atomically
 
 Progress = Callable[[str, int, int], None]  # block, done, total
-SILENT: Progress = lambda block, done, total: None  # noqa: E731
 Tick = Callable[[], None]
 # Name, where the figure is, target, whether more is better, what the paper reports.
 Target = tuple[str, str, float, bool, float | None]
 # Head of a column, key of its figure, how it is written.
 Columns = Sequence[tuple[str, str, str]]
 _NUMBERS = re.compile(r"\[[-\d.,e\s]+\]")  # lists of nothing else: on one line
+
+
+def silent(block: str, done: int, total: int) -> None:
+    """No progress."""
 
 
 class EvaluationError(ValueError):

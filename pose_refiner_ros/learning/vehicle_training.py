@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -97,12 +98,10 @@ def train_on(
                     "enough for all splits"
                 )
     windows = vehicle_windows(settings, training, options.batch)
-    judged = iter(
-        vehicle_windows(
-            settings, collection.split("val"), 64, VALIDATION_SEED, ((PAPER, 1.0),), CLEAN
-        )
+    judged = vehicle_windows(
+        settings, collection.split("val"), 64, VALIDATION_SEED, ((PAPER, 1.0),), CLEAN
     )
-    validation = [next(judged) for _ in range(validation_batches)]
+    validation = list(islice(judged, validation_batches))
     encoder, record = train_encoder(
         settings, windows, validation, folder, options, devices, accelerator, resume, progress
     )
