@@ -178,18 +178,17 @@ def median_ms(work: Callable[[], Any], repeats: int) -> float:
 def single(model: ObjectModel, refiner: Refiner, trials: Iterable[Trial]) -> dict[str, float]:
     """One object at a time, from the label image to the pose: the distance transform, the
     refinement, its judgement."""
-    times, errors, shifts, crops, iterations = [], [], [], [], []
+    rows = []
     for trial in trials:
         start = time.perf_counter()
         seen = observe_mask(trial.masks, 1, trial.camera)
         found = refiner.refine([[seen]], [[Hypothesis(model.name, trial.start)]])[0][0]
-        times.append(1e3 * (time.perf_counter() - start))
+        ms = 1e3 * (time.perf_counter() - start)
         pose = found.reference_from_object
-        errors.append(rotation_angle(trial.truth[:3, :3].T @ pose[:3, :3]))
-        shifts.append(np.linalg.norm(pose[:3, 3] - trial.truth[:3, 3]))
-        crops.append(seen.crop.size)
-        iterations.append(found.iterations)
-    errors = np.degrees(errors)
+        angle = np.degrees(rotation_angle(trial.truth[:3, :3].T @ pose[:3, :3]))
+        shift = np.linalg.norm(pose[:3, 3] - trial.truth[:3, 3])
+        rows.append((ms, angle, shift, seen.crop.size, found.iterations))
+    times, errors, shifts, crops, iterations = np.transpose(rows)
     return {
         "trials": len(errors),
         "median_ms": float(np.median(times)),

@@ -154,14 +154,10 @@ def errors(estimates: np.ndarray, truths: np.ndarray) -> dict[str, np.ndarray]:
     """Of poses (..., 4, 4): rotation_deg; translation_m, of the camera in the model's frame;
     origin_m, of the model's origin in the camera's frame. Arrays (...)."""
     estimates, truths = np.broadcast_arrays(estimates, truths)
-    turned, moved = pose_errors(estimates.reshape(-1, 4, 4), truths.reshape(-1, 4, 4))
-    shape = estimates.shape[:-2]
+    found = pose_errors(estimates.reshape(-1, 4, 4), truths.reshape(-1, 4, 4))
+    turned, moved = (error.reshape(estimates.shape[:-2]) for error in found)
     between = np.linalg.norm(_position(estimates) - _position(truths), axis=-1)
-    return {
-        "rotation_deg": np.degrees(turned).reshape(shape),
-        "translation_m": between,
-        "origin_m": moved.reshape(shape),
-    }
+    return {"rotation_deg": np.degrees(turned), "translation_m": between, "origin_m": moved}
 
 
 def _position(camera_from_object: np.ndarray) -> np.ndarray:

@@ -58,10 +58,7 @@ def label_shares(
     """
     if starts not in STARTS:
         raise ValueError(f"starts is {starts!r}; choose {' or '.join(STARTS)}")
-    if train is None:
-
-        def train(photos: PosedImages) -> GridField:
-            return train_grid(photos, GridOptions(), device)
+    train = train or (lambda photos: train_grid(photos, GridOptions(), device))
 
     def row(share: float) -> dict[str, Any]:
         count = max(round(share * len(data)), 2)
