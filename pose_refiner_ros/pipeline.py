@@ -72,7 +72,7 @@ class Pipeline:
         self.refiner = Refiner(
             list(library.values()), self.device, self.settings.batch, self.settings
         )
-        self._search = PoseSearch(library, self.refiner, self.settings, self.device)
+        self._search = PoseSearch(library, self.refiner, self.device)
         self._baseline = None  # made at the first use: torch is not needed otherwise
 
     def warm_up(self) -> None:
@@ -108,6 +108,9 @@ class Pipeline:
         poses = []
         for target, found in zip(targets, self._find(frame, targets, report), strict=True):
             found = [one for one in found if np.isfinite(one.reference_from_object).all()]
+            if not found and self.settings.search == "never":
+                report(target.label, f"{target.name} has no start pose, and search is 'never'")
+                continue
             if not found or found[0].fits["silhouette"].iou == 0.0:
                 report(target.label, f"no pose of {target.name} found that overlaps its mask")
                 continue
@@ -277,10 +280,9 @@ class Pipeline:
         self, frame: Frame, targets: Sequence[Target], report: Report
     ) -> list[list[Hypothesis]]:
         """The refined hypotheses of each, best first."""
-        self._search.settings = self.settings
         if self.settings.refinement != "solver":
             return self._find_by_baseline(targets, report)
-        found = self._search.find(frame, targets)
+        found = self._search.find(frame, targets, self.settings)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None
             if colours_differ(rms):
@@ -303,7 +305,7 @@ class Pipeline:
             self._baseline = Baseline(
                 self.settings.refinement, self.refiner, self.encoder, self.device
             )
-        starts = [target.starts or self._search.views(target) for target in targets]
+        starts = [target.starts or self._search.views(target, self.settings) for target in targets]
         return self._baseline.refine(
             [[target.observation] for target in targets], starts, self.settings.keep, report
         )

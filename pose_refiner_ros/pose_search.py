@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from pose_refiner_ros.frame import POOR_IOU, Frame
-from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
-from pose_refiner_ros.refinement.observation import Observation, observe_mask
+from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.occlusion import DepthOrder
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
@@ -71,10 +70,8 @@ class Target:
 class PoseSearch:
     """Finds the poses of objects by a refiner. Codebooks are made when an object is first met."""
 
-    def __init__(
-        self, library: Mapping[str, ObjectModel], refiner: Refiner, settings: Settings, device: str
-    ) -> None:
-        self.library, self.refiner, self.settings = library, refiner, settings
+    def __init__(self, library: Mapping[str, ObjectModel], refiner: Refiner, device: str) -> None:
+        self.library, self.refiner = library, refiner
         self._depth_order = DepthOrder(library, device)
         self._codebooks: dict[str, ViewCodebook] = {}
 
@@ -84,48 +81,49 @@ class PoseSearch:
             self._codebooks[name] = ViewCodebook(self.library[name])
         return self._codebooks[name]
 
-    def views(self, target: Target) -> list[Hypothesis]:
+    def views(self, target: Target, settings: Settings) -> list[Hypothesis]:
         """Poses from the codebook's views."""
         seen = target.observation
-        camera_from_crop = rigid(seen.crop.crop_from_camera.T)
-        count = max(self.settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
+        count = max(settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
         guesses = self.codebook(target.name).match(seen, count)
-        return [Hypothesis(target.name, camera_from_crop @ pose) for pose in guesses]
+        return [Hypothesis(target.name, seen.reference_from_crop @ pose) for pose in guesses]
 
-    def find(self, frame: Frame, targets: Sequence[Target]) -> Found:
+    def find(self, frame: Frame, targets: Sequence[Target], settings: Settings) -> Found:
         """The refined hypotheses of each object of a frame."""
-        found = self._refine(targets, [target.starts for target in targets])
-        again = [i for i, target in enumerate(targets) if self._needs_views(target, found[i])]
+        found = self._refine(targets, [target.starts for target in targets], settings.keep)
+        again = [
+            i for i, target in enumerate(targets) if self._needs_views(target, found[i], settings)
+        ]
         cut = {i: is_cut(targets[i].observation) for i in again}
         views = self.refiner.refine(
             [[targets[i].observation] for i in again],
-            [self.views(targets[i]) for i in again],
-            [self._keep(targets[i], cut[i]) for i in again],
+            [self.views(targets[i], settings) for i in again],
+            [max(settings.keep, self._keep(targets[i], cut[i])) for i in again],
             restart=[not cut[i] for i in again],
             given=False,
         )
         for i, own in zip(again, views, strict=True):
             found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
-        self._add_rivals(targets, found, cut)
-        self._clear_of_what_is_behind(frame, targets, found)
+        self._add_rivals(targets, found, cut, settings.search == "never")
+        self._clear_of_what_is_behind(frame, targets, found, settings.keep)
         return found
 
-    def _refine(self, targets: Sequence[Target], starts) -> Found:
+    def _refine(self, targets: Sequence[Target], starts, keep: int) -> Found:
         return self.refiner.refine(
             [[target.observation] for target in targets],
             starts,
-            self.settings.keep,
+            keep,
             [target.tracked for target in targets],
             # a mesh that stands for a category never fits well enough to leave it at that
             [not target.tracked and not target.is_category for target in targets],
         )
 
-    def _needs_views(self, target: Target, found: Sequence[Hypothesis]) -> bool:
+    def _needs_views(self, target: Target, found: Sequence[Hypothesis], settings: Settings) -> bool:
         if target.is_category and found:  # the encoder knows more than the codebook
             return False
         start = target.starts[0].reference_from_object if target.starts else None
         return needs_views(
-            found, start, self.library[target.name], self.settings, target.tracked, target.due
+            found, start, self.library[target.name], settings, target.tracked, target.due
         )
 
     def _has_colours(self, target: Target) -> bool:
@@ -133,11 +131,13 @@ class PoseSearch:
         return has_field and target.observation.colours is not None
 
     def _keep(self, target: Target, cut: bool) -> int:
-        """How many views are followed to the end."""
+        """How many views are followed to the end at least."""
         by_colour = FIELD_KEEP if self._has_colours(target) else 0
-        return max(self.settings.keep, by_colour, CUT_KEEP if cut else 0)
+        return max(by_colour, CUT_KEEP if cut else 0)
 
-    def _add_rivals(self, targets: Sequence[Target], found: Found, cut: Mapping[int, bool]) -> None:
+    def _add_rivals(
+        self, targets: Sequence[Target], found: Found, cut: Mapping[int, bool], never: bool
+    ) -> None:
         """Refine what could be mistaken for what was found: of poses that were given and believed
         without a search, so that `good` does not depend on the start; and of objects that are cut,
         whose views are less distinct, then their best pose, turned.
@@ -146,18 +146,13 @@ class PoseSearch:
         """
         starts = []
         for i, target in enumerate(targets):
-            never = self.settings.search == "never"
             vouched_for = never or target.is_category or target.tracked
             several = rivals_to_look_at(found[i], cut.get(i), vouched_for)
-            starts.append(
-                [
-                    pose
-                    for best in found[i][:several]
-                    for pose in self.codebook(target.name).similar_views(
-                        best.reference_from_object, RIVALS, RIVAL_OVERLAP
-                    )
-                ]
-            )
+            seen, poses = target.observation, []
+            for best in found[i][:several]:
+                pose = seen.crop_from_reference @ best.reference_from_object
+                poses += self.codebook(target.name).similar_views(pose, RIVALS, RIVAL_OVERLAP)
+            starts.append([seen.reference_from_crop @ pose for pose in poses])
         self._add_from(starts, targets, found)
         starts = [[] for _ in targets]
         for i, is_cut_off in cut.items():
@@ -194,7 +189,7 @@ class PoseSearch:
         )
 
     def _clear_of_what_is_behind(
-        self, frame: Frame, targets: Sequence[Target], found: Found
+        self, frame: Frame, targets: Sequence[Target], found: Found, keep: int
     ) -> None:
         """Refine once more those that are found to stand in front of another."""
         fitting = {
@@ -210,11 +205,8 @@ class PoseSearch:
         front = []
         for target in (targets[i] for i in again):
             masks = np.where(np.isin(frame.masks, list(behind[target.label])), 0, frame.masks)
-            seen = observe_mask(masks, target.label, frame.camera)
-            if target.observation.rgb is not None:
-                seen = seen.with_image(frame.image)
-            front.append(replace(target, observation=seen))
+            front.append(replace(target, observation=target.observation.with_masks(masks)))
         # what half an outline has led astray may find its way from the start
         starts = [[*found[i], *targets[i].starts] for i in again]
-        for i, own in zip(again, self._refine(front, starts), strict=True):
+        for i, own in zip(again, self._refine(front, starts, keep), strict=True):
             found[i] = own or found[i]

@@ -349,7 +349,7 @@ def test_search_may_be_left_out(blocks):
     never = Pipeline(blocks.library, Settings(search="never"), "cpu")
     reports = Reports()
     assert never.process(Frame(masks, CAMERA, {1: "ell"}), reports) == []
-    assert "no pose of ell found" in reports.texts(1)
+    assert "ell has no start pose, and search is 'never'" in reports.texts(1)
     (found,) = never.process(Frame(masks, CAMERA, {1: "ell"}, {1: [turned(TRUTH, (0.1, 0, 0))]}))
     assert angle_deg(found.camera_from_object, TRUTH) < 0.5
 

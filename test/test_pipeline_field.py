@@ -9,7 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from painted import painted_block, photo
-from shapes import angle_deg, box, ell, model, pinhole_camera, pose, shift_between, turned
+from shapes import (
+    angle_deg,
+    box,
+    ell,
+    model,
+    pinhole_camera,
+    pose,
+    random_turn,
+    shift_between,
+    turned,
+)
 
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.camera import Camera
@@ -261,3 +271,25 @@ def test_origin_far_from_the_object(own_cache):
     )
     assert angle_deg(found.camera_from_object, truth) < 1.0
     assert found.quality == "good"
+
+
+@pytest.mark.parametrize("search", ["auto", "never"])
+def test_a_photo_of_other_colours_does_not_harm_the_pose_of_the_outline(own_cache, search):
+    """A wrong white balance, a repainted object: colours that fit nowhere have no say."""
+    half = (0.1, 0.06, 0.04)
+    field = painted_block(half)
+    block = model("block", box(*(2 * np.array(half))), field=field)
+    pipeline = Pipeline({"block": block}, replace(SETTINGS, search=search), "cpu")
+    rng, errors, said = np.random.default_rng(0), [], []
+    for k in range(6):
+        truth = pose(random_turn(rng, rng.uniform(0, 3)), (0.02, -0.02, 0.6))
+        image, mask = photo(field, truth, CAMERA)
+        image = np.ascontiguousarray(image[..., [1, 2, 0]] if k % 2 else 255 - image)
+        start = turned(truth, random_turn(rng, np.radians(8)), 0.01 * rng.normal(size=3))
+        reports = Reports()
+        frame = Frame(mask, CAMERA, {1: "block"}, {1: [start]}, image=image)
+        (found,) = pipeline.process(frame, reports)
+        errors.append(angle_deg(found.camera_from_object, truth))
+        said.append(any("colours" in text for _, text in reports))
+    assert np.median(errors) < 5.0
+    assert all(said)

@@ -81,3 +81,9 @@ def test_only_the_ros_folder_knows_ros():
         if module.split(".")[0] in ROS or module.split(".")[0].endswith("_msgs")
     ]
     assert not found
+
+
+def test_every_folder_of_code_is_installed():
+    """A folder without `__init__.py` works from the repository, and is missing elsewhere."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.refiner import Refiner
@@ -59,7 +58,6 @@ class Baseline:
             self._descent = GradientRefiner(device=self._device)
         name = starts[0].object
         model = self._refiner.models[name]
-        camera_from_crop = rigid(seen.crop.crop_from_camera.T)
         encoder = self._encoder if self.kind == "gradient_encoder" else None
         if encoder is not None and model.category in encoder.classes:
             found = self._descent.refine_encoder(seen, model, encoder)
@@ -70,9 +68,8 @@ class Baseline:
                     f"the encoder does not know {name}: the error goes into the pose instead of "
                     "into its weights",
                 )
-            poses = [camera_from_crop.T @ one.reference_from_object for one in starts]
+            poses = [seen.crop_from_reference @ one.reference_from_object for one in starts]
             found = [self._descent.refine_poses(seen, model, poses)]
         reached = np.concatenate([result.camera_from_object.cpu().numpy() for result in found])
-        return [
-            replace(starts[0], reference_from_object=camera_from_crop @ pose) for pose in reached
-        ]
+        start, back = starts[0], seen.reference_from_crop
+        return [replace(start, reference_from_object=back @ pose) for pose in reached]

@@ -185,7 +185,7 @@ def _targets(
             candidates = [] if model is None else [model]
         mask = image.mask(instance, masks)
         if not candidates:
-            skipped.append(f"{what}: the data set has no model of it")
+            skipped.append(f"{what}: there is no usable model of it")
         elif mask is None:
             skipped.append(f"{what}: its mask is missing ({masks})")
         else:

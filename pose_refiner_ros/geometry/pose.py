@@ -74,8 +74,7 @@ def in_axes(rotation: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def about(offset: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Covariances (..., 6, 6) about points that lie (..., 3) away from the old ones, same axes: a
     small turn w about the old point moves the new one by w x offset."""
-    move = np.zeros(np.shape(covariance))
-    move[..., range(6), range(6)] = 1.0
+    move = np.eye(6) + np.zeros(np.shape(covariance))
     move[..., :3, 3:] = -skew(offset)
     return move @ covariance @ np.swapaxes(move, -1, -2)
 

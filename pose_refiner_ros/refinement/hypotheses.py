@@ -52,7 +52,7 @@ class Hypothesis:
     fits: dict[str, TermFit] = field(default_factory=dict)
     iterations: int = 0
     reason: Reason = Reason.RUNNING
-    index: int = 0  # of the object, among those of a call
+    index: int = field(default=0, repr=False)  # of the object, among those of a call
 
 
 def same_pose(

@@ -73,6 +73,11 @@ class Observation:
         return crop_from_camera @ inverse(self.reference_from_camera)
 
     @property
+    def reference_from_crop(self) -> np.ndarray:
+        """(4, 4)."""
+        return inverse(self.crop_from_reference)
+
+    @property
     def eye(self) -> np.ndarray:
         """(3,) where the camera is in the reference."""
         if self.reference_from_camera is None:
@@ -100,6 +105,13 @@ class Observation:
     def least_cost(self) -> float:
         """The cost of a silhouette that covers exactly the mask."""
         return cv2.sumElems(cv2.min(self.distances[-1].distance, 0.0))[0]
+
+    def with_masks(self, masks: np.ndarray) -> Observation:
+        """The same with other labels beside the object's own in the label image (H, W)."""
+        seen = observe_mask(
+            masks, self.label, self.crop.camera, reference_from_camera=self.reference_from_camera
+        )
+        return replace(seen, rgb=self.rgb)  # the window is that of the object's own mask
 
     def with_image(self, image: np.ndarray | None) -> Observation:
         """The same with its window of the image (H, W, 3) uint8 RGB. Raises CameraError where there

@@ -186,8 +186,11 @@ class Refiner:
         self, observations: Sequence[Observation], hypotheses: Sequence[Hypothesis]
     ) -> list[Hypothesis]:
         """Measure hypotheses of one object as they are."""
-        self._observe([observations])
+        self._parts([observations])  # not more than there is room for
         starts = [_begun(0, one) for one in hypotheses]
+        if not observations:
+            return starts
+        self._observe([observations])
         self._measure(starts, [observations], (), self.terms)
         self._add_covariances(starts)
         return starts
@@ -203,9 +206,13 @@ class Refiner:
         if not found or not observations:
             return []
         masked = any(seen.distances for seen in observations)
-        if masked and all(colours_differ(colour_rms(one)) for one in found):
-            for one in found:
-                one.cost = sum(float(f.cost) for n, f in one.fits.items() if n != "radiance")
+        without = masked and all(colours_differ(colour_rms(one)) for one in found)
+        for one in found:
+            one.cost = sum(
+                float(fit.cost)
+                for name, fit in one.fits.items()
+                if not (without and name == "radiance")
+            )
         return self._distinct(found, observations, len(found))
 
     def _distinct(self, found, observations, keep, behind=np.inf) -> list[Hypothesis]:
@@ -272,21 +279,27 @@ class Refiner:
         terms = [term for term in self.terms if term.name in stage.terms]
         if fast:
             return self._finish(candidates, given, seen, stage.tracked, terms)
-        if sifted & objects and stage.promising is not None:
-            most = [stage.promising if i in sifted else len(candidates) for i in range(len(seen))]
-            if len(candidates) > sum(most[i] for i in objects):
-                look = (replace(stage.first_look[0], iterations=1),)
-                candidates = self._best(self._solve(candidates, seen, look, terms), seen, most)
+        if stage.promising is not None:
+            glance = (replace(stage.first_look[0], iterations=1),)
+            most = [stage.promising if i in sifted else np.inf for i in range(len(seen))]
+            candidates = self._thin_out(candidates, seen, glance, terms, most)
             keep = [stage.keep if i in sifted else most for i, most in enumerate(keep)]
         if len(objects) == len(candidates) <= self.capacity:  # one each: nothing to choose from
             return self._finish(candidates, given, seen, stage.coarse + stage.fine, terms)
         several = [WORTH_FOLLOWING * most for most in keep]
-        if len(candidates) > sum(several[i] for i in objects):
-            candidates = self._solve(candidates, seen, stage.first_look, terms)
-            candidates = self._best(candidates, seen, several, stage.behind)
+        candidates = self._thin_out(
+            candidates, seen, stage.first_look, terms, several, stage.behind
+        )
         candidates = self._solve(candidates, seen, stage.coarse, terms)
         candidates = self._best(candidates, seen, keep, stage.behind)
         return self._finish(candidates, given, seen, stage.fine, terms)
+
+    def _thin_out(self, candidates, seen, levels, terms, most, behind=np.inf) -> list[Hypothesis]:
+        """Of objects with more than `most` candidates those that are best after the levels."""
+        number = np.bincount([one.index for one in candidates], minlength=len(seen))
+        crowd = [one for one in candidates if number[one.index] > most[one.index]]
+        rest = [one for one in candidates if number[one.index] <= most[one.index]]
+        return rest + self._best(self._solve(crowd, seen, levels, terms), seen, most, behind)
 
     def _best(self, candidates, seen, keep, behind=np.inf) -> list[Hypothesis]:
         by_object: dict[int, list[Hypothesis]] = {}
@@ -308,16 +321,21 @@ class Refiner:
 
     def _finish(self, candidates, given, seen, levels, terms) -> list[Hypothesis]:
         """Candidates after the last levels, and of `given` those that are better than all
-        candidates of their object: no result is worse than its start."""
+        candidates of their object: no result is worse than its start, as far as pixels can tell
+        (`fits_to_the_pixel`)."""
         self._measure(candidates, seen, levels, terms)
         best: dict[int, Hypothesis] = {}
-        for one in candidates:
-            if one.index not in best or one.cost < best[one.index].cost:
-                best[one.index] = one
+        for one in sorted(candidates, key=lambda one: np.nan_to_num(one.cost, nan=np.inf)):
+            best.setdefault(one.index, one)
         doubtful = {i for i, one in best.items() if not fits_to_the_pixel(one, seen[i])}
         starts = [_begun(i, one) for i, one in given if i in doubtful]
         self._measure(starts, seen, (), terms)
-        return candidates + [one for one in starts if one.cost < best[one.index].cost]
+        # where colours differ `merge` may leave them out, and another start is the best one
+        return candidates + [
+            one
+            for one in starts
+            if not one.cost >= best[one.index].cost or colours_differ(colour_rms(best[one.index]))
+        ]
 
     def _measure(self, candidates, seen, levels, terms) -> None:
         """Run candidates through levels, and see how they fit all terms at their finest scale."""
@@ -394,10 +412,13 @@ class Refiner:
     def _telling(self, one: Hypothesis) -> tuple[str, ...]:
         """Names of the terms by which a pose is known, none of them twice."""
         names = [name for name, fit in one.fits.items() if fit.hessian is not None]
-        if colours_differ(colour_rms(one)) and "silhouette" in names:
+        if "silhouette" not in names:
+            return tuple(names)
+        if colours_differ(colour_rms(one)):
             names.remove("radiance")
-        contained = {name for term in self.terms if term.name in names for name in term.contains}
-        return tuple(name for name in names if name not in contained)
+        if any(one.fits[name].has_masks for name in names):
+            names.remove("silhouette")
+        return tuple(names)
 
 
 def _begun(index: int, one: Hypothesis) -> Hypothesis:

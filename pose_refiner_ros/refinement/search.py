@@ -56,7 +56,8 @@ def fits_to_the_pixel(found: Hypothesis, observations: Sequence[Observation]) ->
     """
     if set(found.fits) != {"silhouette"}:
         return False
-    scale = np.mean([seen.crop.scale for seen in observations if seen.distances])
+    scales = [seen.crop.scale for seen in observations if seen.distances]
+    scale = sum(scales) / len(scales)
     return bool(found.fits["silhouette"].rms * scale < PIXEL_NOISE)
 
 
@@ -69,8 +70,8 @@ def restart_angle(
     outline, colours = best.fits.get("silhouette"), best.fits.get("radiance")
     angle = RESTART_ANGLE_UNMASKED if outline is None else RESTART_ANGLE
     if outline is not None:
-        crops = [seen.crop for seen in observations if seen.distances]
-        limit = strictness * RESTART_OUTLINE * np.mean([crop.size / crop.scale for crop in crops])
+        sides = [seen.crop.size / seen.crop.scale for seen in observations if seen.distances]
+        limit = strictness * RESTART_OUTLINE * sum(sides) / len(sides)
         if not outline.rms < limit:
             return angle
     if colours is not None and not colours.rms <= RESTART_COLOUR:

@@ -70,10 +70,15 @@ class ObjectMarkers:
         if model.name not in self._triangles:
             mesh = model.silhouette_mesh
             if len(mesh.faces) > TRIANGLES:
-                mesh = simplify_for_silhouette(model.mesh, max_faces=TRIANGLES)
+                mesh = _simplified(model.mesh, max_faces=TRIANGLES)
             if model.mesh_path is None and len(mesh.faces) > TRIANGLES:  # made of a field
-                mesh = simplify_for_silhouette(model.silhouette_mesh, tolerance_px=ROUGH_PX)
+                mesh = _simplified(model.silhouette_mesh, tolerance_px=ROUGH_PX)
             # RViz has single precision: about the object's middle, wherever its origin is
             corners = (mesh.vertices - model.box_center)[mesh.faces.ravel()].tolist()
             self._triangles[model.name] = [Point(x=x, y=y, z=z) for x, y, z in corners]
         return self._triangles[model.name]
+
+
+def _simplified(mesh, **limits):
+    """Without a warning: the limits are the markers' own, not the user's."""
+    return simplify_for_silhouette(mesh, **limits, warn=lambda _: None)

@@ -176,7 +176,7 @@ def test_what_cannot_be_estimated_is_listed(bop_folder, tmp_path):
     report, _ = run(bop_folder, tmp_path)
     text = "\n".join(report["skipped"])
     assert "scene 3 image 0 object 1 (number 0): its mask is missing (visib)" in text
-    assert "scene 3 image 0 object 4 (number 1): the data set has no model of it" in text
+    assert "scene 3 image 0 object 4 (number 1): there is no usable model of it" in text
     assert "image 7 object 4" not in text  # hidden so far that BOP leaves it out
     assert [(r["im_id"], r["obj_id"]) for r in report["objects"] if r["scene_id"] == 3] == [(7, 1)]
 

@@ -28,7 +28,7 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import in_axes, inverse, rigid, twist_between
 from pose_refiner_ros.objects.symmetry import Axis, Symmetries
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
-from pose_refiner_ros.refinement.observation import observe_mask
+from pose_refiner_ros.refinement.observation import observe_image, observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.terms.prior import PosePrior
 from pose_refiner_ros.rendering.scene import render_scene
@@ -335,3 +335,21 @@ def test_two_cameras_and_a_field(block, outlines):
     assert sigma[1] < 0.7 * sigma[0]
     away = [abs(ray @ (result.reference_from_object - TRUTH)[:3, 3]) for result in (one, two)]
     assert away[1] < max(away[0], 1e-3)
+
+
+def test_a_mask_beside_an_image_without_one_makes_the_covariance_smaller(block):
+    """The outline of the one is no part of the other's colours."""
+    from pose_refiner_ros.objects.field_mesh import field_mesh
+
+    shape = model("block", field_mesh(block), field=block)
+    poor, good = pinhole_camera(128, 80.0), pinhole_camera(900, 1500.0)
+    there = from_the_side()
+    image = observe_image(photo(block, TRUTH, poor)[0], poor, (0.4, 0.5, 0.4))
+    side = seen_by(good, shape, TRUTH, there)
+    refiner = Refiner([shape], capacity=4, settings=Settings(photo_rays=512))
+    sigmas = [
+        np.sqrt(np.diag(refiner.evaluate(seen, guesses("block", TRUTH))[0].covariance))
+        for seen in ([image], [side], [image, side])
+    ]
+    assert (sigmas[2] < 1.1 * np.minimum(sigmas[0], sigmas[1])).all()
+    assert sigmas[2][2] < 0.5 * sigmas[0][2]  # the range, which the side camera sees

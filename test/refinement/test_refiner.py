@@ -472,3 +472,24 @@ def test_objects_in_front_of_the_lens_do_not_take_long(refiner):
     usual = min(seconds(start) for _ in range(3))
     close = min(seconds(pose((0.4, 0.8, 0.1), (0.0, 0.0, z))) for z in (0.05, 0.08, 0.12))
     assert close < 30 * usual
+
+
+def test_many_starts_of_one_object_end_as_they_end_alone(refiner):
+    """Whatever the others of the call are, of which none is compared with another."""
+    rng = np.random.default_rng(1)
+    truths = [pose(random_turn(rng, rng.uniform(0, 3)), (0.03, -0.02, 0.6)) for _ in range(9)]
+    observations = [[seen(ELL, truth)] for truth in truths]
+    starts = [pose(random_turn(rng, rng.uniform(0, 3)), (0.03, -0.02, 0.6)) for _ in range(16)]
+    many = guesses("ell", *starts)
+    others = [guesses("ell", turned(truth, (0.1, 0, 0))) for truth in truths[1:]]
+    (alone,) = refiner.refine(observations[:1], [many], restart=False)
+    together = refiner.refine(observations, [many, *others], restart=False)[0]
+    assert len(alone) == len(together) > 1
+    for a, b in zip(alone, together, strict=True):
+        same(a, b)
+
+
+def test_more_observations_than_there_is_room_for_are_refused():
+    small = Refiner([ELL], capacity=1)
+    with pytest.raises(ValueError, match="2 observations of an object"):
+        small.evaluate([seen(ELL, TRUTH)] * 2, guesses("ell", TRUTH))

@@ -26,8 +26,9 @@ class TermFit:
 
     cost: (B,), 0 for a perfect fit; rms: (B,) robust RMS residual, in the term's own unit: photo
     pixels of the outline, or colour in [0, 1]; hessian: (B, 6, 6) Gauss-Newton matrix of this term
-    alone; sectors: (B, S, 6) parts of its gradient whose residuals are alike; slope: (B,) how fast
-    residuals really grow, relative to the matrix.
+    alone; sectors: (B, S, 6) parts of its gradient whose residuals are alike, S a multiple of 12
+    (`covariance.py` groups them); slope: (B,) how fast residuals really grow, relative to the
+    matrix; has_masks: (B,) whether all masks of a pose are in this term as well, as opacity.
 
     Of silhouettes: iou over known pixels; visible: share of the outline on known pixels. Of
     colours: colour_rms: that of the pixels which both mask and field cover, covered: their share of
@@ -43,6 +44,7 @@ class TermFit:
     visible: np.ndarray | None = None
     colour_rms: np.ndarray | None = None
     covered: np.ndarray | None = None
+    has_masks: np.ndarray | None = None
     gain: np.ndarray | None = None
     bias: np.ndarray | None = None
 
@@ -60,14 +62,12 @@ class ResidualTerm(Protocol):
 
     name: by which levels choose it; finest: its sharpest scale; fixed_launches: whether what it
     launches for a scale and a number of poses is always the same, with the same arrays, so that it
-    can be replayed; contains: names of terms whose evidence is in its own as well; sees: (B,) bool,
-    the loaded poses of which it has seen something.
+    can be replayed; sees: (B,) bool, the loaded poses of which it has seen something.
     """
 
     name: str
     finest: int
     fixed_launches: bool
-    contains: tuple[str, ...]
     sees: np.ndarray
 
     def observe(self, observations: Sequence[Observation]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import warp as wp
 
-from pose_refiner_ros.geometry.pose import about_point, in_axes, information_about, rigid
+from pose_refiner_ros.geometry.pose import about_point, information_about
 from pose_refiner_ros.geometry.pose_kernels import log_so3
 
 from ..host_buffer import HostBuffer, RecordedKernel
@@ -32,11 +32,6 @@ class PosePrior:
 
     reference_from_object: np.ndarray
     information: np.ndarray
-
-    def turned(self, rotation: np.ndarray) -> PosePrior:
-        """The same along axes turned by (3, 3)."""
-        pose = rigid(rotation) @ self.reference_from_object
-        return PosePrior(pose, in_axes(rotation, self.information))
 
 
 @wp.struct
@@ -87,7 +82,6 @@ class PriorTerm:
     name = "prior"
     finest = 0
     fixed_launches = True
-    contains = ()
 
     def __init__(
         self, pivots: Mapping[str, np.ndarray], capacity: int, device: str = "cpu"

@@ -111,7 +111,6 @@ class RadianceTerm:
 
     name = "radiance"
     finest = len(SCALES) - 1
-    contains = ("silhouette",)  # the mask, as opacity
     fixed_launches = False  # each batch has rays of its own
 
     def __init__(
@@ -135,6 +134,7 @@ class RadianceTerm:
         self._resolutions: dict[str, list[GridField]] = {}
         self._images: dict[Observation, ColourImage] = {}
         self._rays: dict[tuple[Observation, int], Rays] = {}
+        self._distances: dict[tuple[str, Observation], float] = {}
         self._blocks: list[_Block] = []
         self._commands: dict[int, list[Callable[[], None]]] = {}
         self._count = 0
@@ -160,11 +160,14 @@ class RadianceTerm:
 
     def observe(self, observations: Sequence[Observation]) -> None:
         """Take in images; their rays are chosen when they are first looked at."""
-        self._images, self._rays = {}, {}
+        self._images, self._rays, self._distances = {}, {}, {}
 
     def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
         """The batch, the poses of an object side by side; see `ResidualTerm`."""
         count = self._count = len(poses)
+        masked = np.zeros(count, bool)
+        masked[[i for i, seen in rows if seen.distances and seen.colours is None]] = True
+        self._has_masks = ~masked
         rows = [
             (i, seen)
             for i, seen in rows
@@ -189,6 +192,8 @@ class RadianceTerm:
                 float(np.median(np.linalg.norm(places, axis=1))),
                 WITHIN * self._fields[name].diameter,
             )
+            # once for all batches: costs are compared, and versions of a field change them
+            distance = self._distances.setdefault((name, observation), distance)
             block = _Block(observation, name, numbers[0], len(numbers), row, distance)
             self._blocks.append(block)
             row += len(numbers)
@@ -222,6 +227,7 @@ class RadianceTerm:
             sectors=self._buffer.read("sectors", count).copy(),
             slope=np.ones(count),
             colour_rms=np.where(enough, colour_rms, 1.0),
+            has_masks=self._has_masks,
             covered=np.where(enough, covered / np.maximum(masked, 1.0), 0.0),
             gain=gain,
             bias=bias,

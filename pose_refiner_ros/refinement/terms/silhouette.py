@@ -45,7 +45,6 @@ class SilhouetteTerm:
     name = "silhouette"
     finest = len(SCALES) - 1
     fixed_launches = True
-    contains = ()
 
     def __init__(
         self,
@@ -103,11 +102,11 @@ class SilhouetteTerm:
                 else:
                     target = self._masks[index].distance[slot, :size, :size]
                     wp.copy(target, wp.array(one.distance, device=self._device))
-            rows.write("size", np.array([len(one.distance) for one in maps], np.int32))
-            rows.write("scale", np.array([one.scale for one in maps], np.float32))
-            rows.write("pinhole", np.array([one.pinhole for one in maps], np.float32))
-            rows.write("image_bounds", np.array([one.bounds for one in maps], np.float32))
-            rows.write("pixel", np.array([one.pixel for one in maps], np.float32))
+            rows.write("size", [len(one.distance) for one in maps])
+            rows.write("scale", [one.scale for one in maps])
+            rows.write("pinhole", [one.pinhole for one in maps])
+            rows.write("image_bounds", [one.bounds for one in maps])
+            rows.write("pixel", [one.pixel for one in maps])
         self._of_masks = np.array(
             [(seen.least_cost, seen.area, seen.crop.scale) for seen in masked]
         )

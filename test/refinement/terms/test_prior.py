@@ -204,17 +204,3 @@ def test_an_object_of_which_nothing_is_seen_is_not_moved_by_its_prior():
     result = solver.result()
     assert result["reason"][0] == Reason.NO_EVIDENCE
     np.testing.assert_allclose(result["reference_from_object"][0], start, atol=1e-5)
-
-
-def test_turned_axes_change_no_cost():
-    rng = np.random.default_rng(5)
-    prior, at, R = random_prior(rng), random_pose(rng), random_rotation(rng)
-    transform = np.eye(4)
-    transform[:3, :3] = R
-    there = prior.turned(R)
-    np.testing.assert_allclose(
-        there.reference_from_object, transform @ prior.reference_from_object, atol=1e-12
-    )
-    assert cost_of(there, transform @ at) == pytest.approx(cost_of(prior, at), rel=1e-9)
-    back = there.turned(R.T)
-    np.testing.assert_allclose(back.information, prior.information, atol=1e-9)
