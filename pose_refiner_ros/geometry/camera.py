@@ -181,8 +181,8 @@ class Camera:
             advice = "one of the two is turned by 90 degrees, or height and width are exchanged"
         elif abs(self.height / height - ratio) < 1e-6:
             advice = (
-                f"the {name} was resized by {1 / ratio:g}: resize fx, fy, cx, cy as well, or it back "
-                "(masks with nearest neighbour)"
+                f"the {name} was resized by {1 / ratio:g}: resize fx, fy, cx, cy as well, or it "
+                "back (masks with nearest neighbour)"
             ) + (f", or set binning to {ratio:g}" if ratio > 1 and ratio == int(ratio) else "")
         else:
             advice = f"use the calibration of this {name}, with its region of interest"
