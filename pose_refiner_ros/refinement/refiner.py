@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isnan
 
 import numpy as np
 
@@ -325,7 +326,7 @@ class Refiner:
         (`fits_to_the_pixel`)."""
         self._measure(candidates, seen, levels, terms)
         best: dict[int, Hypothesis] = {}
-        for one in sorted(candidates, key=lambda one: np.nan_to_num(one.cost, nan=np.inf)):
+        for one in sorted(candidates, key=lambda one: np.inf if isnan(one.cost) else one.cost):
             best.setdefault(one.index, one)
         doubtful = {i for i, one in best.items() if not fits_to_the_pixel(one, seen[i])}
         starts = [_begun(i, one) for i, one in given if i in doubtful]
