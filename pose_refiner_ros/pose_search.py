@@ -81,11 +81,13 @@ class PoseSearch:
             self._codebooks[name] = ViewCodebook(self.library[name])
         return self._codebooks[name]
 
-    def views(self, target: Target, settings: Settings) -> list[Hypothesis]:
-        """Poses from the codebook's views."""
+    def views(
+        self, target: Target, settings: Settings, look_beyond: bool = True
+    ) -> list[Hypothesis]:
+        """Poses from the codebook's views; look_beyond: see `ViewCodebook.match`."""
         seen = target.observation
         count = max(settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
-        guesses = self.codebook(target.name).match(seen, count)
+        guesses = self.codebook(target.name).match(seen, count, look_beyond)
         return [Hypothesis(target.name, seen.reference_from_crop @ pose) for pose in guesses]
 
     def find(self, frame: Frame, targets: Sequence[Target], settings: Settings) -> Found:
@@ -94,10 +96,10 @@ class PoseSearch:
         again = [
             i for i, target in enumerate(targets) if self._needs_views(target, found[i], settings)
         ]
-        cut = {i: is_cut(targets[i].observation) for i in again}
+        cut = {i: self._is_worth_looking_beyond(targets[i], found[i], settings) for i in again}
         views = self.refiner.refine(
             [[targets[i].observation] for i in again],
-            [self.views(targets[i], settings) for i in again],
+            [self.views(targets[i], settings, cut[i]) for i in again],
             [max(settings.keep, self._keep(targets[i], cut[i])) for i in again],
             restart=[not cut[i] for i in again],
             given=False,
@@ -125,6 +127,12 @@ class PoseSearch:
         return needs_views(
             found, start, self.library[target.name], settings, target.tracked, target.due
         )
+
+    def _is_worth_looking_beyond(self, target: Target, found, settings: Settings) -> bool:
+        """Whether part of it is missing, and it is no track that fits and gets a fresh look: those
+        come every third of a second, and cost a frame."""
+        overlap = float(found[0].fits["silhouette"].iou) if target.tracked and found else 0.0
+        return overlap < settings.confirm_iou and is_cut(target.observation)
 
     def _has_colours(self, target: Target) -> bool:
         has_field = self.library[target.name].field is not None

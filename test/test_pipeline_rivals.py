@@ -8,6 +8,7 @@ from shapes import angle_deg, box, ell, model, pinhole_camera, pose, random_turn
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.refinement.codebook import ViewCodebook
 from pose_refiner_ros.settings import Settings
 
 CAMERA = pinhole_camera(256, 300.0)
@@ -66,8 +67,6 @@ def test_of_poses_that_look_the_same_the_nearest_to_the_start_is_told(pipeline):
 
 
 def test_a_track_is_not_asked_again_and_never_means_never(pipeline, monkeypatch):
-    from pose_refiner_ros.refinement.codebook import ViewCodebook
-
     asked = []
     monkeypatch.setattr(ViewCodebook, "similar_views", lambda *_: asked.append(1) or [])
     start = turned(TRUTH, (0.02, 0.01, 0.0))
@@ -79,3 +78,13 @@ def test_a_track_is_not_asked_again_and_never_means_never(pipeline, monkeypatch)
     assert not asked
     process(pipeline, "box", start)
     assert asked
+
+
+def test_a_fresh_look_at_a_cut_track_that_fits_does_not_look_beyond_the_cut(pipeline, monkeypatch):
+    """It comes three times a second, and would take longer than a frame."""
+    asked, match = [], ViewCodebook.match
+    monkeypatch.setattr(ViewCodebook, "match", lambda *args: asked.append(args[-1]) or match(*args))
+    cut = pose((0.6, -0.7, 0.4), (0.3, -0.02, 0.6))
+    process(pipeline, "ell", cut, cut, tracked={1}, search={1})
+    process(pipeline, "ell", None, cut)
+    assert asked == [False, True]

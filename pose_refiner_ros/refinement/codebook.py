@@ -88,16 +88,19 @@ class ViewCodebook:
         coarse = simplify_for_silhouette(mesh, tolerance_px=_CUT_COARSE_PX)
         self._drawn, self._coarse = MeshBatch([mesh]), MeshBatch([coarse])
 
-    def match(self, observation: Observation, count: int) -> list[np.ndarray]:
+    def match(
+        self, observation: Observation, count: int, look_beyond: bool = True
+    ) -> list[np.ndarray]:
         """The best `count` poses (4, 4), in the axes of the observation's crop, that differ clearly
         from each other, best first.
 
-        Of a mask that is cut (`is_cut`) there are up to `CUT_MORE` times as many.
+        Of a mask that is cut (`is_cut`) there are up to `CUT_MORE` times as many, for all that may
+        lie beyond the cut, in several times the time. Without look_beyond, what is seen is all.
         """
         # These matrices are small: a second thread of the BLAS library gains nothing on an idle
         # machine and costs ten times the whole on a busy one, where it has to be waited for.
         with _thread_pools().limit(limits=1, user_api="blas"):
-            return self._match(observation, count)
+            return self._match(observation, count, look_beyond)
 
     def similar_views(
         self, camera_from_object: np.ndarray, count: int, least: float = 0.85
@@ -129,8 +132,8 @@ class ViewCodebook:
         ]
         return rivals[:count]
 
-    def _match(self, observation: Observation, count: int) -> list[np.ndarray]:
-        if observation.unknown is not None:
+    def _match(self, observation: Observation, count: int, look_beyond: bool) -> list[np.ndarray]:
+        if look_beyond and observation.unknown is not None:
             places = _cut_places(observation)
             if places:
                 return self._match_cut(observation, places, CUT_MORE * count)
