@@ -150,7 +150,7 @@ class PoseSearch:
         without a search, so that `good` does not depend on the start; and of objects that are cut,
         whose views are less distinct, then their best pose, turned.
 
-        cut: of the targets whose views were all tried, whether part of them is missing.
+        cut: of the targets whose views were all tried, whether what is missing was thought of.
         """
         starts = []
         for i, target in enumerate(targets):
