@@ -20,9 +20,10 @@ Without a GPU, to try the script itself:
     python3 tools/gpu_check.py --device cpu --quick --budget 240
 
 Blocks run one after the other, the most telling first, each with seconds of its own out of
---budget. After each one the file is written anew, so what is done stays if the run is killed; what
-goes wrong in a block is written there and the next one runs. Blocks whose packages are missing are
-skipped and say so. Exit code 0: all blocks passed.
+--budget and in a process of its own (an illegal address spoils CUDA for the whole process). After
+each one the file is written anew, so what is done stays if the run is killed; what goes wrong in a
+block is written there and the next one runs. Blocks whose packages are missing are skipped and say
+so. Exit code 0: all blocks passed.
 
     environment   device, memory, versions
     compile       every Warp module of the package, for the device
@@ -48,6 +49,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -120,7 +122,8 @@ def compile_all(options: argparse.Namespace, report: Report) -> None:
         made = {"trace": trace_kernel(degree), **march_kernels(degree), **training_kernels(degree)}
         modules |= {f"{name}, degree {degree}": kernel.module for name, kernel in made.items()}
     seconds, failed = report.setdefault("seconds_each", {}), report.setdefault("failed", {})
-    for name, module in modules.items():
+
+    def load(name: str, module: Any) -> None:
         lanes = [lanes for end, lanes in LANES.items() if name.endswith(end)]
         block = {"block_dim": lanes[0]} if lanes and device.is_cuda else {}
         begun = time.perf_counter()
@@ -130,6 +133,9 @@ def compile_all(options: argparse.Namespace, report: Report) -> None:
         except Exception as error:
             failed[name] = str(error)
         seconds[name] = round(time.perf_counter() - begun, 3)
+
+    with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) - 1))) as pool:
+        list(pool.map(load, modules, modules.values()))
     report["passed"] = not failed
 
 
@@ -445,6 +451,22 @@ def run_block(block: Block, seconds: float, options: argparse.Namespace, report:
     report["seconds"] = round(time.perf_counter() - begun, 1)
 
 
+def in_own_process(name: str, seconds: float, command: Sequence[str]) -> Report:
+    """Report of a block."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "report.json"
+        own = ["--only", name, "--budget", f"{seconds:.1f}", "--out", str(out)]
+        try:
+            code = subprocess.run(
+                [sys.executable, __file__, *command, *own], timeout=seconds + 20.0
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        if out.is_file():
+            return json.loads(out.read_text())["blocks"][name]
+    return {"error": f"its process ended with {code}", "passed": False, "seconds": seconds}
+
+
 def write(path: Path, report: Report) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(report, indent=1, default=str) + "\n")
@@ -499,11 +521,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own |= {"skipped": "no seconds are left of the budget", "seconds": 0.0}
         else:
             print(f"{name} ...", flush=True)
-            run_block(block, min(most, left), options, own)
+            if len(chosen) == 1:
+                run_block(block, min(most, left), options, own)
+            else:
+                own |= in_own_process(name, min(most, left), command)
         report["seconds"] = round(time.perf_counter() - begun, 1)
         report["passed"] = all(one["passed"] for one in report["blocks"].values())
         write(options.out, report)
-    print(*(summary(name, own) for name, own in report["blocks"].items()), sep="\n")
+    if "--only" not in command or len(chosen) > 1:
+        print(*(summary(name, own) for name, own in report["blocks"].items()), sep="\n")
     return 0 if report["passed"] else 1
 
 
