@@ -28,7 +28,7 @@ so. Exit code 0: all blocks passed.
     environment   device, memory, versions
     compile       every Warp module of the package, for the device
     kernels       each kind of evidence and each family of kernels, device against CPU
-    bench         refinements per second by batch, with and without CUDA graphs; memory
+    bench         refinements per second by batch; memory
     record        what the pipeline answers to fixed inputs, device against CPU
     field         a radiance field trained on the device, poses refined in it
     tests         pytest -m gpu
@@ -191,11 +191,9 @@ def bench(options: argparse.Namespace, report: Report) -> None:
             ]
             for i, trial in enumerate(trials[:objects])
         ]
-        for graphs in (False, True) if cuda else (False,):
-            refiner = Refiner([model], options.device, count, graphs=graphs)
-            row = {"poses": count, "graphs": graphs}
-            row |= measured(refiner, OUTLINE, views[:objects], starts, truths)
-            report["silhouettes"].append(row)
+        refiner = Refiner([model], options.device, count)
+        row = measured(refiner, OUTLINE, views[:objects], starts, truths)
+        report["silhouettes"].append({"poses": count, **row})
     camera = pinhole_camera(256, 400.0)
     block, truth = painted_block(voxel=0.005), view_from((1, 0.5, 0.4), 0.8)
     grey = (0.5, 0.5, 0.5)
@@ -240,7 +238,7 @@ def measured(refiner, stage, views, starts, truths) -> Report:
 
     times: dict[str, list[float]] = {"load_ms": [], "solve_ms": [], "refine_ms": []}
     begun = time.perf_counter()
-    while len(times["solve_ms"]) < 4 or time.perf_counter() - begun < 0.5:  # 3: graphs are there
+    while len(times["solve_ms"]) < 4 or time.perf_counter() - begun < 0.5:
         for name, work in (("load_ms", load), ("solve_ms", solve)):
             start = time.perf_counter()
             poses = work()
@@ -376,7 +374,6 @@ def encoder(options: argparse.Namespace, report: Report) -> None:
     from pose_refiner_ros.learning.encoder_training import TrainingOptions
     from pose_refiner_ros.learning.vehicle_training import train_on
 
-    seconds = min(options.encoder_seconds, 0.6 * options.left())
     collection = procedural_collection(6 if options.quick else 30)
     times: list[tuple[int, float]] = []
     last: dict[str, float] = {}
@@ -394,7 +391,7 @@ def encoder(options: argparse.Namespace, report: Report) -> None:
         times.clear()
         wanted = TrainingOptions(
             steps, warm_up=min(500, steps // 5), log_every=every, checkpoint_every=10**9,
-            workers=0 if options.quick else max(1, min(12, (os.cpu_count() or 1) - 2)),
+            workers=0 if options.quick else max(1, min(8, (os.cpu_count() or 1) - 2)),
         )  # fmt: skip
         accelerator = "cpu" if options.device == "cpu" else "gpu"
         with TemporaryDirectory() as folder:
@@ -403,8 +400,12 @@ def encoder(options: argparse.Namespace, report: Report) -> None:
                 progress=progress, validation_batches=2 if options.quick else 8,
             )  # fmt: skip
 
-    train(*((20, 5) if options.quick else (200, 25)))
+    begun, first = time.perf_counter(), 20 if options.quick else 200
+    train(first, first // 8 or 1)
     report["steps_per_second, first"] = speed()
+    # starting and ending cost seconds that grow with the workers, and come again
+    beside = report["seconds beside the steps"] = time.perf_counter() - begun - first / speed()
+    seconds = min(options.encoder_seconds, 0.8 * (options.left() - 1.2 * beside))
     steps = int(min(max(speed() * seconds, 30), 30_000))
     train(steps, max(steps // 20, 1))
     report["steps"], report["steps_per_second"] = steps, speed()

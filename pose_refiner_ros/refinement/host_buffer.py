@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,33 +36,30 @@ class HostBuffer:
         return (self._arrays[name].numpy() if view is None else view)[:count]
 
 
-class RecordedKernel:
-    """A kernel with its arguments: launching what was recorded costs a fraction of a new launch."""
+def recorded(
+    kernel: Any, inputs: Sequence[Any], device: Any, lanes: int | None = None
+) -> Callable[..., None]:
+    """What launches a kernel with these arguments for `count` items, given scalars by their names
+    changed: launching what was recorded costs a fraction of a new launch.
 
-    def __init__(
-        self, kernel: Any, inputs: Sequence[Any], device: Any, lanes: int | None = None
-    ) -> None:
-        """lanes: threads of the block that each item has, where the kernel is one of blocks."""
-        self._lanes = lanes
-        self._count = 1
-        self._scalars: dict[str, Any] = {}
-        blocks = {} if lanes is None else {"block_dim": lanes}
-        self._launch = wp.launch(
-            kernel, self._dim(1), list(inputs), device=device, record_cmd=True, **blocks
-        )
+    lanes: threads of the block that each item has, where the kernel is one of blocks.
+    """
 
-    def _dim(self, count: int) -> int | tuple[int, int]:
-        return count if self._lanes is None else (count, self._lanes)
+    def size(count: int) -> int | tuple[int, int]:
+        return count if lanes is None else (count, lanes)
 
-    def set(self, name: str, value: Any) -> None:
-        """Change a scalar argument."""
-        if self._scalars.get(name) != value:  # to set it takes as long as a launch
-            self._launch.set_param_by_name(name, value)
-            self._scalars[name] = value
+    blocks = {} if lanes is None else {"block_dim": lanes}
+    launch = wp.launch(kernel, size(1), list(inputs), device=device, record_cmd=True, **blocks)
+    last: dict[str, Any] = {"count": 1}  # to set anything costs more than the launch
 
-    def __call__(self, count: int) -> None:
-        """Launch for so many items."""
-        if count != self._count:  # setting it costs more than the launch
-            self._launch.set_dim(self._dim(count))
-            self._count = count
-        self._launch.launch()
+    def run(count: int, **scalars: Any) -> None:
+        for name, value in scalars.items():
+            if last.get(name) != value:
+                launch.set_param_by_name(name, value)
+                last[name] = value
+        if count != last["count"]:
+            launch.set_dim(size(count))
+            last["count"] = count
+        launch.launch()
+
+    return run

@@ -93,8 +93,8 @@ class Refiner:
 
     models: an object without a mask is refined by its field alone, one without a field by its
     silhouette alone. capacity: most poses in one batch; more are done in several. settings,
-    seed: of the rays. graphs: the solver replays CUDA graphs (CUDA alone). Kernels compile at the
-    first use, which takes seconds: `Pipeline.warm_up` does it before the first frame.
+    seed: of the rays. Kernels compile at the first use, which takes seconds: `Pipeline.warm_up`
+    does it before the first frame.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class Refiner:
         capacity: int = 64,
         settings: Settings | None = None,
         seed: int = 0,
-        graphs: bool = False,
     ) -> None:
         settings = settings or Settings()
         self.models = {model.name: model for model in models}
@@ -133,7 +132,7 @@ class Refiner:
                 )
             )
         self._has_field = set(fields)
-        self.solver = Solver(capacity, device, graphs)
+        self.solver = Solver(capacity, device)
 
     def refine(
         self,

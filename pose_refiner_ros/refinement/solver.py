@@ -3,7 +3,7 @@
 
 Terms add their cost, gradient and Gauss-Newton matrix at a batch of trial poses; one kernel then
 accepts or rejects each trial, adapts its damping and makes the next one. On CUDA nothing returns to
-Python within a level, so its launches can be captured as a graph and replayed as one.
+Python within a level.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ import warp as wp
 
 from pose_refiner_ros.geometry.pose_kernels import exp_so3, orthonormal
 
-from .host_buffer import HostBuffer, RecordedKernel
+from .host_buffer import HostBuffer, recorded
 from .hypotheses import Reason
 from .normal_equations import NormalEquations, PoseBatch, allocate
 from .terms import ResidualTerm, TermFit
 
 wp.set_module_options({"enable_backward": False})
-
-MOST_GRAPHS = 64  # that a solver keeps, those replayed last
 
 # the same for kernels
 CONVERGED = wp.constant(int(Reason.CONVERGED))
@@ -221,16 +219,12 @@ def begin_level(
 class Solver:
     """Levenberg-Marquardt for up to ``capacity`` poses at once.
 
-    Arrays and launches are made once; a run of B <= capacity poses re-uses them. graphs: on CUDA, a
-    level that comes again with as many poses is replayed as a graph, where all its terms have fixed
-    launches; elsewhere nothing changes.
+    Arrays and launches are made once; a run of B <= capacity poses re-uses them.
     """
 
-    def __init__(self, capacity: int, device: str = "cpu", graphs: bool = False) -> None:
+    def __init__(self, capacity: int, device: str = "cpu") -> None:
         self.capacity = capacity
         self.device = wp.get_device(device)
-        self._with_graphs = graphs and self.device.is_cuda
-        self._graphs: dict[tuple, wp.Graph | None] = {}  # None: met once, not captured yet
         self.count = 0
         self.state = allocate(State, capacity, device)
         self.poses = allocate(PoseBatch, capacity, device)  # the trials
@@ -242,8 +236,8 @@ class Solver:
         self._moved = np.zeros(0, bool)  # poses that some level has included
         self._scales: dict[str, int] = {}  # at which terms looked in the last level
         common = [self.state, self.poses, self.trial, 0.0, 0]
-        self._begin = RecordedKernel(begin_level, common, device)
-        self._advance = RecordedKernel(
+        self._begin = recorded(begin_level, common, device)
+        self._advance = recorded(
             advance, [self.state, best, self.poses, self.trial, 0.0, 0.0], device
         )
 
@@ -286,45 +280,17 @@ class Solver:
             self._moved |= included
             self._rows.write("included", included)
             self._scales = {term.name: level.scales[term.name] for term in taking_part}
-            if self._with_graphs and all(term.fixed_launches for term in taking_part):
-                self._replay(taking_part, level, damping)
-            else:
-                self._go_through(taking_part, level, damping)
+            self._begin(self.count, damping=damping, look_only=0)
+            for _ in range(level.iterations):
+                for term in taking_part:
+                    term.linearize(self.poses, level.scales[term.name], self.trial)
+                self._advance(
+                    self.count, tolerance=level.tolerance, integrate_below=level.integrate_below
+                )
+                # reading the flags would make CUDA wait; there the launches just do nothing
+                if self.device.is_cpu and not self._active.read("active", self.count).any():
+                    break
             damping = 1e-4
-
-    def _go_through(self, terms: Sequence[ResidualTerm], level: Level, damping: float) -> None:
-        self._begin.set("damping", damping)
-        self._begin.set("look_only", 0)
-        self._begin(self.count)
-        self._advance.set("tolerance", level.tolerance)
-        self._advance.set("integrate_below", level.integrate_below)
-        for _ in range(level.iterations):
-            for term in terms:
-                term.linearize(self.poses, level.scales[term.name], self.trial)
-            self._advance(self.count)
-            # reading the flags would make CUDA wait; there the launches just do nothing
-            if self.device.is_cpu and not self._active.read("active", self.count).any():
-                break
-
-    def _replay(self, terms: Sequence[ResidualTerm], level: Level, damping: float) -> None:
-        """The same from a graph. A level is captured when it comes for the second time: the first
-        loads its kernels, which a capture could not, and one that comes once needs no graph."""
-        look = tuple((term, level.scales[term.name]) for term in terms)
-        rules = level.iterations, level.tolerance, level.integrate_below, damping
-        key = self.count, look, rules
-        first = key not in self._graphs
-        graph = self._graphs.pop(key, None)
-        if first:
-            self._go_through(terms, level, damping)
-        else:
-            if graph is None:
-                with wp.ScopedCapture(self.device) as capture:
-                    self._go_through(terms, level, damping)
-                graph = capture.graph
-            wp.capture_launch(graph)
-        self._graphs[key] = graph
-        if len(self._graphs) > MOST_GRAPHS:
-            del self._graphs[next(iter(self._graphs))]
 
     def evaluate(self, terms: Sequence[ResidualTerm]) -> dict[str, TermFit]:
         """How the poses as they are fit each term at its finest scale, by the terms' names.
@@ -335,8 +301,7 @@ class Solver:
         if any(self._scales.get(term.name) != term.finest for term in terms):
             self._rows.write("settled", np.zeros(self.count, np.int32))
         if not self._rows.read("settled", self.count).all():
-            self._begin.set("look_only", 1)
-            self._begin(self.count)
+            self._begin(self.count, look_only=1)
             for term in terms:
                 term.linearize(self.poses, term.finest, self.trial)
         return {term.name: term.fit() for term in terms}

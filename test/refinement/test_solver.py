@@ -25,7 +25,6 @@ class PointTerm:
     """
 
     finest = 0
-    fixed_launches = False
 
     def __init__(self, points, places, weight=None, name="points", sees=None):
         self.points = np.asarray(points, np.float64)

@@ -60,14 +60,12 @@ _FIELDS = [field.name for field in fields(TermFit)]
 class ResidualTerm(Protocol):
     """Evidence that pulls on poses.
 
-    name: by which levels choose it; finest: its sharpest scale; fixed_launches: whether what it
-    launches for a scale and a number of poses is always the same, with the same arrays, so that it
-    can be replayed; sees: (B,) bool, the loaded poses of which it has seen something.
+    name: by which levels choose it; finest: its sharpest scale; sees: (B,) bool, the loaded poses
+    of which it has seen something.
     """
 
     name: str
     finest: int
-    fixed_launches: bool
     sees: np.ndarray
 
     def observe(self, observations: Sequence[Observation]) -> None:

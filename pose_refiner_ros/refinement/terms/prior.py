@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import warp as wp
 from pose_refiner_ros.geometry.pose import about_point, information_about
 from pose_refiner_ros.geometry.pose_kernels import log_so3
 
-from ..host_buffer import HostBuffer, RecordedKernel
+from ..host_buffer import HostBuffer, recorded
 from ..normal_equations import NormalEquations, PoseBatch, allocate
 from . import TermFit
 
@@ -81,7 +81,6 @@ class PriorTerm:
 
     name = "prior"
     finest = 0
-    fixed_launches = True
 
     def __init__(
         self, pivots: Mapping[str, np.ndarray], capacity: int, device: str = "cpu"
@@ -90,7 +89,7 @@ class PriorTerm:
         self._device = device
         self._priors = allocate(Priors, capacity, device)
         self._buffer = HostBuffer(self._priors, list(Priors.vars))
-        self._kernels: dict[int, RecordedKernel] = {}
+        self._kernels: dict[int, Callable[..., None]] = {}
         self.sees = np.zeros(0, bool)
 
     def observe(self, observations: Sequence[Observation]) -> None:
@@ -115,9 +114,7 @@ class PriorTerm:
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the priors' cost and derivatives; see `ResidualTerm`."""
         if id(out) not in self._kernels:
-            self._kernels[id(out)] = RecordedKernel(
-                add_priors, [self._priors, poses, out], self._device
-            )
+            self._kernels[id(out)] = recorded(add_priors, [self._priors, poses, out], self._device)
         self._kernels[id(out)](len(self.sees))
 
     def fit(self) -> TermFit:

@@ -20,7 +20,7 @@ from pose_refiner_ros.fields.grid_kernels import recorded_over
 from pose_refiner_ros.rendering.radiance import blur_lattice, mat46, trace_kernel
 
 from ..colours import TILES, ColourImage, Rays, chosen_rays, lattice_rays
-from ..host_buffer import HostBuffer, RecordedKernel
+from ..host_buffer import HostBuffer, recorded
 from ..normal_equations import (
     NormalEquations,
     PoseBatch,
@@ -111,7 +111,6 @@ class RadianceTerm:
 
     name = "radiance"
     finest = len(SCALES) - 1
-    fixed_launches = False  # each batch has rays of its own
 
     def __init__(
         self,
@@ -265,8 +264,8 @@ class RadianceTerm:
         """What is launched at a scale in every iteration."""
 
         def of_all(kernel, inputs: list) -> Callable[[], None]:
-            recorded = RecordedKernel(kernel, inputs, self._device)
-            return lambda: recorded(self._count)
+            launch = recorded(kernel, inputs, self._device)
+            return lambda: launch(self._count)
 
         yield of_all(clear, [poses, self._own])
         yield of_all(clear_fit, [poses, self.measures, self.sectors])

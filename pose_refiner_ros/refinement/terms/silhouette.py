@@ -7,7 +7,7 @@ Reynolds' transport theorem its derivative is an integral along the outline (doc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import warp as wp
@@ -17,7 +17,7 @@ from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.rendering.coverage import Scratch, coverage_shape
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
-from ..host_buffer import HostBuffer, RecordedKernel
+from ..host_buffer import HostBuffer, recorded
 from ..hypotheses import Hypothesis
 from ..normal_equations import NormalEquations, PoseBatch, allocate
 from ..observation import SCALE_SIZES, Observation
@@ -44,7 +44,6 @@ class SilhouetteTerm:
 
     name = "silhouette"
     finest = len(SCALES) - 1
-    fixed_launches = True
 
     def __init__(
         self,
@@ -80,7 +79,7 @@ class SilhouetteTerm:
             facing=(capacity, self._meshes.max_faces),
             coverage=coverage_shape(capacity, SCALE_SIZES[-1]),
         )
-        self._kernels: dict[tuple[int, int], RecordedKernel] = {}
+        self._kernels: dict[tuple[int, int], Callable[..., None]] = {}
 
         self._slots: dict[Observation, int] = {}
         # least cost, area of the mask and scale of the crop, of the observations (N, 3) and of the
@@ -140,7 +139,7 @@ class SilhouetteTerm:
         key = scale, id(out)
         if key not in self._kernels:
             resolution, stride, coarse_mesh = SCALES[scale]
-            self._kernels[key] = RecordedKernel(
+            self._kernels[key] = recorded(
                 linearize_silhouette,
                 [
                     self._meshes.arrays,
