@@ -16,7 +16,6 @@ from pose_refiner_ros.geometry.pose import inverse, rigid
 from .colours import ColourImage, image_colours, masked_colours
 from .signed_distance import (
     SCALE_SIZES,
-    DistanceMap,
     build_pyramid,
     half_covered,
     signed_distance,
@@ -39,7 +38,8 @@ class Observation:
     solved and told in; None: it is the camera's own, as usual with one camera. crop: the window;
     None for a whole image without a mask. mask, unknown: (S, S) uint8 0/1 of the window; unknown
     pixels belong to other instances or lie beyond the photo, and may hide more of the object (None:
-    there are none). distances: to the mask's border, coarse to fine; () without a mask. rgb:
+    there are none). distances: to the mask's border, coarse to fine (`build_pyramid`); () without a
+    mask. rgb:
     (S, S, 3) uint8 of the window.
     """
 
@@ -47,7 +47,7 @@ class Observation:
     crop: Crop | None = None
     mask: np.ndarray | None = None
     unknown: np.ndarray | None = None
-    distances: tuple[DistanceMap, ...] = ()
+    distances: tuple[np.ndarray, ...] = ()
     rgb: np.ndarray | None = None
     whole_image: ColourImage | None = None
     reference_from_camera: np.ndarray | None = None
@@ -88,7 +88,7 @@ class Observation:
     def area(self) -> int:
         """Pixels of the mask, in the crop, as the distances have it: holes of a pixel or two are
         closed."""
-        return int(np.count_nonzero(self.distances[-1].distance < 0.0))
+        return int(np.count_nonzero(self.distances[-1] < 0.0))
 
     @cached_property
     def second_part(self) -> float:
@@ -104,7 +104,7 @@ class Observation:
     @cached_property
     def least_cost(self) -> float:
         """The cost of a silhouette that covers exactly the mask."""
-        return cv2.sumElems(cv2.min(self.distances[-1].distance, 0.0))[0]
+        return cv2.sumElems(cv2.min(self.distances[-1], 0.0))[0]
 
     def with_masks(self, masks: np.ndarray) -> Observation:
         """The same with other labels beside the object's own in the label image (H, W)."""
@@ -146,7 +146,6 @@ def observe_mask(
     masks: np.ndarray,
     label: int,
     camera: Camera,
-    sizes: tuple[int, ...] = SCALE_SIZES,
     reference_from_camera: np.ndarray | None = None,
 ) -> Observation:
     """Look at one label of a label image (H, W), where 0 is background, and so is to the others a
@@ -169,7 +168,7 @@ def observe_mask(
             f"the mask of label {label} has {pixels} pixels, fewer than {MIN_PIXELS}: too small "
             "to tell a pose from"
         )
-    crop = crop_around(camera, (x, y, x + width - 1, y + height - 1), sizes[-1], MARGIN)
+    crop = crop_around(camera, (x, y, x + width - 1, y + height - 1), SCALE_SIZES[-1], MARGIN)
     share = crop.cut(own)
     hidden = _hidden_share(masks, own, crop)
     mask = (share > 127).view(np.uint8)
@@ -192,7 +191,7 @@ def observe_mask(
             "surroundings: no outline to compare with; what is no instance must have label 0"
         )
     distance = signed_distance(mask, unknown, region_share)
-    distances = build_pyramid(distance, unknown is not None, crop.pinhole, crop.bounds, sizes)
+    distances = build_pyramid(distance, unknown is not None)
     return Observation(
         label,
         crop,

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from scipy.special import erfinv
@@ -22,78 +20,46 @@ ROBUST_SHARE = (0.1, 0.015)
 SCALE_SIZES = (128, 256)  # largest crop side at each scale, coarse to fine
 
 
-@dataclass(frozen=True)
-class DistanceMap:
-    """Signed distances to a mask's border at one resolution.
+def build_pyramid(distance: np.ndarray, hidden: bool) -> list[np.ndarray]:
+    """Robust signed distances psi = phi / (1 + |phi| / scale) of a crop at each of SCALE_SIZES,
+    (S / f, S / f) float32 with the least power of two f that fits, so that a small object starts at
+    a resolution that still shows it.
 
-    distance: (S, S) float32 robust signed distance psi = phi / (1 + |phi| / scale) with phi in crop
-    pixels, negative inside, UNKNOWN where nothing is known; scale in crop pixels; pinhole: fx, fy,
-    cx, cy and bounds: x0, y0, x1, y1 of the photo, in pixels of this map; pixel: side of a pixel
-    of this map in crop pixels.
-    """
-
-    distance: np.ndarray
-    scale: float
-    pinhole: np.ndarray
-    bounds: np.ndarray
-    pixel: float
-
-
-def build_pyramid(
-    distance: np.ndarray,
-    hidden: bool,
-    pinhole: np.ndarray,
-    bounds: np.ndarray,
-    sizes: tuple[int, ...] = SCALE_SIZES,
-    robust_share: tuple[float, ...] = ROBUST_SHARE,
-) -> list[DistanceMap]:
-    """Signed distances of a crop at each of the given largest sizes, the last being the crop's own.
-
-    distance: (S, S) float32 with S at most sizes[-1]; hidden: whether any of it is UNKNOWN;
-    pinhole: fx, fy, cx, cy and bounds: x0, y0, x1, y1 of the photo in crop pixels. A map is the
-    crop shrunk by the least power of two that fits its size, so a small object starts at a
-    resolution that still shows it.
+    distance: phi (S, S) float32 with S at most the last size; hidden: whether any of it is UNKNOWN,
+    which stays so. Both phi and scale (ROBUST_SHARE of S) are in pixels of the crop.
     """
     side = distance.shape[0]
     shrunk = {1: distance}
     for factor in (2, 4, 8):
-        if min(sizes) * factor // 2 < side:
+        if min(SCALE_SIZES) * factor // 2 < side:
             half = shrunk[factor // 2]
             size = (half.shape[1] // 2, half.shape[0] // 2)
             shrunk[factor] = cv2.resize(half, size, interpolation=cv2.INTER_AREA)
     maps = []
-    for size, share in zip(sizes, robust_share, strict=True):
+    for size, share in zip(SCALE_SIZES, ROBUST_SHARE, strict=True):
         factor = 1
         while side > size * factor:
             factor *= 2
-        scale = share * side
         distance = shrunk[factor]
         weight = np.abs(distance)
-        weight *= 1.0 / scale
+        weight *= 1.0 / (share * side)
         weight += 1.0
         robust = np.divide(distance, weight, out=weight)
         if hidden:
             robust[distance > UNKNOWN_LIMIT] = UNKNOWN
-        maps.append(
-            DistanceMap(
-                robust,
-                scale,
-                shrink_pinhole(pinhole, factor),
-                shrink_points(bounds, factor),
-                float(factor),
-            )
-        )
+        maps.append(robust)
     return maps
 
 
-def shrink_points(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """Pixel coordinates (pixel centres are integers) in an image shrunk by a factor."""
+def shrink_points(pixels: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
+    """Pixel coordinates (..., N), centres being integers, in images shrunk by factors (..., 1)."""
     return (pixels + 0.5) / factor - 0.5
 
 
-def shrink_pinhole(pinhole: np.ndarray, factor: float) -> np.ndarray:
-    """fx, fy, cx, cy of an image shrunk by a factor."""
-    return np.concatenate([pinhole[:2] / factor, shrink_points(pinhole[2:], factor)])
+def shrink_pinhole(pinhole: np.ndarray, factor: np.ndarray | float) -> np.ndarray:
+    """fx, fy, cx, cy (..., 4) of images shrunk by factors (..., 1)."""
+    focal, center = pinhole[..., :2] / factor, shrink_points(pinhole[..., 2:], factor)
+    return np.concatenate([focal, center], axis=-1)
 
 
 def signed_distance(

@@ -93,7 +93,7 @@ def test_a_mask_around_the_whole_photo_is_background(lens):
     for crowded in (everywhere, holed):
         seen = observe_mask(crowded, 3, camera)
         assert seen.unknown is None
-        np.testing.assert_array_equal(seen.distances[-1].distance, alone.distances[-1].distance)
+        np.testing.assert_array_equal(seen.distances[-1], alone.distances[-1])
 
 
 def test_a_mask_too_thin_for_the_crop_is_refused():
@@ -139,10 +139,9 @@ def test_the_outline_of_the_truth_lies_on_the_border_of_its_mask():
     mesh, truth = box(), pose((0.5, 0.7, 0.2), (0.02, 0.01, 0.55))
     masks = silhouette(mesh, truth, CAMERA)
     seen = observe_mask(masks, 1, CAMERA)
-    level = seen.distances[-1]
+    fx, fy, cx, cy = seen.crop.pinhole
     drawn = silhouette(mesh, truth, Camera(
-        np.array([[level.pinhole[0], 0, level.pinhole[2]], [0, level.pinhole[1], level.pinhole[3]],
-                  [0, 0, 1]]), level.distance.shape,
+        np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), seen.distances[-1].shape
     ))  # fmt: skip
     np.testing.assert_array_equal(drawn, seen.mask)
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from pose_refiner_ros.refinement.signed_distance import (
+    ROBUST_SHARE,
     SCALE_SIZES,
     UNKNOWN,
     UNKNOWN_LIMIT,
     build_pyramid,
+    shrink_pinhole,
+    shrink_points,
     signed_distance,
 )
 
@@ -83,35 +86,33 @@ def test_maps_see_the_same_at_other_resolutions(side):
     mask, exact = disc(side, 0.3 * side)
     camera = np.array([300.0, 310.0, 0.4 * side, 0.6 * side])
     bounds = np.array([-5.0, -6.0, 300.0, 301.0])
-    maps = build_pyramid(signed_distance(mask), False, camera, bounds)
+    maps = build_pyramid(signed_distance(mask), False)
     assert len(maps) == len(SCALE_SIZES)
-    for one, largest in zip(maps, SCALE_SIZES, strict=True):
-        size = one.distance.shape[0]
-        assert size <= largest and size * one.pixel == side
-        assert one.distance.flags.c_contiguous and one.distance.dtype == np.float32
+    for one, largest, share in zip(maps, SCALE_SIZES, ROBUST_SHARE, strict=True):
+        size = one.shape[0]
+        pixel = side // size
+        assert size <= largest and size * pixel == side
+        assert one.flags.c_contiguous and one.dtype == np.float32
         # the same ray falls on the same place
-        x = (np.arange(size) + 0.5) * one.pixel - 0.5
+        x = (np.arange(size) + 0.5) * pixel - 0.5
         ray = (x - camera[2]) / camera[0]
-        np.testing.assert_allclose(
-            ray * one.pinhole[0] + one.pinhole[2], np.arange(size), atol=1e-9
-        )
-        np.testing.assert_allclose((one.bounds + 0.5) * one.pixel - 0.5, bounds)
+        fx, _, cx, _ = shrink_pinhole(camera, pixel)
+        np.testing.assert_allclose(ray * fx + cx, np.arange(size), atol=1e-9)
+        np.testing.assert_allclose((shrink_points(bounds, pixel) + 0.5) * pixel - 0.5, bounds)
         # robust distances, in pixels of the crop
-        column = int(0.78 * size)
+        column, scale = int(0.78 * size), share * side
         at = exact[side // 2, int(x[column])]
-        expected = at / (1 + abs(at) / one.scale)
-        assert one.distance[size // 2, column] == pytest.approx(expected, abs=1.5)
-        assert np.abs(one.distance).max() < one.scale
-    assert maps[-1].pixel == 1.0
+        assert one[size // 2, column] == pytest.approx(at / (1 + abs(at) / scale), abs=1.5)
+        assert np.abs(one).max() < scale
+    assert len(maps[-1]) == side
 
 
 def test_a_coarse_pixel_with_an_unknown_part_is_unknown():
     mask = rectangle(256, 60, 60, 180, 180)
     unknown = rectangle(256, 181, 61, 182, 140)  # one column, one row off the coarse grid
-    maps = build_pyramid(signed_distance(mask, unknown), True, np.ones(4), np.zeros(4))
+    maps = build_pyramid(signed_distance(mask, unknown), True)
     coarse, fine = maps
-    assert (fine.distance[unknown == 1] == UNKNOWN).all()
-    assert (coarse.distance[31:70, 90] == UNKNOWN).all()
-    for one in maps:
-        known = one.distance < UNKNOWN_LIMIT
-        assert np.abs(one.distance[known]).max() < one.scale
+    assert (fine[unknown == 1] == UNKNOWN).all()
+    assert (coarse[31:70, 90] == UNKNOWN).all()
+    for one, share in zip(maps, ROBUST_SHARE, strict=True):
+        assert np.abs(one[one < UNKNOWN_LIMIT]).max() < share * 256

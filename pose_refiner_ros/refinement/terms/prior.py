@@ -34,23 +34,19 @@ class PosePrior:
     information: np.ndarray
 
 
-@wp.struct
-class Priors:
-    """Of a batch of poses (B)."""
-
-    rotation: wp.array(dtype=wp.mat33)
-    translation: wp.array(dtype=wp.vec3)
-    information: wp.array(dtype=wp.spatial_matrix)
-    cost: wp.array(dtype=wp.float32)  # of the poses that were looked at last
-
-
 @wp.kernel
-def add_priors(priors: Priors, poses: PoseBatch, out: NormalEquations):
+def add_priors(
+    mean: PoseBatch,
+    information: wp.array(dtype=wp.spatial_matrix),
+    costs: wp.array(dtype=wp.float32),
+    poses: PoseBatch,
+    out: NormalEquations,
+):
     i = wp.tid()
     if poses.active[i] == 0:
         return
-    w = log_so3(poses.rotation[i] * wp.transpose(priors.rotation[i]))
-    v = poses.translation[i] - priors.translation[i]
+    w = log_so3(poses.rotation[i] * wp.transpose(mean.rotation[i]))
+    v = poses.translation[i] - mean.translation[i]
     away = wp.spatial_vector(v[0], v[1], v[2], w[0], w[1], w[2])
     # d away / d update: the identity for v, the inverse left Jacobian of SO(3) for w
     hat = wp.skew(w)
@@ -64,13 +60,12 @@ def add_priors(priors: Priors, poses: PoseBatch, out: NormalEquations):
         J[r, r] = 1.0
         for c in range(3):
             J[r + 3, c + 3] = inverse[r, c]
-    information = priors.information[i]
-    pull = information * away
+    pull = information[i] * away
     cost = 0.5 * wp.dot(away, pull)
-    priors.cost[i] = cost
+    costs[i] = cost
     out.cost[i] = out.cost[i] + cost
     out.gradient[i] = out.gradient[i] + wp.transpose(J) * pull
-    out.hessian[i] = out.hessian[i] + wp.transpose(J) * information * J
+    out.hessian[i] = out.hessian[i] + wp.transpose(J) * information[i] * J
 
 
 class PriorTerm:
@@ -87,8 +82,11 @@ class PriorTerm:
     ) -> None:
         self._pivots = pivots
         self._device = device
-        self._priors = allocate(Priors, capacity, device)
-        self._buffer = HostBuffer(self._priors, list(Priors.vars))
+        self._mean = allocate(PoseBatch, capacity, device)
+        self.information = wp.zeros(capacity, dtype=wp.spatial_matrix, device=device)
+        self.cost = wp.zeros(capacity, dtype=wp.float32, device=device)
+        self._means = HostBuffer(self._mean, ["rotation", "translation"])
+        self._buffer = HostBuffer(self, ["information", "cost"])
         self._kernels: dict[int, Callable[..., None]] = {}
         self.sees = np.zeros(0, bool)
 
@@ -107,14 +105,16 @@ class PriorTerm:
             means[i] = about_point(prior.reference_from_object, pivot)
             arm = means[i, :3, :3] @ pivot
             information[i] = information_about(arm, prior.information)
-        self._buffer.write("rotation", means[:, :3, :3])
-        self._buffer.write("translation", means[:, :3, 3])
+        self._means.write("rotation", means[:, :3, :3])
+        self._means.write("translation", means[:, :3, 3])
         self._buffer.write("information", information)
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the priors' cost and derivatives; see `ResidualTerm`."""
         if id(out) not in self._kernels:
-            self._kernels[id(out)] = recorded(add_priors, [self._priors, poses, out], self._device)
+            self._kernels[id(out)] = recorded(
+                add_priors, [self._mean, self.information, self.cost, poses, out], self._device
+            )
         self._kernels[id(out)](len(self.sees))
 
     def fit(self) -> TermFit:

@@ -20,14 +20,16 @@ from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 from ..host_buffer import HostBuffer, recorded
 from ..hypotheses import Hypothesis
 from ..normal_equations import NormalEquations, PoseBatch, allocate
-from ..observation import SCALE_SIZES, Observation
+from ..observation import Observation
+from ..signed_distance import ROBUST_SHARE, SCALE_SIZES, shrink_pinhole, shrink_points
 from . import TermFit
-from .silhouette_kernel import SECTORS, Masks, Silhouettes, linearize_silhouette
+from .silhouette_kernel import SECTORS, Silhouettes, linearize_silhouette
 
 BLOCK = 128
 COARSE_PX = 4.0  # the outline error of the coarse scale's meshes: one pixel of its pictures
 SPACING = 1.5  # of the samples along the outline, pixels of the resolution
-
+# What a resolution has of its own; the rest is the same for all.
+AT_A_RESOLUTION = {"distance", "scale", "size", "pinhole", "image_bounds", "pixel"}
 
 # How closely the term looks at each scale: which resolution of the masks it compares with, how many
 # of its pixels (stride x stride) one pixel of the drawn silhouette stands for, and whether a coarse
@@ -62,13 +64,22 @@ class SilhouetteTerm:
         self._count = 0
         self.sees = np.zeros(0, bool)
 
-        self._masks = [
-            allocate(Masks, capacity, device, distance=(capacity, size, size))
+        self._silhouettes = [
+            allocate(
+                Silhouettes,
+                capacity + 1,
+                device,
+                distance=(capacity, size, size),
+                sectors=(capacity, SECTORS),
+            )
             for size in SCALE_SIZES
         ]
-        self._mask_buffers = [HostBuffer(masks, list(Masks.vars)) for masks in self._masks]
-        self._silhouettes = allocate(Silhouettes, capacity + 1, device, sectors=(capacity, SECTORS))
-        self._buffer = HostBuffer(self._silhouettes, list(Silhouettes.vars))
+        finest = self._silhouettes[-1]
+        for coarser in self._silhouettes[:-1]:
+            for name in set(Silhouettes.vars) - AT_A_RESOLUTION:
+                setattr(coarser, name, getattr(finest, name))
+        self._mask_buffers = [HostBuffer(s, list(AT_A_RESOLUTION)) for s in self._silhouettes]
+        self._buffer = HostBuffer(finest, list(set(Silhouettes.vars) - AT_A_RESOLUTION))
         self._own = allocate(NormalEquations, capacity, device)
         self._own_buffer = HostBuffer(self._own, ["hessian", "cost"])
         self._scratch = allocate(
@@ -92,20 +103,25 @@ class SilhouetteTerm:
         self._slots = {seen: slot for slot, seen in enumerate(masked)}
         if not masked:
             return
+        pinholes = np.array([seen.crop.pinhole for seen in masked])
+        bounds = np.array([seen.crop.bounds for seen in masked])
+        sides = np.array([seen.crop.size for seen in masked])
         for index, rows in enumerate(self._mask_buffers):
             maps = [seen.distances[index] for seen in masked]
             for slot, one in enumerate(maps):
-                size = one.distance.shape[0]
+                size = len(one)
                 if self._device.is_cpu:
-                    rows.read("distance", slot + 1)[slot, :size, :size] = one.distance
+                    rows.read("distance", slot + 1)[slot, :size, :size] = one
                 else:
-                    target = self._masks[index].distance[slot, :size, :size]
-                    wp.copy(target, wp.array(one.distance, device=self._device))
-            rows.write("size", [len(one.distance) for one in maps])
-            rows.write("scale", [one.scale for one in maps])
-            rows.write("pinhole", [one.pinhole for one in maps])
-            rows.write("image_bounds", [one.bounds for one in maps])
-            rows.write("pixel", [one.pixel for one in maps])
+                    target = self._silhouettes[index].distance[slot, :size, :size]
+                    wp.copy(target, wp.array(one, device=self._device))
+            sizes = np.array([len(one) for one in maps])
+            factors = sides / sizes
+            rows.write("size", sizes)
+            rows.write("scale", ROBUST_SHARE[index] * sides)
+            rows.write("pixel", factors)
+            rows.write("pinhole", shrink_pinhole(pinholes, factors[:, None]))
+            rows.write("image_bounds", shrink_points(bounds, factors[:, None]))
         self._of_masks = np.array(
             [(seen.least_cost, seen.area, seen.crop.scale) for seen in masked]
         )
@@ -143,8 +159,7 @@ class SilhouetteTerm:
                 linearize_silhouette,
                 [
                     self._meshes.arrays,
-                    self._masks[resolution],
-                    self._silhouettes,
+                    self._silhouettes[resolution],
                     poses,
                     SPACING,
                     stride,

@@ -55,8 +55,9 @@ vec7 = wp.types.vector(length=7, dtype=wp.float32)
 
 
 @wp.struct
-class Masks:
-    """Signed distances to the masks of the observations (N), at one resolution."""
+class Silhouettes:
+    """Poses (B), which observations (N) each is seen in, and how it lies on their masks at one
+    resolution."""
 
     # (N, S, S) robust signed distance psi = phi / (1 + |phi| / scale), full-resolution pixels
     distance: wp.array3d(dtype=wp.float32)
@@ -65,19 +66,14 @@ class Masks:
     pinhole: wp.array(dtype=wp.vec4)  # (N,) fx fy cx cy at this resolution
     image_bounds: wp.array(dtype=wp.vec4)  # (N,) x0 y0 x1 y1 of the photo, this resolution
     pixel: wp.array(dtype=wp.float32)  # (N,) side of a pixel in full-resolution pixels
-
-
-@wp.struct
-class Silhouettes:
-    """Poses (B), which observations (N) each is seen in, and how it lies on their masks."""
+    # (N,) camera_from_reference
+    rotation: wp.array(dtype=wp.mat33)
+    translation: wp.array(dtype=wp.vec3)
 
     mesh: wp.array(dtype=wp.int32)  # (B,)
     near: wp.array(dtype=wp.float32)  # (B,) near plane, metres
     first: wp.array(dtype=wp.int32)  # (B + 1,) where the rows of a pose begin in `observation`
     observation: wp.array(dtype=wp.int32)
-    # (N,) of the observations: camera_from_reference
-    rotation: wp.array(dtype=wp.mat33)
-    translation: wp.array(dtype=wp.vec3)
     # (B,) over all observations: covered known area, its overlap with the mask, sum of squared
     # distance along the outline, its length, unknown part of the length, sums of the robust weight
     # and of the slope of the distance across the outline
@@ -111,23 +107,23 @@ def covered_beside(
 
 
 @wp.func
-def distance_at(masks: Masks, index: int, x: float, y: float):
+def distance_at(silhouettes: Silhouettes, index: int, x: float, y: float):
     """Robust signed distance at a point of the crop, or at its border's nearest point."""
-    limit = float(masks.size[index] - 1)
+    limit = float(silhouettes.size[index] - 1)
     inside_x = wp.clamp(x, 0.0, limit)
     inside_y = wp.clamp(y, 0.0, limit)
-    column = wp.min(int(inside_x), masks.size[index] - 2)
-    row = wp.min(int(inside_y), masks.size[index] - 2)
+    column = wp.min(int(inside_x), silhouettes.size[index] - 2)
+    row = wp.min(int(inside_y), silhouettes.size[index] - 2)
     fx = inside_x - float(column)
     fy = inside_y - float(row)
-    a = masks.distance[index, row, column]
-    b = masks.distance[index, row, column + 1]
-    c = masks.distance[index, row + 1, column]
-    d = masks.distance[index, row + 1, column + 1]
+    a = silhouettes.distance[index, row, column]
+    b = silhouettes.distance[index, row, column + 1]
+    c = silhouettes.distance[index, row + 1, column]
+    d = silhouettes.distance[index, row + 1, column + 1]
     value = (a * (1.0 - fx) + b * fx) * (1.0 - fy) + (c * (1.0 - fx) + d * fx) * fy
     if wp.max(wp.max(a, b), wp.max(c, d)) > UNKNOWN_LIMIT:
         value = UNKNOWN
-    bounds = masks.image_bounds[index]
+    bounds = silhouettes.image_bounds[index]
     if x < bounds[0] or y < bounds[1] or x > bounds[2] or y > bounds[3]:
         value = UNKNOWN
     return value
@@ -136,7 +132,6 @@ def distance_at(masks: Masks, index: int, x: float, y: float):
 @wp.func
 def outline_integral(
     meshes: MeshArrays,
-    masks: Masks,
     mesh: int,
     observation: int,
     R: wp.mat33,
@@ -161,11 +156,11 @@ def outline_integral(
     """
     lanes = wp.block_dim()
     z_near = near_plane(R, t, near)
-    camera = masks.pinhole[observation]
-    size = masks.size[observation]
-    pixel = masks.pixel[observation]
+    camera = silhouettes.pinhole[observation]
+    size = silhouettes.size[observation]
+    pixel = silhouettes.pixel[observation]
     to_pixel_scale = 1.0 / pixel
-    inverse_scale = 1.0 / masks.scale[observation]
+    inverse_scale = 1.0 / silhouettes.scale[observation]
     across = int(1)
     down = int(1)
     if stride == 1:
@@ -253,7 +248,7 @@ def outline_integral(
                             outward = 1.0
                     if outward != 0.0:
                         ds = step * pixel
-                        psi = distance_at(masks, observation, x, y)
+                        psi = distance_at(silhouettes, observation, x, y)
                         length_sum += ds
                         if psi > UNKNOWN_LIMIT:
                             unknown_sum += ds
@@ -281,10 +276,10 @@ def outline_integral(
                             if with_sectors != 0:
                                 # a rough border is near on both sides of its mean: how fast the
                                 # distance really grows across it
-                                step_x = REACH * mx * to_pixel_scale
-                                step_y = REACH * my * to_pixel_scale
-                                beyond = distance_at(masks, observation, x + step_x, y + step_y)
-                                before = distance_at(masks, observation, x - step_x, y - step_y)
+                                out_x = REACH * mx * to_pixel_scale
+                                out_y = REACH * my * to_pixel_scale
+                                beyond = distance_at(silhouettes, observation, x + out_x, y + out_y)
+                                before = distance_at(silhouettes, observation, x - out_x, y - out_y)
                                 slope = (beyond - before) / (2.0 * REACH)
                                 if beyond > UNKNOWN_LIMIT or before > UNKNOWN_LIMIT:
                                     slope = robust
@@ -333,14 +328,14 @@ def outline_integral(
                         word &= CENTRES
                         if word == CENTRES:
                             # most words: a sum in pairs, whose parts do not wait for one another
-                            a0 = masks.distance[observation, pixel_row, column]
-                            a1 = masks.distance[observation, pixel_row, column + 1]
-                            a2 = masks.distance[observation, pixel_row, column + 2]
-                            a3 = masks.distance[observation, pixel_row, column + 3]
-                            a4 = masks.distance[observation, pixel_row, column + 4]
-                            a5 = masks.distance[observation, pixel_row, column + 5]
-                            a6 = masks.distance[observation, pixel_row, column + 6]
-                            a7 = masks.distance[observation, pixel_row, column + 7]
+                            a0 = silhouettes.distance[observation, pixel_row, column]
+                            a1 = silhouettes.distance[observation, pixel_row, column + 1]
+                            a2 = silhouettes.distance[observation, pixel_row, column + 2]
+                            a3 = silhouettes.distance[observation, pixel_row, column + 3]
+                            a4 = silhouettes.distance[observation, pixel_row, column + 4]
+                            a5 = silhouettes.distance[observation, pixel_row, column + 5]
+                            a6 = silhouettes.distance[observation, pixel_row, column + 6]
+                            a7 = silhouettes.distance[observation, pixel_row, column + 7]
                             largest = wp.max(
                                 wp.max(wp.max(a0, a1), wp.max(a2, a3)),
                                 wp.max(wp.max(a4, a5), wp.max(a6, a7)),
@@ -352,7 +347,7 @@ def outline_integral(
                                 word = wp.uint32(0)
                         for k in range(PIXELS):
                             if (word >> wp.uint32(k * ACROSS)) & wp.uint32(1) != wp.uint32(0):
-                                psi = masks.distance[observation, pixel_row, column + k]
+                                psi = silhouettes.distance[observation, pixel_row, column + k]
                                 if psi < UNKNOWN_LIMIT:
                                     area += 1.0
                                     cost += psi
@@ -364,8 +359,8 @@ def outline_integral(
                             column = (block * 32 + bit) * stride
                             # the mean of two opposite corners is the value at the stride's middle
                             psi = 0.5 * (
-                                masks.distance[observation, row * stride, column]
-                                + masks.distance[
+                                silhouettes.distance[observation, row * stride, column]
+                                + silhouettes.distance[
                                     observation, row * stride + stride - 1, column + stride - 1
                                 ]
                             )
@@ -402,7 +397,6 @@ def outline_integral(
 @wp.kernel
 def linearize_silhouette(
     meshes: MeshArrays,
-    masks: Masks,
     silhouettes: Silhouettes,
     poses: PoseBatch,
     spacing: float,
@@ -433,7 +427,6 @@ def linearize_silhouette(
         place = camera_from_reference * poses.translation[pose]
         measures += outline_integral(
             meshes,
-            masks,
             silhouettes.mesh[pose] + mesh_offset,
             observation,
             camera_from_reference * poses.rotation[pose],

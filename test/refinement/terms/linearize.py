@@ -11,7 +11,6 @@ import warp as wp
 from pose_refiner_ros.refinement.normal_equations import NormalEquations, PoseBatch
 from pose_refiner_ros.refinement.terms.silhouette_kernel import (
     SECTORS,
-    Masks,
     Silhouettes,
     linearize_silhouette,
     vec7,
@@ -84,19 +83,18 @@ def linearize(
     seen_in = [[0]] * count if pictures_of_pose is None else pictures_of_pose
     seen_in = [np.atleast_1d(numbers) for numbers in seen_in]
 
-    masks = Masks()
+    rows = Silhouettes()
     distance = np.zeros((len(pictures), size, size), np.float32)
     for row, picture in zip(distance, pictures, strict=True):
         side = picture.psi.shape[0]
         row[:side, :side] = picture.psi
-    masks.distance = array(distance, wp.float32)
-    masks.scale = array(np.array([p.scale for p in pictures], np.float32), wp.float32)
-    masks.size = array(np.array([p.psi.shape[0] for p in pictures], np.int32), wp.int32)
-    masks.pinhole = array(np.array([p.pinhole for p in pictures], np.float32), wp.vec4)
-    masks.image_bounds = array(np.array([p.bounds for p in pictures], np.float32), wp.vec4)
-    masks.pixel = array(np.array([p.pixel for p in pictures], np.float32), wp.float32)
+    rows.distance = array(distance, wp.float32)
+    rows.scale = array(np.array([p.scale for p in pictures], np.float32), wp.float32)
+    rows.size = array(np.array([p.psi.shape[0] for p in pictures], np.int32), wp.int32)
+    rows.pinhole = array(np.array([p.pinhole for p in pictures], np.float32), wp.vec4)
+    rows.image_bounds = array(np.array([p.bounds for p in pictures], np.float32), wp.vec4)
+    rows.pixel = array(np.array([p.pixel for p in pictures], np.float32), wp.float32)
 
-    rows = Silhouettes()
     zeros = np.zeros(count, np.int32)
     rows.mesh = array(zeros if mesh_of_pose is None else np.int32(mesh_of_pose), wp.int32)
     rows.near = array(np.broadcast_to(np.float32(near), count), wp.float32)
@@ -126,7 +124,6 @@ def linearize(
         dim=(count, lanes),
         inputs=[
             batch.arrays,
-            masks,
             rows,
             batch_of_poses,
             float(spacing),
