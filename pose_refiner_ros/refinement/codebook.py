@@ -17,7 +17,6 @@ known pixels.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -34,7 +33,7 @@ from pose_refiner_ros.refinement.signed_distance import shrink_pinhole
 from pose_refiner_ros.rendering.draw import draw
 from pose_refiner_ros.rendering.mesh_batch import MeshBatch
 
-_VERSION = 3  # of what is stored
+_VERSION = 4  # of what is stored
 VIEWS = 400
 RINGS, RAYS = 16, 64
 REACH = 3.0  # outermost ring, in radii of the circle with the silhouette's area
@@ -61,6 +60,10 @@ _CUT_PICTURE = 64  # side of what is drawn, pixels
 _CUT_COARSE_PX = 4.0  # outline error of the mesh that is drawn: the refiner's coarse one
 CUT_MORE = 7  # times as many hypotheses as of a whole mask
 
+# Where a silhouette is and how large: crop_from_view (3, 3) of a camera that looks straight at its
+# centroid, and the radius of the circle of its area there, at unit depth.
+Place = tuple[np.ndarray, float]
+
 
 class ViewCodebook:
     """Silhouettes of one object from all around."""
@@ -74,17 +77,23 @@ class ViewCodebook:
             _VERSION, mesh.content_hash, VIEWS, RINGS, RAYS, REACH, _PICTURE, _DISTANCES
         )
         stored = cached_arrays("codebook", key, lambda: _build(mesh, self.center, self.diameter))
-        # all as seen by a camera that looks straight at the silhouette's centroid
-        self.rotations = stored["rotations"]  # (V, 3, 3) camera_from_object of each view
-        self.radius = stored["radius"]  # (V,) of the circle of equal area, at unit depth
-        self.direction = stored["direction"]  # (V, 3) of the object's centre, at unit depth
-        spectrum = stored["spectrum"]  # (V, RINGS, RAYS / 2 + 1) of the coverage
-        self._conjugate = np.ascontiguousarray(spectrum.conj().transpose(2, 0, 1))
-        self.area = stored["area"]  # (V,) sum of the weighted coverage
-        self._sheets = [
-            _Sheet.of({name: stored[name + suffix] for name in _STORED}, np.argsort(self.radius))
-            for suffix in _SUFFIXES
-        ]
+        # Of each of `_DISTANCES` (D) and each view (V), as seen by a camera that looks straight at
+        # the silhouette's centroid: camera_from_object (D, V, 3, 3); radius (D, V) of the circle of
+        # equal area, at unit depth; direction (D, V, 3) of the object's centre, at unit depth;
+        # spectrum (D, V, RINGS, RAYS / 2 + 1) of the coverage; its weighted sum (D, V).
+        self.rotations, self.radius, self.direction = (
+            stored[name][0] for name in ("rotations", "radius", "direction")
+        )
+        spectrum = stored["spectrum"].conj()
+        self._conjugate = np.ascontiguousarray(spectrum[0].transpose(2, 0, 1))
+        self.area = stored["area"][0]
+        # for masks that are cut: views of about the same size side by side
+        order = np.argsort(self.radius)
+        self._cut_rotations, self._cut_radius, self._cut_direction = (
+            stored[name][:, order] for name in ("rotations", "radius", "direction")
+        )
+        spectrum = spectrum[:, order, :, : _CUT_RAYS // 2 + 1]
+        self._cut_conjugate = np.ascontiguousarray(spectrum.transpose(0, 3, 1, 2))
         coarse = simplify_for_silhouette(mesh, tolerance_px=_CUT_COARSE_PX)
         self._drawn, self._coarse = MeshBatch([mesh]), MeshBatch([coarse])
 
@@ -119,12 +128,11 @@ class ViewCodebook:
         pinhole = _pinhole(away / self.diameter)
         picture = draw(self._drawn, [0], straight[None], pinhole, _PICTURE)[0]
         place = _place(*_centroid_and_area(picture, pinhole), pinhole)
-        polar = _polar(picture, pinhole, place)[None]
+        polar = _polar([picture], pinhole, [place])[0]
         with _thread_pools().limit(limits=1, user_api="blas"):
-            overlap = self._correlate(polar)
-            area = np.float32(_weighted_sum(polar[0]))
-            score = overlap / np.maximum(self.area[:, None] + area - overlap, 1e-6)
-            found = self._distinct(score, [place], count + 2)
+            overlap = self._correlate(polar)[0]
+            union = self.area[:, None] + _weighted_sum(polar) - overlap
+            found = self._distinct(overlap / np.maximum(union, 1e-6), place, count + 2)
         rivals = [
             rigid(camera_from_view) @ other
             for overlap, other in found
@@ -138,18 +146,16 @@ class ViewCodebook:
             if places:
                 return self._match_cut(observation, places, CUT_MORE * count)
         pinhole = observation.crop.pinhole
-        places = [_place(*_centroid_and_area(observation.mask, pinhole), pinhole)]
-        mask = np.stack([_polar(observation.mask, pinhole, place) for place in places])
-        mask_area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None]
+        place = _place(*_centroid_and_area(observation.mask, pinhole), pinhole)
         if observation.unknown is None:
-            overlap = self._correlate(mask)
-            union = self.area[:, None] + mask_area - overlap
+            mask = _polar([observation.mask], pinhole, [place])[0]
+            overlap = self._correlate(mask)[0]
+            seen = self.area[:, None]
         else:
-            hidden = np.stack([_polar(observation.unknown, pinhole, place) for place in places])
-            known = 1.0 - hidden
-            overlap, seen = np.split(self._correlate(np.concatenate([mask, known])), 2)
-            union = seen + mask_area - overlap
-        found = self._distinct(overlap / np.maximum(union, 1e-6), places, count)
+            mask, hidden = _polar([observation.mask, observation.unknown], pinhole, [place])
+            overlap, seen = self._correlate(np.concatenate([mask, 1.0 - hidden]))
+        union = seen + _weighted_sum(mask) - overlap
+        found = self._distinct(overlap / np.maximum(union, 1e-6), place, count)
         return [pose for _, pose in found]
 
     def _correlate(self, polar: np.ndarray) -> np.ndarray:
@@ -159,15 +165,14 @@ class ViewCodebook:
         product = self._conjugate @ spectrum.transpose(2, 1, 0)  # (frequency, V, N)
         return np.fft.irfft(product.transpose(2, 1, 0), n=RAYS, axis=2)
 
-    def _distinct(self, score, places: list[Place], count: int) -> list[tuple[float, np.ndarray]]:
+    def _distinct(self, score, place: Place, count: int) -> list[tuple[float, np.ndarray]]:
         """Greedy choice, best first, of poses at least `_APART` from those already chosen, by the
-        scores (places, V, RAYS)."""
-        best = score.max(axis=0)
-        angle = best.argmax(axis=1)
-        views = np.arange(len(best))
-        top = best[views, angle]
+        scores (V, RAYS) at a place."""
+        angle = score.argmax(axis=1)
+        views = np.arange(len(score))
+        top = score[views, angle]
         # each view once more, turned far from its best: half a turn often fits nearly as well
-        turned = best.copy()
+        turned = score.copy()
         gap = np.abs((np.arange(RAYS)[None] - angle[:, None] + RAYS // 2) % RAYS - RAYS // 2)
         turned[gap < RAYS // 6] = -1.0
         angle = np.concatenate([angle, turned.argmax(axis=1)])
@@ -187,22 +192,23 @@ class ViewCodebook:
             same = (rotation[pick] @ alike).reshape(-1, 9)
             trace = (flat @ same.T).max(axis=1)  # 1 + 2 cos of the angle between them
             free &= trace < 1.0 + 2.0 * np.cos(_APART)
-        found = []
-        for pick in chosen:
-            place = places[int(score[:, views[pick], angle[pick]].argmax())]
-            pose = self._pose(rotation[pick], views[pick], angle[pick], place)
-            found.append((float(top[pick]), pose))
-        return found
+        crop_from_view, radius = place
+        views = views[chosen]
+        poses = self._poses(
+            crop_from_view @ _turn_z(angle[chosen] * (2.0 * np.pi / RAYS)),
+            self.rotations[views],
+            self.direction[views] * (self.radius[views] / radius)[:, None],
+        )
+        return list(zip(top[chosen].tolist(), poses, strict=True))
 
-    def _pose(self, rotation, view: int, angle: int, place: Place) -> np.ndarray:
-        """(4, 4) pose whose silhouette lies at this place; rotation: of the view, turned."""
-        turn = _turn_z(np.array([angle * (2.0 * np.pi / RAYS)]))[0]
-        depth = self.radius[view] / place.radius
-        pose = np.eye(4)
-        pose[:3, :3] = place.crop_from_view @ rotation
-        center = place.crop_from_view @ turn @ self.direction[view] * depth
-        pose[:3, 3] = center - pose[:3, :3] @ self.center
-        return pose
+    def _poses(self, crop_from_view, rotations, centers) -> np.ndarray:
+        """(N, 4, 4) of views' rotations (N, 3, 3) and the object's centre (N, 3) in them, turned by
+        crop_from_view (N, 3, 3)."""
+        poses = np.tile(np.eye(4), (len(rotations), 1, 1))
+        poses[:, :3, :3] = crop_from_view @ rotations
+        center = np.einsum("nij,nj->ni", crop_from_view, centers)
+        poses[:, :3, 3] = center - poses[:, :3, :3] @ self.center
+        return poses
 
     def _match_cut(
         self, observation: Observation, places: list[Place], count: int
@@ -216,7 +222,13 @@ class ViewCodebook:
         by_place = score.reshape(len(places), -1)[:, turned]
         place = np.argpartition(-by_place, _CUT_EACH, axis=0)[:_CUT_EACH].ravel()
         view, angle = np.divmod(np.tile(turned, _CUT_EACH), _CUT_RAYS)
-        poses = self._cut_poses(places, place, view, angle, sheet[place, view])
+        at = sheet[place, view], view
+        crop_from_view, radius = (np.stack(own)[place] for own in zip(*places, strict=True))
+        poses = self._poses(
+            crop_from_view @ _turn_z(angle * (2.0 * np.pi / _CUT_RAYS)),
+            self._cut_rotations[at],
+            self._cut_direction[at] * (self._cut_radius[at] / radius)[:, None],
+        )
         overlap = self._overlap(observation, poses)
         return [poses[i] for i in self._farthest_apart(poses, overlap, count)]
 
@@ -224,47 +236,32 @@ class ViewCodebook:
         self, observation: Observation, places: list[Place]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Overlap over union of known pixels (places, V, _CUT_RAYS) of each view at each place, and
-        which sheet the view is of (places, V)."""
-        mask, hidden = _polars(
-            (observation.mask, observation.unknown), observation.crop.pinhole, places
+        from which of `_DISTANCES` the view is (places, V)."""
+        mask, hidden = _polar(
+            [observation.mask, observation.unknown], observation.crop.pinhole, places
         )
         area = np.einsum("nra,r->n", mask, _RING_WEIGHT)[:, None, None] * (_CUT_RAYS / RAYS)
         both = np.stack([mask, 1.0 - hidden], axis=1) * _RING_WEIGHT[:, None]
         spectrum = np.fft.rfft(both, axis=3)[..., : _CUT_RAYS // 2 + 1].astype(np.complex64)
         spectrum = np.ascontiguousarray(spectrum.transpose(3, 2, 0, 1))  # frequency, ring, place, 2
-        radius = np.array([place.radius for place in places])
+        radius = np.array([radius for _, radius in places])
         score = np.empty((len(places), VIEWS, _CUT_RAYS), np.float32)
         sheet = np.empty((len(places), VIEWS), np.int32)
         for views in np.array_split(np.arange(VIEWS), _SIZE_CLASSES):
             part = slice(views[0], views[-1] + 1)
-            away = np.exp(np.log(self._sheets[0].radius[part]).mean()) / (radius * self.diameter)
+            away = np.exp(np.log(self._cut_radius[0, part]).mean()) / (radius * self.diameter)
             nearest = np.abs(np.log(away[:, None] / _DISTANCES)).argmin(axis=1)
             sheet[:, part] = nearest[:, None]
             for index in np.unique(nearest):
                 at = np.flatnonzero(nearest == index)
                 seen = spectrum[:, :, at].reshape(*spectrum.shape[:2], -1)
-                product = self._sheets[index].conjugate[:, part] @ seen
+                product = self._cut_conjugate[index, :, part] @ seen
                 product = np.ascontiguousarray(product.transpose(2, 1, 0))
                 found = np.fft.irfft(product, n=_CUT_RAYS, axis=2)
                 overlap, known = found.reshape(len(at), 2, -1, _CUT_RAYS).swapaxes(0, 1)
                 union = np.maximum(area[at] + known - overlap, 1e-6)
                 score[at, part] = overlap / union
         return score, sheet
-
-    def _cut_poses(self, places: list[Place], place, view, angle, sheet) -> np.ndarray:
-        """(N, 4, 4) poses of views (N,) of sheets (N,), turned by angles (N,), at places (N,)."""
-        turn = np.stack([one.crop_from_view for one in places])[place]
-        turn = turn @ _turn_z(angle * (2.0 * np.pi / _CUT_RAYS))
-        rotations, radius, direction = (
-            np.stack([getattr(one, name) for one in self._sheets])[sheet, view]
-            for name in ("rotations", "radius", "direction")
-        )
-        depth = radius / np.array([one.radius for one in places])[place]
-        poses = np.tile(np.eye(4), (len(view), 1, 1))
-        poses[:, :3, :3] = turn @ rotations
-        center = np.einsum("nij,nj->ni", turn, direction * depth[:, None])
-        poses[:, :3, 3] = center - poses[:, :3, :3] @ self.center
-        return poses
 
     def _overlap(self, observation: Observation, poses: np.ndarray) -> np.ndarray:
         """(N,) overlap over union, in the known pixels, of the mask and the silhouettes at poses
@@ -301,44 +298,16 @@ class ViewCodebook:
         return chosen
 
 
-@dataclass(frozen=True, eq=False)
-class _Sheet:
-    """Views from one distance, for masks that are cut; see ViewCodebook for the arrays."""
-
-    rotations: np.ndarray
-    radius: np.ndarray
-    direction: np.ndarray
-    conjugate: np.ndarray  # (_CUT_RAYS / 2 + 1, V, RINGS) of the spectrum
-
-    @classmethod
-    def of(cls, stored: dict[str, np.ndarray], order: np.ndarray) -> _Sheet:
-        """With the views (V,) in this order."""
-        spectrum = stored["spectrum"][order, :, : _CUT_RAYS // 2 + 1].conj()
-        return cls(
-            *(stored[name][order] for name in ("rotations", "radius", "direction")),
-            np.ascontiguousarray(spectrum.transpose(2, 0, 1)),
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Where a silhouette is and how large: crop_from_view (3, 3) of a camera that looks straight at
-    its centroid, and the radius of the circle of its area there, at unit depth."""
-
-    crop_from_view: np.ndarray
-    radius: float
-
-
 @functools.cache
 def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-_STORED = ("rotations", "radius", "direction", "spectrum", "area")
-_SUFFIXES = ("", *(f"_{distance}" for distance in _DISTANCES[1:]))  # of what is stored
 _APART = np.radians(25.0)
 _CUT_APART, _CUT_FARTHER = np.radians(15.0), 0.12
 _RING_RADIUS = (np.arange(RINGS) + 0.5) / RINGS * REACH
+_TURN = np.arange(RAYS) * (2.0 * np.pi / RAYS)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)])[:, None]  # (2, 1, RAYS)
 _RING_WEIGHT = (_RING_RADIUS / _RING_RADIUS.sum()).astype(np.float32)
 
 
@@ -350,11 +319,9 @@ def _pinhole(distance: float) -> np.ndarray:
 
 
 def _build(mesh, center: np.ndarray, diameter: float) -> dict[str, np.ndarray]:
-    stored = {}
-    for distance, suffix in zip(_DISTANCES, _SUFFIXES, strict=True):
-        for name, array in _build_from(mesh, center, diameter, distance).items():
-            stored[name + suffix] = array
-    return stored
+    """See ViewCodebook.__init__."""
+    made = [_build_from(mesh, center, diameter, distance) for distance in _DISTANCES]
+    return {name: np.stack([one[name] for one in made]) for name in made[0]}
 
 
 def _build_from(
@@ -368,15 +335,17 @@ def _build_from(
     poses[:, :3, 3] = np.array([0.0, 0.0, depth]) - rotations @ center
     pictures = draw(MeshBatch([mesh]), np.zeros(VIEWS), poses, pinhole, _PICTURE)
     places = [_place(*_centroid_and_area(picture, pinhole), pinhole) for picture in pictures]
-    polar = np.stack([_polar(p, pinhole, place) for p, place in zip(pictures, places, strict=True)])
-    view_from_camera = np.stack([place.crop_from_view.T for place in places])
+    polar = np.concatenate(
+        [_polar([p], pinhole, [place])[0] for p, place in zip(pictures, places, strict=True)]
+    )
+    view_from_camera = np.stack([crop_from_view.T for crop_from_view, _ in places])
     direction = view_from_camera[:, :, 2]  # the object's centre is on the optical axis
     return {
         "rotations": view_from_camera @ rotations,
-        "radius": np.array([place.radius for place in places]) * depth * direction[:, 2],
+        "radius": np.array([radius for _, radius in places]) * depth * direction[:, 2],
         "direction": direction / direction[:, 2:],
         "spectrum": np.fft.rfft(polar, axis=2).astype(np.complex64),
-        "area": np.array([_weighted_sum(image) for image in polar], np.float32),
+        "area": np.einsum("nra,r->n", polar, _RING_WEIGHT),
     }
 
 
@@ -390,48 +359,32 @@ def _centroid_and_area(mask: np.ndarray, pinhole: np.ndarray) -> tuple[np.ndarra
 
 
 def _place(centroid: np.ndarray, area: float, pinhole: np.ndarray) -> Place:
-    """The place of a silhouette with this centroid (2,) and area in pixels of a pinhole camera."""
+    """Of a silhouette with this centroid (2,) and area in pixels of a pinhole camera."""
     ray = np.append((centroid - pinhole[2:]) / pinhole[:2], 1.0)
     length = np.linalg.norm(ray)
     # solid angle: an area far off the axis is stretched by 1 / cos^3 of the angle to it
     solid = area / (pinhole[0] * pinhole[1]) / length**3
-    return Place(_look_rotation(ray / length), float(np.sqrt(solid / np.pi)))
+    return _look_rotation(ray / length), float(np.sqrt(solid / np.pi))
 
 
-def _polar(image: np.ndarray, pinhole: np.ndarray, place: Place) -> np.ndarray:
-    """(RINGS, RAYS) coverage of a binary image (S, S) in polar coordinates about a place."""
-    turn = np.arange(RAYS) * (2.0 * np.pi / RAYS)
-    reach = _RING_RADIUS[:, None] * place.radius
-    rays = np.stack(
-        [reach * np.cos(turn), reach * np.sin(turn), np.ones((RINGS, RAYS))], axis=-1
-    ) @ (place.crop_from_view.T)
-    depth = np.maximum(rays[..., 2], 1e-3)
-    x = (pinhole[0] * rays[..., 0] / depth + pinhole[2]).astype(np.float32)
-    y = (pinhole[1] * rays[..., 1] / depth + pinhole[3]).astype(np.float32)
-    return cv2.remap(image.astype(np.float32), x, y, cv2.INTER_LINEAR)
-
-
-def _weighted_sum(polar: np.ndarray) -> float:
-    return float((polar * _RING_WEIGHT[:, None]).sum())
-
-
-def _polars(images, pinhole: np.ndarray, places: list[Place]) -> list[np.ndarray]:
-    """The same (places, RINGS, RAYS) of each image about all places."""
-    turn = np.arange(RAYS) * (2.0 * np.pi / RAYS)
-    ring = _RING_RADIUS[:, None]
-    disc = np.stack([ring * np.cos(turn), ring * np.sin(turn)]).reshape(2, -1).astype(np.float32)
-    crop_from_view = np.stack([place.crop_from_view for place in places]).astype(np.float32)
-    radius = np.array([place.radius for place in places], np.float32)[:, None, None]
-    x, y, depth = (crop_from_view[:, :, :2] @ disc * radius + crop_from_view[:, :, 2:]).swapaxes(
-        0, 1
-    )
-    fx, fy, cx, cy = pinhole.astype(np.float32)
-    depth = np.maximum(depth, np.float32(1e-3))
-    x, y = fx * x / depth + cx, fy * y / depth + cy
+def _polar(images, pinhole: np.ndarray, places: list[Place]) -> list[np.ndarray]:
+    """Coverage (places, RINGS, RAYS) of each binary image (S, S) in polar coordinates about all
+    places."""
+    crop_from_view, radius = (np.stack(own) for own in zip(*places, strict=True))
+    disc = _RING_RADIUS[:, None] * radius[:, None, None, None] * _CIRCLE  # (places, 2, RINGS, RAYS)
+    rays = crop_from_view[:, :, :2] @ disc.reshape(len(places), 2, -1) + crop_from_view[:, :, 2:]
+    x, y, depth = rays.swapaxes(0, 1)
+    depth = np.maximum(depth, 1e-3)
+    x = (pinhole[0] * x / depth + pinhole[2]).astype(np.float32)
+    y = (pinhole[1] * y / depth + pinhole[3]).astype(np.float32)
     return [
         cv2.remap(image.astype(np.float32), x, y, cv2.INTER_LINEAR).reshape(-1, RINGS, RAYS)
         for image in images
     ]
+
+
+def _weighted_sum(polar: np.ndarray) -> np.float32:
+    return (polar * _RING_WEIGHT[:, None]).sum(dtype=np.float32)
 
 
 def is_cut(observation: Observation) -> bool:
