@@ -72,7 +72,7 @@ class Pipeline:
         self.refiner = Refiner(
             list(library.values()), self.device, self.settings.batch, self.settings
         )
-        self._search = PoseSearch(library, self.refiner, self.device)
+        self._search = PoseSearch(library, self.refiner)
         self._baseline = None  # made at the first use: torch is not needed otherwise
 
     def warm_up(self) -> None:

@@ -20,7 +20,7 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
-from pose_refiner_ros.refinement.occlusion import DepthOrder
+from pose_refiner_ros.refinement.occlusion import labels_behind
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
     CUT_RESTART,
@@ -70,9 +70,8 @@ class Target:
 class PoseSearch:
     """Finds the poses of objects by a refiner. Codebooks are made when an object is first met."""
 
-    def __init__(self, library: Mapping[str, ObjectModel], refiner: Refiner, device: str) -> None:
+    def __init__(self, library: Mapping[str, ObjectModel], refiner: Refiner) -> None:
         self.library, self.refiner = library, refiner
-        self._depth_order = DepthOrder(library, device)
         self._codebooks: dict[str, ViewCodebook] = {}
 
     def codebook(self, name: str) -> ViewCodebook:
@@ -201,14 +200,14 @@ class PoseSearch:
     ) -> None:
         """Refine once more those that are found to stand in front of another."""
         fitting = {
-            target.label: (target.name, own[0].reference_from_object)
+            target.label: (self.library[target.name], own[0].reference_from_object)
             for target, own in zip(targets, found, strict=True)
             if own and own[0].fits["silhouette"].iou >= POOR_IOU
         }
         touched = {t.label for t in targets if t.observation.unknown is not None} & set(fitting)
         if len(fitting) < 2 or not touched:
             return
-        behind = self._depth_order.behind(frame.masks, frame.camera, fitting)
+        behind = labels_behind(frame.masks, frame.camera, fitting)
         again = [i for i, t in enumerate(targets) if t.label in touched and t.label in behind]
         front = []
         for target in (targets[i] for i in again):

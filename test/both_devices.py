@@ -29,7 +29,6 @@ from pose_refiner_ros.refinement.host_buffer import HostBuffer
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.normal_equations import NormalEquations, PoseBatch, allocate
 from pose_refiner_ros.refinement.observation import observe_image, observe_mask
-from pose_refiner_ros.refinement.occlusion import DepthOrder
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.terms.prior import PosePrior, PriorTerm
 from pose_refiner_ros.refinement.terms.radiance import RadianceTerm
@@ -206,20 +205,6 @@ def _coverage(device: str) -> Figures:
     return {"masks": draw(batch, np.arange(16) % 2, poses, np.array([400.0, 400, 99, 99]), 200)}
 
 
-def _depth_order(device: str) -> Figures:
-    """Rays to surfaces."""
-    order = DepthOrder({"ell": ELL, "box": BOX}, device)
-    pixels = np.argwhere(_label_image())[::40, ::-1]
-    distances = {
-        name: order._distances(name, where, CAMERA, pixels)
-        for name, where in (("ell", FRONT), ("box", BACK))
-    }
-    return {
-        name: np.where(np.isfinite(metres), np.rint(1e4 * metres), -1).astype(np.int32)
-        for name, metres in distances.items()
-    }
-
-
 def _refiner(device: str) -> Figures:
     """Poses that silhouettes and colours end in."""
     grid, truth = painted_block((0.1, 0.07, 0.05)), view_from((1, 0.5, 0.4), 0.8)
@@ -277,7 +262,6 @@ CASES: dict[str, Callable[[str], Figures]] = {
     "z-buffer": _z_buffer,
     "scene view": _scene_view,
     "coverage": _coverage,
-    "depth order": _depth_order,
     "refiner": _refiner,
     "pipeline": _pipeline,
 }

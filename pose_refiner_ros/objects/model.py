@@ -16,6 +16,8 @@ from pose_refiner_ros.objects.outline import EXACT, OutlineError
 from pose_refiner_ros.objects.symmetry import Symmetries
 
 if TYPE_CHECKING:  # fields need torch, and most objects have none
+    import warp as wp
+
     from pose_refiner_ros.fields.grid import GridField
 
 
@@ -70,3 +72,15 @@ class ObjectModel:
     def box_center(self) -> np.ndarray:
         """(3,) centre of that box, object frame, metres."""
         return self.mesh.bounds.mean(axis=0)
+
+    @cached_property
+    def surface(self) -> wp.Mesh:
+        """The silhouette mesh about the box's centre, for rays on the CPU."""
+        import warp as wp
+
+        points = (self.silhouette_mesh.vertices - self.box_center).astype(np.float32)
+        faces = self.silhouette_mesh.faces.ravel()
+        return wp.Mesh(
+            wp.array(points, dtype=wp.vec3, device="cpu"),
+            wp.array(faces, dtype=wp.int32, device="cpu"),
+        )

@@ -42,64 +42,42 @@ def cast_rays(
     distance[i] = wp.where(hit.result, hit.t, wp.inf)
 
 
-class DepthOrder:
-    """Compares neighbouring objects of a library. Surfaces are prepared when first needed."""
+def labels_behind(
+    masks: np.ndarray, camera: Camera, found: Mapping[int, tuple[ObjectModel, np.ndarray]]
+) -> dict[int, frozenset[int]]:
+    """Of each label the labels beside it that stand farther away; those that have any.
 
-    def __init__(self, models: Mapping[str, ObjectModel], device: str = "cpu") -> None:
-        self._models = models
-        self._device = device
-        self._surfaces: dict[str, wp.Mesh] = {}
+    masks: (H, W) labels; found: label -> object and camera_from_object (4, 4).
+    """
+    farther: dict[int, set[int]] = {}
+    for a, b, pixels_a, pixels_b in _borders(masks, sorted(found)):
+        distance_a = distances_to(*found[a], camera, pixels_a)
+        distance_b = distances_to(*found[b], camera, pixels_b)
+        met = np.isfinite(distance_a) & np.isfinite(distance_b)
+        if np.count_nonzero(met) < LEAST_SAMPLES:
+            continue
+        beyond = (distance_b[met] - distance_a[met]) / distance_a[met]
+        if (beyond > MARGIN).mean() > AGREE:
+            farther.setdefault(a, set()).add(b)
+        elif (beyond < -MARGIN).mean() > AGREE:
+            farther.setdefault(b, set()).add(a)
+    return {label: frozenset(labels) for label, labels in farther.items()}
 
-    def behind(
-        self,
-        masks: np.ndarray,
-        camera: Camera,
-        found: Mapping[int, tuple[str, np.ndarray]],
-    ) -> dict[int, frozenset[int]]:
-        """Of each label the labels beside it that stand farther away; those that have any.
 
-        masks: (H, W) labels; found: label -> object name and camera_from_object (4, 4).
-        """
-        farther: dict[int, set[int]] = {}
-        for a, b, pixels_a, pixels_b in _borders(masks, sorted(found)):
-            distance_a = self._distances(*found[a], camera, pixels_a)
-            distance_b = self._distances(*found[b], camera, pixels_b)
-            met = np.isfinite(distance_a) & np.isfinite(distance_b)
-            if np.count_nonzero(met) < LEAST_SAMPLES:
-                continue
-            beyond = (distance_b[met] - distance_a[met]) / distance_a[met]
-            if (beyond > MARGIN).mean() > AGREE:
-                farther.setdefault(a, set()).add(b)
-            elif (beyond < -MARGIN).mean() > AGREE:
-                farther.setdefault(b, set()).add(a)
-        return {label: frozenset(labels) for label, labels in farther.items()}
-
-    def _distances(self, name: str, pose: np.ndarray, camera: Camera, pixels) -> np.ndarray:
-        """(N,) metres along the rays of pixels (N, 2) to an object's surface, infinite beside."""
-        model = self._models[name]
-        if name not in self._surfaces:
-            points = (model.silhouette_mesh.vertices - model.box_center).astype(np.float32)
-            self._surfaces[name] = wp.Mesh(
-                wp.array(points, dtype=wp.vec3, device=self._device),
-                wp.array(model.silhouette_mesh.faces.ravel(), dtype=wp.int32, device=self._device),
-            )
-        object_from_camera = inverse(about_point(pose, model.box_center))
-        rays = np.nan_to_num(camera.rays(pixels.astype(np.float64))) @ object_from_camera[:3, :3].T
-        origin = object_from_camera[:3, 3]
-        distance = wp.empty(len(rays), dtype=wp.float32, device=self._device)
-        wp.launch(
-            cast_rays,
-            len(rays),
-            [
-                self._surfaces[name].id,
-                wp.vec3(*origin.tolist()),
-                wp.array(rays.astype(np.float32), dtype=wp.vec3, device=self._device),
-                float(np.linalg.norm(origin) + model.diameter),
-                distance,
-            ],
-            device=self._device,
-        )
-        return distance.numpy()
+def distances_to(
+    model: ObjectModel, camera_from_object: np.ndarray, camera: Camera, pixels: np.ndarray
+) -> np.ndarray:
+    """(N,) metres along the rays of pixels (N, 2) to an object's surface, infinite beside it."""
+    object_from_camera = inverse(about_point(camera_from_object, model.box_center))
+    rays = np.nan_to_num(camera.rays(pixels.astype(np.float64))) @ object_from_camera[:3, :3].T
+    origin = object_from_camera[:3, 3]
+    farthest = float(np.linalg.norm(origin) + model.diameter)
+    distance = wp.empty(len(rays), dtype=wp.float32, device="cpu")
+    directions = wp.array(rays.astype(np.float32), dtype=wp.vec3, device="cpu")
+    inputs = [model.surface.id, wp.vec3(*origin.tolist()), directions, farthest, distance]
+    # so few rays are on a GPU later than here
+    wp.launch(cast_rays, len(rays), inputs, device="cpu")
+    return distance.numpy()
 
 
 def _borders(masks: np.ndarray, labels: Sequence[int]):

@@ -17,7 +17,7 @@ from shapes import (
 
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.pipeline import Pipeline
-from pose_refiner_ros.refinement.occlusion import DepthOrder
+from pose_refiner_ros.refinement.occlusion import labels_behind
 
 CAMERA = pinhole_camera(320, 400.0)
 ELL, BOX = model("ell", ell()), model("box", box(0.3, 0.5, 0.1))
@@ -35,35 +35,31 @@ def label_image(front, back):
 
 def test_the_farther_one_is_behind():
     masks = label_image(FRONT, BACK)
-    order = DepthOrder(LIBRARY)
-    found = {1: ("ell", FRONT), 2: ("box", BACK)}
-    assert order.behind(masks, CAMERA, found) == {1: frozenset({2})}
+    found = {1: (ELL, FRONT), 2: (BOX, BACK)}
+    assert labels_behind(masks, CAMERA, found) == {1: frozenset({2})}
     renamed = np.select([masks == 1, masks == 2], [7, 3])  # whatever the labels are called
-    assert order.behind(renamed, CAMERA, {7: found[1], 3: found[2]}) == {7: frozenset({3})}
+    assert labels_behind(renamed, CAMERA, {7: found[1], 3: found[2]}) == {7: frozenset({3})}
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0.02), (0.004, -0.004, -0.02)])
 def test_poses_need_not_be_exact(shift):
     found = {
-        1: ("ell", turned(FRONT, (0.1, -0.05, 0.08), shift)),
-        2: ("box", turned(BACK, (-0.1, 0.05, 0.05), (0.01, 0, 0.03))),
+        1: (ELL, turned(FRONT, (0.1, -0.05, 0.08), shift)),
+        2: (BOX, turned(BACK, (-0.1, 0.05, 0.05), (0.01, 0, 0.03))),
     }
-    assert DepthOrder(LIBRARY).behind(label_image(FRONT, BACK), CAMERA, found) == {
-        1: frozenset({2})
-    }
+    assert labels_behind(label_image(FRONT, BACK), CAMERA, found) == {1: frozenset({2})}
 
 
 def test_objects_at_one_depth_or_apart_hide_nothing_for_certain():
-    order = DepthOrder(LIBRARY)
-    level = {1: ("ell", FRONT), 2: ("ell", turned(FRONT, (0, 0, 0), (0.1, 0, 0)))}
+    level = {1: (ELL, FRONT), 2: (ELL, turned(FRONT, (0, 0, 0), (0.1, 0, 0)))}
     masks = silhouette(ELL.mesh, FRONT, CAMERA)
     beside = silhouette(ELL.mesh, level[2][1], CAMERA)
     masks[(beside > 0) & (masks == 0)] = 2
-    assert order.behind(masks, CAMERA, level) == {}
+    assert labels_behind(masks, CAMERA, level) == {}
     far = np.zeros_like(masks)
     far[:40, :40], far[200:, 200:] = 1, 2
-    assert order.behind(far, CAMERA, {1: ("ell", FRONT), 2: ("box", BACK)}) == {}
-    assert order.behind(far, CAMERA, {}) == {}
+    assert labels_behind(far, CAMERA, {1: (ELL, FRONT), 2: (BOX, BACK)}) == {}
+    assert labels_behind(far, CAMERA, {}) == {}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -98,5 +94,5 @@ def test_the_one_behind_is_told_from_the_front_one_on_a_tilted_floor():
     masks = 2 * silhouette(box(0.4, 0.4, 0.05), small, CAMERA)
     masks[silhouette(long.mesh, pole, CAMERA) > 0] = 1
     library = {"long": long, "small": model("small", box(0.4, 0.4, 0.05))}
-    found = {1: ("long", pole), 2: ("small", small)}
-    assert DepthOrder(library).behind(masks, CAMERA, found) == {1: frozenset({2})}
+    found = {1: (long, pole), 2: (library["small"], small)}
+    assert labels_behind(masks, CAMERA, found) == {1: frozenset({2})}
