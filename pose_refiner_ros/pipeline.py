@@ -360,7 +360,7 @@ def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> O
         visible_fraction=float(outline.visible),
         cost=float(outline.cost),
         iterations=found.iterations,
-        reason=found.reason.name.lower(),
+        reason=found.reason,
         class_probability=target.class_probability,
         photo_rms=colour_rms(found),
     )

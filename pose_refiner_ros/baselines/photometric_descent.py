@@ -45,7 +45,7 @@ from torch import Tensor
 
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.rays import camera_rays, cross_box
-from pose_refiner_ros.refinement.ray_sampling import ITERATIONS, RaySampler
+from pose_refiner_ros.refinement.ray_sampling import ITERATIONS, draw_pixels, pixels_to_draw
 
 from . import se3
 from .photometric_loss import LOSSES, photometric_loss
@@ -150,7 +150,7 @@ class PhotometricDescent:
                 f"intrinsics are {intrinsics.tolist()}; give (3, 3) with positive focal lengths"
             )
         begun = time.perf_counter()
-        sampler = RaySampler(image, self._sampling, weight, self._iterations)
+        pixels = pixels_to_draw(image, self._sampling, weight, self._iterations)
         photo = _as_float(image).to(self._device)
         self._check_seen(intrinsics, start, photo.shape[:2])
         rng = np.random.default_rng(self._seed)
@@ -163,7 +163,7 @@ class PhotometricDescent:
             record.add(0, start)
             for step in range(steps):
                 adam.param_groups[0]["lr"] = self._rate * _DECAY ** (step / 100.0)
-                loss = self._step_loss(photo, intrinsics, start, twist, sampler, rng)
+                loss = self._step_loss(photo, intrinsics, start, twist, pixels, rng)
                 (gradient,) = torch.autograd.grad(loss.sum(), twist)
                 usable = gradient.isfinite().all(dim=1) & loss.isfinite()
                 twist.grad = torch.where(usable[:, None], gradient, 0.0)
@@ -173,12 +173,12 @@ class PhotometricDescent:
                     record.add(step + 1, _moved(start, self._unit * twist.detach()))
         return record.result(losses, len(start))
 
-    def _step_loss(self, photo, intrinsics, start, twist, sampler, rng) -> Tensor:
+    def _step_loss(self, photo, intrinsics, start, twist, pixels, rng) -> Tensor:
         """(B,) of a new batch of rays."""
-        pixels = np.stack([sampler.draw(self._rays, rng) for _ in range(len(start))])
-        pixels = torch.as_tensor(pixels, device=self._device)
-        observed = photo[pixels[..., 1], pixels[..., 0]]
-        origins, directions = camera_rays(intrinsics, _moved(start, self._unit * twist), pixels)
+        drawn = np.stack([draw_pixels(pixels, self._rays, rng) for _ in range(len(start))])
+        drawn = torch.as_tensor(drawn, device=self._device)
+        observed = photo[drawn[..., 1], drawn[..., 0]]
+        origins, directions = camera_rays(intrinsics, _moved(start, self._unit * twist), drawn)
         seen = self._field.render(origins.reshape(-1, 3).float(), directions.reshape(-1, 3).float())
         colour = seen.over(self._background).view_as(observed)
         return photometric_loss(colour, observed, self._loss)

@@ -13,7 +13,7 @@ import numpy as np
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.crop import Crop
 
-from .ray_sampling import RaySampler
+from .ray_sampling import draw_pixels, pixels_to_draw
 
 MARGIN = 0.3  # around what differs from the background, share of its longer side
 DIFFERENT = 0.05  # of colour
@@ -81,14 +81,15 @@ class ColourImage:
             pinhole=self.pinhole - np.array([0.0, 0.0, x0, y0]),
         )
 
-    def sampler(self, sampling: str) -> RaySampler:
-        """Draws pixels of it: random, interest_point or interest_region (iNeRF, III-C)."""
+    def draw(self, sampling: str, count: int, rng: np.random.Generator) -> np.ndarray:
+        """(count, 2) pixels of it, x and y: random, interest_point or interest_region (iNeRF,
+        III-C)."""
         weight = self.weight
         if self.mixed is not None:
             clear = ~self.mixed if weight is None else weight * ~self.mixed
             if clear.any():  # a sliver may be nothing but border
                 weight = clear
-        return RaySampler(self.colour, sampling, weight)
+        return draw_pixels(pixels_to_draw(self.colour, sampling, weight), count, rng)
 
 
 def image_colours(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,16 +23,6 @@ SAME_PLACE = 0.1  # diameters
 SAME_DEPTH = 0.05  # of the distance, beside that
 
 
-class Reason(IntEnum):
-    """Why a pose stopped moving."""
-
-    RUNNING = 0
-    CONVERGED = 1  # the step moves the outline by less than the tolerance
-    STALLED = 2  # no step however short lowers the cost
-    MAX_ITERATIONS = 3
-    NO_EVIDENCE = 4  # nothing of the object meets known pixels
-
-
 @dataclass(eq=False)
 class Hypothesis:
     """A pose that an object may have, from a guess to a result.
@@ -41,7 +30,8 @@ class Hypothesis:
     object: its name; reference_from_object: (4, 4) float64; prior: what was known before. Of a
     result: cost over all that was seen at the finest scale, 0 for a perfect fit; covariance
     (6, 6), twist order, the reference's axes, about the object's origin; fits: what each term says
-    of it, by the terms' names; iterations; reason: why it stopped moving.
+    of it, by the terms' names; iterations; reason: why it stopped moving
+    (`solver.REASONS`).
     """
 
     object: str
@@ -51,7 +41,7 @@ class Hypothesis:
     covariance: np.ndarray | None = None
     fits: dict[str, TermFit] = field(default_factory=dict)
     iterations: int = 0
-    reason: Reason = Reason.RUNNING
+    reason: str = "running"
     index: int = field(default=0, repr=False)  # of the object, among those of a call
 
 

@@ -32,48 +32,46 @@ class RaySamplingError(ValueError):
     """A photo in which no rays can be sampled, with the reason."""
 
 
-class RaySampler:
-    """Draws pixels of one photo; the detector looks at it once.
+def pixels_to_draw(
+    image: np.ndarray,
+    sampling: str = "interest_region",
+    weight: np.ndarray | None = None,
+    iterations: int = ITERATIONS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (N, 2), x and y, of one photo that are drawn first, none for random sampling or where
+    it has too few points; and all (M, 2) that may be drawn.
 
     image: (H, W, 3) RGB, uint8 or float in [0, 1]. weight: (H, W), 0 for pixels that say nothing
     (hidden by something else, beyond the lens); those are never drawn, nor looked at. iterations:
     of the dilation, for interest regions.
 
-    candidates: (N, 2) pixels x, y that are drawn first; none for random sampling, or where the
-    photo has too few points.
-
     Raises RaySamplingError for NaN where the weight is not 0, or where all of it is.
     """
-
-    def __init__(
-        self,
-        image: np.ndarray,
-        sampling: str = "interest_region",
-        weight: np.ndarray | None = None,
-        iterations: int = ITERATIONS,
-    ):
-        if sampling not in SAMPLINGS:
-            raise RaySamplingError(f"sampling is {sampling!r}: give one of {', '.join(SAMPLINGS)}")
-        if iterations < 0:
-            raise RaySamplingError(f"iterations of the dilation is {iterations}; give 0 or more")
-        image = np.asarray(image)
-        allowed = _allowed(image, weight)
-        self._pixels = _pixels(allowed)
-        self.candidates = np.zeros((0, 2), np.int64)
-        if sampling != "random":
-            mask = interest_points(image, allowed)
-            enough = mask.sum() >= _FEWEST_POINTS
-            if enough and sampling == "interest_region" and iterations > 0:
+    if sampling not in SAMPLINGS:
+        raise RaySamplingError(f"sampling is {sampling!r}: give one of {', '.join(SAMPLINGS)}")
+    if iterations < 0:
+        raise RaySamplingError(f"iterations of the dilation is {iterations}; give 0 or more")
+    image = np.asarray(image)
+    allowed = _allowed(image, weight)
+    first = np.zeros_like(allowed)
+    if sampling != "random":
+        points = interest_points(image, allowed)
+        if points.sum() >= _FEWEST_POINTS:
+            first = points
+            if sampling == "interest_region" and iterations > 0:
                 kernel = np.ones((5, 5), np.uint8)
-                mask = cv2.dilate(mask.astype(np.uint8), kernel, iterations=iterations) > 0
-            if enough:
-                self.candidates = _pixels(mask & allowed)
+                first = cv2.dilate(first.astype(np.uint8), kernel, iterations=iterations) > 0
+    return _pixels(first & allowed), _pixels(allowed)
 
-    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """(count, 2) int64 pixels, x and y; none twice as long as there are enough."""
-        chosen = _choose(self.candidates, min(count, len(self.candidates)), rng)
-        rest = _choose(self._pixels, count - len(chosen), rng)
-        return np.concatenate((chosen, rest))
+
+def draw_pixels(
+    pixels: tuple[np.ndarray, np.ndarray], count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(count, 2) int64 of `pixels_to_draw`; none twice as long as there are enough."""
+    first, all_of_them = pixels
+    chosen = _choose(first, min(count, len(first)), rng)
+    rest = _choose(all_of_them, count - len(chosen), rng)
+    return np.concatenate((chosen, rest))
 
 
 def interest_points(image: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:

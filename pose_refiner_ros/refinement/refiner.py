@@ -15,7 +15,7 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.settings import Settings
 
 from .covariance import pose_covariance, symmetry_covariance
-from .hypotheses import Hypothesis, Reason, around, best_distinct
+from .hypotheses import Hypothesis, around, best_distinct
 from .observation import Observation
 from .search import colour_rms, colours_differ, fits_to_the_pixel, restart_angle
 from .solver import Level, Solver
@@ -381,7 +381,7 @@ class Refiner:
             one.reference_from_object = poses[i]
             one.cost = float(result["cost"][i])
             one.iterations += int(result["iterations"][i])
-            one.reason = Reason(int(result["reason"][i]))
+            one.reason = str(result["reason"][i])
 
     def _add_covariances(self, found: Sequence[Hypothesis]) -> None:
         together: dict[tuple[str, ...], list[Hypothesis]] = {}

@@ -17,16 +17,17 @@ import warp as wp
 from pose_refiner_ros.geometry.pose_kernels import exp_so3, orthonormal
 
 from .host_buffer import HostBuffer, recorded
-from .hypotheses import Reason
 from .normal_equations import NormalEquations, PoseBatch, allocate
 from .terms import ResidualTerm, TermFit
 
 wp.set_module_options({"enable_backward": False})
 
-# the same for kernels
-CONVERGED = wp.constant(int(Reason.CONVERGED))
-STALLED = wp.constant(int(Reason.STALLED))
-NO_EVIDENCE = wp.constant(int(Reason.NO_EVIDENCE))
+# Why a pose stopped moving: its step moves the outline by less than the tolerance, no step however
+# short lowers the cost, or nothing of the object meets known pixels.
+REASONS = ("running", "converged", "stalled", "max_iterations", "no_evidence")
+CONVERGED = wp.constant(REASONS.index("converged"))
+STALLED = wp.constant(REASONS.index("stalled"))
+NO_EVIDENCE = wp.constant(REASONS.index("no_evidence"))
 
 
 @dataclass(frozen=True)
@@ -314,10 +315,10 @@ class Solver:
         poses[:, :3, :3] = self._rows.read("rotation", count)
         poses[:, :3, 3] = self._rows.read("translation", count)
         reason = self._rows.read("reason", count).copy()
-        reason[(reason == Reason.RUNNING) & self._moved] = Reason.MAX_ITERATIONS
+        reason[(reason == 0) & self._moved] = REASONS.index("max_iterations")
         return {
             "reference_from_object": poses,
             "cost": self._best.read("cost", count).copy(),
             "iterations": self._rows.read("iterations", count).copy(),
-            "reason": reason,
+            "reason": np.array(REASONS)[reason],
         }

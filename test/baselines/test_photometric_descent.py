@@ -15,7 +15,7 @@ from pose_refiner_ros.baselines.photometric_descent import (
     _moved,
 )
 from pose_refiner_ros.fields.picture import picture_over
-from pose_refiner_ros.refinement.ray_sampling import RaySampler
+from pose_refiner_ros.refinement.ray_sampling import pixels_to_draw
 
 SIZE = (40, 40)
 K = pinhole(SIZE[0])
@@ -74,7 +74,7 @@ def test_rays_from_where_something_is_suffice(sampling):
     field = AnalyticField(samples=32, chequers=6.0, density=100.0)
     size, intrinsics = (64, 64), pinhole(64, 2.2)
     photo = picture_over(field, intrinsics, TRUTH, size)
-    assert len(RaySampler(photo, sampling).candidates) >= 20
+    assert len(pixels_to_draw(photo, sampling)[0]) >= 20
     descent = PhotometricDescent(field, sampling, rays=160)
     result = descent.run(photo, intrinsics, starts(2, 5.0, 0.03), steps=100)
     angles, metres = errors(result.camera_from_object)

@@ -31,14 +31,14 @@ def test_no_ray_goes_to_the_border_of_a_mask(noisy_disc):
     seen = noisy_disc.cropped()
     inside = seen.opacity > 0.5
     for sampling in ("random", "interest_region"):
-        x, y = seen.sampler(sampling).draw(500, np.random.default_rng(0)).T
+        x, y = seen.draw(sampling, 500, np.random.default_rng(0)).T
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             beside = inside[
                 (y + dy).clip(0, inside.shape[0] - 1), (x + dx).clip(0, inside.shape[1] - 1)
             ]
             assert (beside == inside[y, x]).all()
     sliver = replace(seen, mixed=np.ones(seen.size, bool))
-    assert sliver.sampler("random").draw(5, np.random.default_rng(0)).shape == (5, 2)
+    assert sliver.draw("random", 5, np.random.default_rng(0)).shape == (5, 2)
 
 
 def picture() -> np.ndarray:
@@ -111,7 +111,7 @@ def test_broken_pixels_have_no_weight_and_colour_nothing():
         np.testing.assert_allclose(found[0].observed, found[1].observed)
         assert np.isfinite(found[0].observed).all()
         assert (found[0].weight == 0).any() == (sigma == 0.0)  # the blur closes small gaps
-    drawn = colours.sampler("random").draw(3000, np.random.default_rng(0))
+    drawn = colours.draw("random", 3000, np.random.default_rng(0))
     assert (colours.weight[drawn[:, 1], drawn[:, 0]] > 0).all()
 
 

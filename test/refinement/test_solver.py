@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from shapes import angle_deg, pose, random_rotation, random_turn, turned
 
-from pose_refiner_ros.refinement.hypotheses import Reason
 from pose_refiner_ros.refinement.solver import Level, Solver
 from pose_refiner_ros.refinement.terms import TermFit
 
@@ -100,7 +99,7 @@ def solve(start, term, levels=LEVELS, capacity=None):
 def test_points_meet_their_places():
     truth, start, term = problem(6, seed=1)
     _, result = solve(start, term)
-    assert (result["reason"] == Reason.CONVERGED).all()
+    assert (result["reason"] == "converged").all()
     for found, expected in zip(result["reference_from_object"], truth, strict=True):
         assert angle_deg(found, expected) < 0.05
         np.testing.assert_allclose(found[:3, 3], expected[:3, 3], atol=1e-4)
@@ -155,15 +154,15 @@ def test_reasons():
 
     term = Walled(term.points, term.places, term.weight)
     _, result = solve(start, term)
-    assert result["reason"].tolist() == [Reason.CONVERGED, Reason.NO_EVIDENCE, Reason.STALLED]
+    assert result["reason"].tolist() == ["converged", "no_evidence", "stalled"]
     for i in (1, 2):  # what could not be bettered stays where it was
         np.testing.assert_allclose(result["reference_from_object"][i], start[i], atol=1e-5)
     term = Walled(term.points, term.places, term.weight)
     _, result = solve(start, term, (level(2, 1e-4),))
     assert result["reason"].tolist() == [
-        Reason.MAX_ITERATIONS,
-        Reason.NO_EVIDENCE,
-        Reason.MAX_ITERATIONS,
+        "max_iterations",
+        "no_evidence",
+        "max_iterations",
     ]
 
 
@@ -197,7 +196,7 @@ def test_a_term_without_an_answer_harms_no_other(bad):
             result["reference_from_object"][i], alone["reference_from_object"][i]
         )
     for i in (1, 2):
-        assert result["reason"][i] != Reason.CONVERGED
+        assert result["reason"][i] != "converged"
         np.testing.assert_allclose(result["reference_from_object"][i], start[i], atol=1e-5)
 
 
@@ -208,7 +207,7 @@ def test_a_direction_without_evidence_stays_where_it_is():
     # turned about the line, and a little off
     off = np.array([turned(p, p[:3, :3] @ [0.6, 0, 0.8] * 1.0, (0.01, 0, 0.02)) for p in start])
     _, result = solve(off, term)
-    assert (result["reason"] == Reason.CONVERGED).all()
+    assert (result["reason"] == "converged").all()
     for found, was in zip(result["reference_from_object"], off, strict=True):
         assert angle_deg(found, was) < 2.0
         ends = line[[0, -1]]
@@ -232,7 +231,7 @@ def test_levels_are_run_from_coarse_to_fine():
     _, start, term = problem(2, seed=10)
     _, result = solve(start, term, (level(3, 0.5, 0), level(8, 0.1, 1), level(8, 1e-4, 2)))
     assert term.scales == sorted(term.scales) and set(term.scales) == {0, 1, 2}
-    assert (result["reason"] == Reason.CONVERGED).all()
+    assert (result["reason"] == "converged").all()
 
 
 def test_evaluation_looks_without_moving():
@@ -246,7 +245,7 @@ def test_evaluation_looks_without_moving():
     np.testing.assert_allclose(fit.cost, 0.5 * 1e4 * (residual**2).sum(axis=(1, 2)) / 5, rtol=1e-4)
     result = solver.result()
     np.testing.assert_allclose(result["reference_from_object"], start, atol=1e-6)
-    assert (result["reason"] == Reason.RUNNING).all() and not result["iterations"].any()
+    assert (result["reason"] == "running").all() and not result["iterations"].any()
 
 
 def test_evaluation_after_a_run_that_settled_needs_no_second_look():
@@ -278,7 +277,7 @@ def test_evaluation_looks_again_at_those_alone_whose_last_trial_was_rejected():
 
     term = Walled(term.points, term.places)
     solver, result = solve(start, term)
-    assert result["reason"].tolist() == [Reason.CONVERGED, Reason.STALLED, Reason.CONVERGED]
+    assert result["reason"].tolist() == ["converged", "stalled", "converged"]
     calls, term.walls = term.calls, False
     fit = solver.evaluate([term])["points"]
     assert term.calls == calls + 1 and term.asked[-1] == [False, True, False]
@@ -309,7 +308,7 @@ def test_poses_of_which_a_level_has_seen_nothing_pass_through_it():
     _, first = solve(start, [a, b], (by_a,))
     _, both = solve(start, [a, b], (by_a, by_b))
     _, second = solve(start, [a, b], (by_b,))
-    assert both["reason"][:2].tolist() == [Reason.CONVERGED] * 2
+    assert both["reason"][:2].tolist() == ["converged"] * 2
     assert (both["iterations"][:2] > 1).all()
     for name in both:  # to the bit what its own level has made of it
         np.testing.assert_array_equal(both[name][0], first[name][0], err_msg=name)
@@ -320,7 +319,7 @@ def test_poses_of_which_a_level_has_seen_nothing_pass_through_it():
         for i in untouched:
             expected = start[i].astype(np.float32)
             np.testing.assert_array_equal(result["reference_from_object"][i], expected)
-            assert result["iterations"][i] == 0 and result["reason"][i] == Reason.RUNNING
+            assert result["iterations"][i] == 0 and result["reason"][i] == "running"
     assert not any(asked[1] or asked[2] for asked in a.asked)
     assert not any(asked[0] or asked[2] for asked in b.asked)
 

@@ -256,7 +256,7 @@ class RadianceTerm:
                 rays = lattice_rays(image, count, look.sigma)
             else:
                 rng = np.random.default_rng((self._seed, scale))
-                rays = chosen_rays(image, image.sampler(self._sampling).draw(count, rng))
+                rays = chosen_rays(image, image.draw(self._sampling, count, rng))
             self._rays[observation, scale] = rays
         return self._rays[observation, scale]
 
