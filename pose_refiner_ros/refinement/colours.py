@@ -9,6 +9,7 @@ from functools import cached_property
 
 import cv2
 import numpy as np
+import warp as wp
 
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.crop import Crop
@@ -141,38 +142,45 @@ def masked_colours(
     )
 
 
-@dataclass(frozen=True, eq=False)
+@wp.struct
 class Rays:
-    """Rays (R) of one object at one level and what was observed along them.
+    """Rays (R) of one image at one scale, and what was observed along them.
 
-    directions: (R, 3) float32 unit, crop's axes; observed: (R, 4) RGB in front of the background,
-    and opacity; weight: (R,); tile: (R,) int32, which part of the picture it is from; lattice:
-    rows and columns where the rays form one; spacing: pixels from a ray to the next.
+    directions: unit, crop's axes; observed: RGB in front of the background, and opacity; weight;
+    tile: which part of the picture each is from; rows, columns: of the lattice that they form, 0
+    where they do not; spacing: pixels from a ray to the next; background: its colour; opacity: 1
+    where there is a mask, by which opacity counts beside the colours, else 0.
     """
 
-    directions: np.ndarray
-    observed: np.ndarray
-    weight: np.ndarray
-    tile: np.ndarray
-    lattice: tuple[int, int] | None = None
-    spacing: float = 1.0
+    directions: wp.array(dtype=wp.vec3)
+    observed: wp.array(dtype=wp.vec4)
+    weight: wp.array(dtype=wp.float32)
+    tile: wp.array(dtype=wp.int32)
+    rows: wp.int32
+    columns: wp.int32
+    spacing: wp.float32
+    background: wp.vec3
+    opacity: wp.float32
 
 
 TILES = 12  # of a picture's side: residuals of one tile may be alike
 
 
-def lattice_rays(image: ColourImage, count: int, sigma: float) -> Rays:
+def lattice_rays(image: ColourImage, count: int, sigma: float, device: str = "cpu") -> Rays:
     """About `count` rays evenly over a image that is blurred by `sigma` steps of their lattice."""
     height, width = image.size
     spacing = max(np.sqrt(width * height / count), 1.0)
     x = np.arange(0.5 * (spacing - 1.0), width - 0.5, spacing)
     y = np.arange(0.5 * (spacing - 1.0), height - 0.5, spacing)
     pixels = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    rays = chosen_rays(image, pixels, sigma * spacing)
-    return replace(rays, lattice=(len(y), len(x)), spacing=spacing)
+    rays = chosen_rays(image, pixels, sigma * spacing, device)
+    rays.rows, rays.columns, rays.spacing = len(y), len(x), spacing
+    return rays
 
 
-def chosen_rays(image: ColourImage, pixels: np.ndarray, sigma: float = 0.0) -> Rays:
+def chosen_rays(
+    image: ColourImage, pixels: np.ndarray, sigma: float = 0.0, device: str = "cpu"
+) -> Rays:
     """Rays through pixels (N, 2), x and y, of the image blurred by `sigma` pixels."""
     observed, known = _blurred(image, sigma)
     x, y = pixels.T
@@ -190,12 +198,16 @@ def chosen_rays(image: ColourImage, pixels: np.ndarray, sigma: float = 0.0) -> R
     if known is not None:
         share = cv2.remap(known, *place.T[..., None], cv2.INTER_LINEAR, **border)
         weight = (share[:, 0] > 0.5).astype(np.float32)
-    return Rays(
-        directions.astype(np.float32),
-        cv2.remap(observed, *place.T[..., None], cv2.INTER_LINEAR, **border)[:, 0],
-        weight,
-        tile.astype(np.int32),
-    )
+    observed = cv2.remap(observed, *place.T[..., None], cv2.INTER_LINEAR, **border)[:, 0]
+    rays = Rays()
+    rays.directions = wp.array(directions.astype(np.float32), dtype=wp.vec3, device=device)
+    rays.observed = wp.array(observed, dtype=wp.vec4, device=device)
+    rays.weight = wp.array(weight, dtype=wp.float32, device=device)
+    rays.tile = wp.array(tile.astype(np.int32), dtype=wp.int32, device=device)
+    rays.spacing = 1.0
+    rays.background = wp.vec3(*(float(c) for c in image.background))
+    rays.opacity = 0.0 if image.opacity is None else 1.0
+    return rays
 
 
 def _blurred(image: ColourImage, sigma: float) -> tuple[np.ndarray, np.ndarray | None]:

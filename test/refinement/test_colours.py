@@ -67,33 +67,33 @@ def test_rays_go_through_their_pixels():
     pixels = np.array([[3, 4], [30, 20], [colours.size[1] - 1, colours.size[0] - 1]])
     rays = chosen_rays(colours, pixels)
     fx, fy, cx, cy = colours.pinhole
-    d = rays.directions
+    d = rays.directions.numpy()
     np.testing.assert_allclose(np.linalg.norm(d, axis=1), 1.0, atol=1e-6)
     seen_at = np.stack([fx * d[:, 0] / d[:, 2] + cx, fy * d[:, 1] / d[:, 2] + cy], axis=1)
     np.testing.assert_allclose(seen_at, pixels, atol=1e-3)
     x, y = pixels.T
-    np.testing.assert_allclose(rays.observed[:, :3], colours.colour[y, x], atol=1e-6)
-    assert (rays.weight == 1.0).all()
-    assert rays.tile.min() >= 0 and rays.tile.max() == TILES**2 - 1
+    np.testing.assert_allclose(rays.observed.numpy()[:, :3], colours.colour[y, x], atol=1e-6)
+    assert (rays.weight.numpy() == 1.0).all()
+    assert rays.tile.numpy().min() >= 0 and rays.tile.numpy().max() == TILES**2 - 1
 
 
 @pytest.mark.parametrize("sigma", [0.0, 1.0, 2.0])
 def test_a_lattice_shows_the_blurred_picture_evenly(sigma):
     colours = image_colours(picture(), CAMERA, WHITE)
     rays = lattice_rays(colours, 400, sigma)
-    rows, columns = rays.lattice
-    assert 300 < rows * columns == len(rays.directions) < 500
+    rows, columns = rays.rows, rays.columns
+    assert 300 < rows * columns == len(rays.directions.numpy()) < 500
     assert rays.spacing == pytest.approx(SIZE / 20)
     blurred = colours.colour
     if sigma:
         blurred = cv2.GaussianBlur(
             blurred, (0, 0), sigma * rays.spacing, borderType=cv2.BORDER_REPLICATE
         )
-    at = (rays.directions[:, :2] / rays.directions[:, 2:]) * colours.pinhole[:2]
+    at = (rays.directions.numpy()[:, :2] / rays.directions.numpy()[:, 2:]) * colours.pinhole[:2]
     x, y = (at + colours.pinhole[2:]).astype(np.float32).T
     expected = cv2.remap(blurred, x[:, None], y[:, None], cv2.INTER_LINEAR)[:, 0]
-    assert np.abs(rays.observed[:, :3] - expected).max() < 0.02
-    assert (rays.observed[:, 3] == 1.0).all()
+    assert np.abs(rays.observed.numpy()[:, :3] - expected).max() < 0.02
+    assert (rays.observed.numpy()[:, 3] == 1.0).all()
 
 
 def test_broken_pixels_have_no_weight_and_colour_nothing():
@@ -108,9 +108,9 @@ def test_broken_pixels_have_no_weight_and_colour_nothing():
         found = [
             lattice_rays(image_colours(one, CAMERA, WHITE), 900, sigma) for one in (image, other)
         ]
-        np.testing.assert_allclose(found[0].observed, found[1].observed)
-        assert np.isfinite(found[0].observed).all()
-        assert (found[0].weight == 0).any() == (sigma == 0.0)  # the blur closes small gaps
+        np.testing.assert_allclose(found[0].observed.numpy(), found[1].observed.numpy())
+        assert np.isfinite(found[0].observed.numpy()).all()
+        assert (found[0].weight.numpy() == 0).any() == (sigma == 0.0)  # the blur closes small gaps
     drawn = colours.draw("random", 3000, np.random.default_rng(0))
     assert (colours.weight[drawn[:, 1], drawn[:, 0]] > 0).all()
 

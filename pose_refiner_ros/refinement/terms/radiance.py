@@ -9,7 +9,6 @@ is a mask, minus what was observed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +29,6 @@ from ..normal_equations import (
 )
 from . import TermFit
 from .radiance_kernel import (
-    Comparison,
     add_residuals,
     clear_fit,
     eliminate_exposure,
@@ -47,56 +45,27 @@ if TYPE_CHECKING:
 
 BLOCK = 128
 STEP = 1.0  # between samples of a ray, voxels
-# The difference of colour that counts as one pixel of an outline counts in the silhouette term:
-# what a textured picture changes by from pixel to pixel.
-COLOUR_OF_PIXEL = 0.1
 # Standard deviations of gain and bias beforehand, as one ray would measure them: little, so that
 # they are only felt where an image is too plain to tell the two apart.
 GAIN_SIGMA = 1.0
 BIAS_SIGMA = 0.5
-OPACITY_WEIGHT = 1.0  # of the residual of opacity beside those of colour, where there is a mask
 FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
 WITHIN = 0.25  # diameters: the least distance for which a field is made coarser
 LEAST_COMPARED = 20  # rays whose colours say whether an object has the field's
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How closely the term looks.
-
-    rays: how many, times those that the user asked for; sigma: of the blur of pictures, in steps
-    of the lattice that the rays form, 0: rays are where the image is interesting; cell: size of
-    what the field still shows, in steps from ray to ray; robust: residuals far larger than this
-    (colour) count by their size, not its square (Fair's function): shadows, what hides the object,
-    what the field never learned.
-    """
-
-    rays: float
-    sigma: float
-    cell: float
-    robust: float
-
-
-# From coarse to fine: pictures of few rays, blurred far, then pixels of the image itself.
+# How closely the term looks, from coarse to fine: pictures of few rays, blurred far, then pixels of
+# the image itself. How many rays, times those that the user asked for; sigma of the blur of
+# pictures, in steps of the lattice that the rays form, or 0: rays are where the image is
+# interesting; size of what the field still shows, in steps from ray to ray; residuals far larger
+# than this (colour) count by their size, not its square (Fair's function): shadows, what hides the
+# object, what the field never learned.
 SCALES = (
-    Scale(0.75, 2.0, 0.5, 0.3),
-    Scale(1.5, 1.2, 0.5, 0.2),
-    Scale(2.0, 0.8, 0.5, 0.15),
-    Scale(1.0, 0.0, 1.0, 0.15),
+    (0.75, 2.0, 0.5, 0.3),
+    (1.5, 1.2, 0.5, 0.2),
+    (2.0, 0.8, 0.5, 0.15),
+    (1.0, 0.0, 1.0, 0.15),
 )
-
-
-@dataclass(frozen=True, eq=False)
-class _Block:
-    """Poses of an object, side by side in the batch, that one observation is of: how many, from
-    which on, where their rows begin, and how far away they are."""
-
-    observation: Observation
-    object: str
-    first: int
-    count: int
-    row: int
-    distance: float
 
 
 class RadianceTerm:
@@ -122,7 +91,7 @@ class RadianceTerm:
         exposure: bool = False,
         seed: int = 0,
         device: str = "cpu",
-        scales: Sequence[Scale] = SCALES,
+        scales: Sequence[tuple[float, float, float, float]] = SCALES,
     ) -> None:
         self.scales = tuple(scales)
         self.finest = len(self.scales) - 1
@@ -134,7 +103,8 @@ class RadianceTerm:
         self._images: dict[Observation, ColourImage] = {}
         self._rays: dict[tuple[Observation, int], Rays] = {}
         self._distances: dict[tuple[str, Observation], float] = {}
-        self._blocks: list[_Block] = []
+        # poses side by side (first, count) of an object that one observation is of, and their rows
+        self._blocks: list[tuple[Observation, str, int, int, slice]] = []
         self._commands: dict[int, list[Callable[[], None]]] = {}
         self._count = 0
         self.sees = np.zeros(0, bool)
@@ -192,9 +162,9 @@ class RadianceTerm:
                 WITHIN * self._fields[name].diameter,
             )
             # once for all batches: costs are compared, and versions of a field change them
-            distance = self._distances.setdefault((name, observation), distance)
-            block = _Block(observation, name, numbers[0], len(numbers), row, distance)
-            self._blocks.append(block)
+            self._distances.setdefault((name, observation), distance)
+            rows_of_it = slice(row, row + len(numbers))
+            self._blocks.append((observation, name, numbers[0], len(numbers), rows_of_it))
             row += len(numbers)
         self._buffer.write("gain", np.ones((row, 3), np.float32))
         self._buffer.write("bias", np.zeros((row, 3), np.float32))
@@ -212,11 +182,9 @@ class RadianceTerm:
         measures = self._buffer.read("measures", count).astype(np.float64)
         square, weight, masked, covered, covered_weight, covered_square = measures.T
         gain, bias = np.ones((count, 3)), np.zeros((count, 3))
-        for block in self._blocks:
-            rows = slice(block.row, block.row + block.count)
-            of_poses = slice(block.first, block.first + block.count)
-            gain[of_poses] = self._buffer.read("gain", rows.stop)[rows]
-            bias[of_poses] = self._buffer.read("bias", rows.stop)[rows]
+        for _, _, first, number, rows in self._blocks:
+            gain[first : first + number] = self._buffer.read("gain", rows.stop)[rows]
+            bias[first : first + number] = self._buffer.read("bias", rows.stop)[rows]
         enough = covered >= LEAST_COMPARED
         colour_rms = np.sqrt(covered_square / np.maximum(covered_weight, 1e-9))
         return TermFit(
@@ -250,13 +218,14 @@ class RadianceTerm:
             self._images[observation] = observation.colours.cropped()
         image = self._images[observation]
         if (observation, scale) not in self._rays:
-            look = self.scales[scale]
-            count = round(look.rays * self._ray_count)
-            if look.sigma:
-                rays = lattice_rays(image, count, look.sigma)
+            share, sigma, _, _ = self.scales[scale]
+            count, device = round(share * self._ray_count), str(self._device)
+            if sigma:
+                rays = lattice_rays(image, count, sigma, device)
             else:
                 rng = np.random.default_rng((self._seed, scale))
-                rays = chosen_rays(image, image.draw(self._sampling, count, rng))
+                pixels = image.draw(self._sampling, count, rng)
+                rays = chosen_rays(image, pixels, device=device)
             self._rays[observation, scale] = rays
         return self._rays[observation, scale]
 
@@ -270,100 +239,91 @@ class RadianceTerm:
         yield of_all(clear, [poses, self._own])
         yield of_all(clear_fit, [poses, self.measures, self.sectors])
         for block in self._blocks:
-            yield from self._record_block(poses, scale, block)
+            yield from self._record_block(poses, scale, *block)
         yield of_all(add_all, [poses, self._own, out])
 
     def _record_block(
-        self, poses: PoseBatch, scale: int, block: _Block
+        self,
+        poses: PoseBatch,
+        scale: int,
+        observation: Observation,
+        name: str,
+        first: int,
+        count: int,
+        rows: slice,
     ) -> Iterator[Callable[[], None]]:
         """Render the rays of one image, blur them, compare them."""
-        look, device = self.scales[scale], self._device
-        rays = self._rays_of(block.observation, scale)
-        image = self._images[block.observation]
-        camera_from_reference = block.observation.crop_from_reference.astype(np.float32)
-        pixel = rays.spacing * block.distance / image.pinhole[0]
-        field = self._field_for(block.object, look.cell * pixel)
-
-        compare = Comparison()
-        compare.observed = wp.array(rays.observed, dtype=wp.vec4, device=device)
-        compare.weight = wp.array(rays.weight, dtype=wp.float32, device=device)
-        compare.tile = wp.array(rays.tile, dtype=wp.int32, device=device)
-        compare.background = wp.vec3(*(float(c) for c in image.background))
-        opacity = OPACITY_WEIGHT if image.opacity is not None else 0.0
-        compare.opacity = float(np.sqrt(opacity))
-        compare.robust = look.robust
-        compare.unit = 1.0 / COLOUR_OF_PIXEL**2
-        compare.rays = len(rays.directions)
-        compare.pose_first = block.first
-        compare.row_offset = block.row - block.first
-        compare.camera_from_reference = wp.mat33(*camera_from_reference[:3, :3].ravel().tolist())
+        _, sigma, cell, robust = self.scales[scale]
+        rays = self._rays_of(observation, scale)
+        pinhole = self._images[observation].pinhole
+        pixel = rays.spacing * self._distances[name, observation] / pinhole[0]
+        field = self._field_for(name, cell * pixel)
+        camera_from_reference = observation.crop_from_reference.astype(np.float32)
+        rotation = wp.mat33(*camera_from_reference[:3, :3].ravel().tolist())
+        number = len(rays.weight)
 
         yield recorded_over(
             trace_kernel(field.degree),
-            block.count * compare.rays,
+            count * number,
             [
                 field.arrays,
                 poses.active,
                 poses.rotation,
                 poses.translation,
-                compare.camera_from_reference,
+                rotation,
                 wp.vec3(*camera_from_reference[:3, 3].tolist()),
-                compare.pose_first,
-                compare.rays,
-                wp.array(rays.directions, dtype=wp.vec3, device=device),
+                first,
+                number,
+                rays.directions,
                 STEP,
                 self._colours,
                 self._jacobians,
             ],
-            device,
+            self._device,
         )
-        if look.sigma > 0.0:
-            yield from self._blur(poses, look.sigma, rays.lattice, block)
-        yield from self._compare(poses, block, compare, int(scale == self.finest))
+        if sigma > 0.0:
+            radius = int(np.ceil(2.5 * sigma))
+            sharp, blurred = [self._colours, self._jacobians], self._blurred
+            for stride, source, target in ((1, sharp, blurred), (rays.columns, blurred, sharp)):
+                lattice = [first, rays.rows, rays.columns, stride, radius, sigma]
+                yield recorded_over(
+                    blur_lattice,
+                    count * number,
+                    [poses.active, *lattice, *source, *target],
+                    self._device,
+                )
 
-    def _blur(self, poses, sigma, lattice, block: _Block) -> Iterator[Callable[[], None]]:
-        rows, columns = lattice
-        radius = int(np.ceil(2.5 * sigma))
-        sharp, blurred = [self._colours, self._jacobians], self._blurred
-        for stride, source, target in ((1, sharp, blurred), (columns, blurred, sharp)):
-            yield recorded_over(
-                blur_lattice,
-                block.count * rows * columns,
-                [poses.active, block.first, rows, columns, stride, radius, sigma, *source, *target],
-                self._device,
-            )
-
-    def _compare(
-        self, poses: PoseBatch, block: _Block, compare: Comparison, with_sectors: int
-    ) -> Iterator[Callable[[], None]]:
         lanes = 1 if self._device.is_cpu else BLOCK
         prior = wp.vec2(GAIN_SIGMA**-2, BIAS_SIGMA**-2)
-        place = [block.first, compare.row_offset]
+        place = [first, rows.start - first]
         exposed = [self.gain, self.bias]
 
-        def recorded(kernel, size, inputs: list) -> Callable[[], None]:
+        def launch(kernel, size, inputs: list) -> Callable[[], None]:
             return wp.launch(kernel, size, inputs, device=self._device, record_cmd=True).launch
 
         if self.exposure:
             yield self._sums.zero_
             yield self._coupling.zero_
-            yield recorded(
+            yield launch(
                 sum_for_exposure,
-                (block.count, lanes),
-                [poses.active, compare, self._colours, *exposed, self._sums, lanes],
+                (count, lanes),
+                [poses.active, *place, rays, robust, self._colours, *exposed, self._sums, lanes],
             )
-            yield recorded(
+            yield launch(
                 solve_exposure,
-                block.count,
+                count,
                 [poses.active, *place, self._sums, prior, *exposed, self._inverse],
             )
-        yield recorded(
+        yield launch(
             add_residuals,
-            (block.count, lanes),
+            (count, lanes),
             [
                 poses,
                 self._own,
-                compare,
+                *place,
+                rotation,
+                rays,
+                robust,
                 self._colours,
                 self._jacobians,
                 *exposed,
@@ -371,22 +331,13 @@ class RadianceTerm:
                 int(self.exposure),
                 self.measures,
                 self.sectors,
-                with_sectors,
+                int(scale == self.finest),
                 lanes,
             ],
         )
         if self.exposure:
-            yield recorded(
+            yield launch(
                 eliminate_exposure,
-                block.count,
-                [
-                    poses,
-                    self._own,
-                    *place,
-                    compare.unit,
-                    self._coupling,
-                    self._inverse,
-                    prior,
-                    *exposed,
-                ],
+                count,
+                [poses, self._own, *place, self._coupling, self._inverse, prior, *exposed],
             )

@@ -11,7 +11,7 @@ import warp as wp
 
 from pose_refiner_ros.rendering.radiance import mat46
 
-from ..colours import DIFFERENT
+from ..colours import DIFFERENT, Rays
 from ..normal_equations import (
     NormalEquations,
     PoseBatch,
@@ -21,26 +21,14 @@ from ..normal_equations import (
 
 wp.set_module_options({"enable_backward": False})
 
+# The difference of colour that counts as one pixel of an outline counts in the silhouette term:
+# what a textured picture changes by from pixel to pixel.
+COLOUR_OF_PIXEL = 0.1
+UNIT = wp.constant(1.0 / COLOUR_OF_PIXEL**2)  # of the cost
+
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 vec15 = wp.types.vector(length=15, dtype=wp.float32)
 vec18 = wp.types.vector(length=18, dtype=wp.float32)
-
-
-@wp.struct
-class Comparison:
-    """Rays of one observation: what was seen, and how it counts."""
-
-    observed: wp.array(dtype=wp.vec4)
-    weight: wp.array(dtype=wp.float32)
-    tile: wp.array(dtype=wp.int32)
-    background: wp.vec3
-    opacity: wp.float32
-    robust: wp.float32
-    unit: wp.float32  # of the cost: one over the colour of a pixel, squared
-    rays: wp.int32
-    pose_first: wp.int32
-    row_offset: wp.int32  # from a pose to its row, of those that this image is compared with
-    camera_from_reference: wp.mat33
 
 
 @wp.func
@@ -82,7 +70,10 @@ def residual_of(
 @wp.kernel
 def sum_for_exposure(
     active: wp.array(dtype=wp.int32),
-    compare: Comparison,
+    pose_first: int,
+    row_offset: int,
+    rays: Rays,
+    robust: float,
     colours: wp.array2d(dtype=wp.vec4),
     gain: wp.array(dtype=wp.vec3),
     bias: wp.array(dtype=wp.vec3),
@@ -91,18 +82,18 @@ def sum_for_exposure(
 ):
     """Sums of weighted regressions observed = gain * rendered + bias, five for each channel."""
     block, lane = wp.tid()
-    pose = compare.pose_first + block
+    pose = pose_first + block
     if active[pose] == 0:
         return
-    i = pose + compare.row_offset
+    i = pose + row_offset
     total = vec15()
-    for ray in range(lane, compare.rays, lanes):
+    for ray in range(lane, rays.weight.shape[0], lanes):
         colour = colours[pose, ray]
-        seen = compare.observed[ray]
-        r = residual_of(colour, seen, compare.background, gain[i], bias[i], compare.opacity)
-        w = compare.weight[ray] / (1.0 + wp.length(r) / compare.robust)
-        rgb = composite(colour, compare.background)
-        one = bias_weight(colour, compare.opacity)
+        seen = rays.observed[ray]
+        r = residual_of(colour, seen, rays.background, gain[i], bias[i], rays.opacity)
+        w = rays.weight[ray] / (1.0 + wp.length(r) / robust)
+        rgb = composite(colour, rays.background)
+        one = bias_weight(colour, rays.opacity)
         for k in range(3):
             total[5 * k] = total[5 * k] + w * one * one
             total[5 * k + 1] = total[5 * k + 1] + w * one * rgb[k]
@@ -147,23 +138,23 @@ def solve_exposure(
 
 
 @wp.func
-def is_object(seen: wp.vec4, ground: wp.vec3, compare: Comparison):
+def is_object(seen: wp.vec4, ground: wp.vec3, rays: Rays):
     """Whether a pixel, observed or rendered, shows more than the ground behind the object."""
     off = wp.vec3(seen[0], seen[1], seen[2]) - ground
-    return wp.max(wp.abs(off)) > DIFFERENT or (compare.opacity > 0.0 and seen[3] > 0.5)
+    return wp.max(wp.abs(off)) > DIFFERENT or (rays.opacity > 0.0 and seen[3] > 0.5)
 
 
 @wp.func
-def jacobian_row(J: mat46, channel: int, gain: wp.vec3, bias: wp.vec3, compare: Comparison):
+def jacobian_row(J: mat46, channel: int, gain: wp.vec3, bias: wp.vec3, rays: Rays):
     """Of a residual by the pose."""
     row = wp.spatial_vector()
     for a in range(6):
         if channel < 3:
-            row[a] = gain[channel] * (J[channel, a] - compare.background[channel] * J[3, a])
-            if compare.opacity > 0.0:
+            row[a] = gain[channel] * (J[channel, a] - rays.background[channel] * J[3, a])
+            if rays.opacity > 0.0:
                 row[a] = row[a] + bias[channel] * J[3, a]
         else:
-            row[a] = compare.opacity * J[3, a]
+            row[a] = rays.opacity * J[3, a]
     return row
 
 
@@ -171,7 +162,11 @@ def jacobian_row(J: mat46, channel: int, gain: wp.vec3, bias: wp.vec3, compare: 
 def add_residuals(
     poses: PoseBatch,
     out: NormalEquations,
-    compare: Comparison,
+    pose_first: int,
+    row_offset: int,
+    camera_from_reference: wp.mat33,
+    rays: Rays,
+    robust: float,
     colours: wp.array2d(dtype=wp.vec4),
     jacobians: wp.array2d(dtype=mat46),
     gain: wp.array(dtype=wp.vec3),
@@ -185,11 +180,11 @@ def add_residuals(
 ):
     """Cost, gradient and Gauss-Newton matrix of all rays of a pose."""
     block, lane = wp.tid()
-    pose = compare.pose_first + block
+    pose = pose_first + block
     if poses.active[pose] == 0:
         return
-    i = pose + compare.row_offset
-    R = compare.camera_from_reference
+    i = pose + row_offset
+    R = camera_from_reference
     H = wp.spatial_matrix()
     g = wp.spatial_vector()
     cost = float(0.0)
@@ -202,39 +197,35 @@ def add_residuals(
     covered_square = float(0.0)
     by_gain = vec18()
     by_bias = vec18()
-    for ray in range(lane, compare.rays, lanes):
-        known = compare.weight[ray]
+    for ray in range(lane, rays.weight.shape[0], lanes):
+        known = rays.weight[ray]
         if known == 0.0:
             continue
         colour = colours[pose, ray]
-        r = residual_of(
-            colour, compare.observed[ray], compare.background, gain[i], bias[i], compare.opacity
-        )
+        r = residual_of(colour, rays.observed[ray], rays.background, gain[i], bias[i], rays.opacity)
         size = wp.length(r)
-        ratio = size / compare.robust
+        ratio = size / robust
         w = known / (1.0 + ratio)
         # Fair's function ratio - log(1 + ratio), by its series where that would cancel
         fair = ratio - wp.log(1.0 + ratio)
         if ratio < 0.1:
             fair = ratio * ratio * (0.5 - ratio * (1.0 / 3.0 - ratio * (0.25 - 0.2 * ratio)))
-        cost += known * compare.robust * compare.robust * fair
+        cost += known * robust * robust * fair
         weight += w
         rgb_square = (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
-        if compare.observed[ray][3] > 0.5:
+        if rays.observed[ray][3] > 0.5:
             masked += 1.0
             if colour[3] > 0.5:  # of the colours alone, not of where the object ends
                 covered += 1.0
-                v = 1.0 / (1.0 + wp.sqrt(rgb_square) / compare.robust)
+                v = 1.0 / (1.0 + wp.sqrt(rgb_square) / robust)
                 covered_weight += v
                 covered_square += v * rgb_square
-        behind = composite(colour, compare.background)
+        behind = composite(colour, rays.background)
         drawn = wp.vec4(behind[0], behind[1], behind[2], colour[3])
-        ground = compare.background
-        if compare.opacity == 0.0:  # in the photo it is in the photo's light
+        ground = rays.background
+        if rays.opacity == 0.0:  # in the photo it is in the photo's light
             ground = wp.cw_mul(gain[i], ground) + bias[i]
-        if is_object(compare.observed[ray], ground, compare) or is_object(
-            drawn, compare.background, compare
-        ):
+        if is_object(rays.observed[ray], ground, rays) or is_object(drawn, rays.background, rays):
             on_object += w
             square += w * rgb_square
         if colour[3] == 0.0:
@@ -242,7 +233,7 @@ def add_residuals(
         J = jacobians[pose, ray]
         here = wp.spatial_vector()
         for channel in range(4):
-            row = jacobian_row(J, channel, gain[i], bias[i], compare)
+            row = jacobian_row(J, channel, gain[i], bias[i], rays)
             here += (w * r[channel]) * row
             for a in range(6):
                 for b in range(a, 6):
@@ -255,24 +246,26 @@ def add_residuals(
                 H[a, b] = H[a, b] - less * along[a] * along[b]
         if with_coupling == 1:
             left = 1.0 - colour[3]
-            share = bias_weight(colour, compare.opacity)
+            share = bias_weight(colour, rays.opacity)
             for channel in range(3):
-                row = w * jacobian_row(J, channel, gain[i], bias[i], compare)
+                row = w * jacobian_row(J, channel, gain[i], bias[i], rays)
                 row -= (less * r[channel] / wp.max(size, 1.0e-12)) * along
-                x = colour[channel] + left * compare.background[channel]
+                x = colour[channel] + left * rays.background[channel]
                 for a in range(6):
                     by_gain[6 * channel + a] = by_gain[6 * channel + a] + row[a] * x
                     by_bias[6 * channel + a] = by_bias[6 * channel + a] + row[a] * share
         g += here
         if with_sectors == 1:
             wp.atomic_add(
-                sectors, pose, compare.tile[ray], vector_in_reference(R, compare.unit * here)
+                sectors,
+                pose,
+                rays.tile[ray],
+                vector_in_reference(R, UNIT * here),
             )
     for a in range(6):
         for b in range(a):
             H[a, b] = H[b, a]
-    unit = compare.unit
-    add_normal_equations(out, pose, R, unit * H, unit * g, unit * cost, weight)
+    add_normal_equations(out, pose, R, UNIT * H, UNIT * g, UNIT * cost, weight)
     wp.atomic_add(
         measures, pose, vec6(square, on_object, masked, covered, covered_weight, covered_square)
     )
@@ -293,7 +286,6 @@ def eliminate_exposure(
     out: NormalEquations,
     pose_first: int,
     row_offset: int,
-    unit: float,
     coupling: wp.array2d(dtype=wp.spatial_vector),
     inverse: wp.array2d(dtype=wp.vec3),
     prior: wp.vec2,
@@ -315,8 +307,8 @@ def eliminate_exposure(
         taken += q[2] * wp.outer(v, v)
         away = gain[i][k] - 1.0
         cost += 0.5 * (prior[0] * away * away + prior[1] * bias[i][k] * bias[i][k])
-    out.hessian[pose] = out.hessian[pose] - unit * taken
-    out.cost[pose] = out.cost[pose] + unit * cost
+    out.hessian[pose] = out.hessian[pose] - UNIT * taken
+    out.cost[pose] = out.cost[pose] + UNIT * cost
 
 
 @wp.kernel
