@@ -28,12 +28,12 @@ class HostBuffer:
             return
         array = self._arrays[name]
         source = wp.array(np.ascontiguousarray(values), dtype=array.dtype, device=array.device)
-        wp.copy(array, source, count=len(values))
+        wp.copy(array, source, count=source.size)
 
     def read(self, name: str, count: int) -> np.ndarray:
-        """The first rows; on the CPU they change with the array."""
+        """The first rows; on the CPU they are those of the array, on CUDA a copy."""
         view = self._views.get(name)
-        return (self._arrays[name].numpy() if view is None else view)[:count]
+        return self._arrays[name][:count].numpy() if view is None else view[:count]
 
 
 def recorded(

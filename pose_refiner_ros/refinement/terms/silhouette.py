@@ -108,13 +108,11 @@ class SilhouetteTerm:
         sides = np.array([seen.crop.size for seen in masked])
         for index, rows in enumerate(self._mask_buffers):
             maps = [seen.distances[index] for seen in masked]
-            for slot, one in enumerate(maps):
-                size = len(one)
-                if self._device.is_cpu:
-                    rows.read("distance", slot + 1)[slot, :size, :size] = one
-                else:
-                    target = self._silhouettes[index].distance[slot, :size, :size]
-                    wp.copy(target, wp.array(one, device=self._device))
+            packed = rows.read("distance", len(maps))  # the arrays themselves, or a copy of them
+            for target, one in zip(packed, maps, strict=True):
+                target[: len(one), : len(one)] = one
+            if self._device.is_cuda:
+                rows.write("distance", packed)
             sizes = np.array([len(one) for one in maps])
             factors = sides / sizes
             rows.write("size", sizes)
