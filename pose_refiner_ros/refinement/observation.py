@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -146,6 +147,7 @@ def observe_mask(
     masks: np.ndarray,
     label: int,
     camera: Camera,
+    sizes: Sequence[int] = SCALE_SIZES,
     reference_from_camera: np.ndarray | None = None,
 ) -> Observation:
     """Look at one label of a label image (H, W), where 0 is background, and so is to the others a
@@ -168,7 +170,7 @@ def observe_mask(
             f"the mask of label {label} has {pixels} pixels, fewer than {MIN_PIXELS}: too small "
             "to tell a pose from"
         )
-    crop = crop_around(camera, (x, y, x + width - 1, y + height - 1), SCALE_SIZES[-1], MARGIN)
+    crop = crop_around(camera, (x, y, x + width - 1, y + height - 1), sizes[-1], MARGIN)
     share = crop.cut(own)
     hidden = _hidden_share(masks, own, crop)
     mask = (share > 127).view(np.uint8)
@@ -191,7 +193,7 @@ def observe_mask(
             "surroundings: no outline to compare with; what is no instance must have label 0"
         )
     distance = signed_distance(mask, unknown, region_share)
-    distances = build_pyramid(distance, unknown is not None)
+    distances = build_pyramid(distance, unknown is not None, sizes)
     return Observation(
         label,
         crop,

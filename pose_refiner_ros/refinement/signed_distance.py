@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from scipy.special import erfinv
@@ -20,10 +22,12 @@ ROBUST_SHARE = (0.1, 0.015)
 SCALE_SIZES = (128, 256)  # largest crop side at each scale, coarse to fine
 
 
-def build_pyramid(distance: np.ndarray, hidden: bool) -> list[np.ndarray]:
-    """Robust signed distances psi = phi / (1 + |phi| / scale) of a crop at each of SCALE_SIZES,
-    (S / f, S / f) float32 with the least power of two f that fits, so that a small object starts at
-    a resolution that still shows it.
+def build_pyramid(
+    distance: np.ndarray, hidden: bool, sizes: Sequence[int] = SCALE_SIZES
+) -> list[np.ndarray]:
+    """Robust signed distances psi = phi / (1 + |phi| / scale) of a crop at each of the largest
+    sizes, (S / f, S / f) float32 with the least power of two f that fits, so that a small object
+    starts at a resolution that still shows it.
 
     distance: phi (S, S) float32 with S at most the last size; hidden: whether any of it is UNKNOWN,
     which stays so. Both phi and scale (ROBUST_SHARE of S) are in pixels of the crop.
@@ -31,12 +35,12 @@ def build_pyramid(distance: np.ndarray, hidden: bool) -> list[np.ndarray]:
     side = distance.shape[0]
     shrunk = {1: distance}
     for factor in (2, 4, 8):
-        if min(SCALE_SIZES) * factor // 2 < side:
+        if min(sizes) * factor // 2 < side:
             half = shrunk[factor // 2]
             size = (half.shape[1] // 2, half.shape[0] // 2)
             shrunk[factor] = cv2.resize(half, size, interpolation=cv2.INTER_AREA)
     maps = []
-    for size, share in zip(SCALE_SIZES, ROBUST_SHARE, strict=True):
+    for size, share in zip(sizes, ROBUST_SHARE, strict=True):
         factor = 1
         while side > size * factor:
             factor *= 2
