@@ -28,6 +28,12 @@ from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.pose_search import PoseSearch, Target
+from pose_refiner_ros.refinement.depth_points import (
+    DepthError,
+    checked_depth,
+    checked_scan,
+    measured_in,
+)
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
@@ -36,6 +42,7 @@ from pose_refiner_ros.refinement.search import (
     WRONG_COLOURS,
     colour_rms,
     colours_differ,
+    depth_agrees,
 )
 from pose_refiner_ros.settings import Settings
 
@@ -45,6 +52,7 @@ if TYPE_CHECKING:  # torch is imported where an encoder is used
 TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
+LEAST_DEPTH = 0.02  # a share of the points that says little
 LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
 
 
@@ -120,6 +128,7 @@ class Pipeline:
     def _observe(self, frame: Frame, report: Report) -> dict[int, Observation]:
         """Label -> what is seen, of the labels that can be used."""
         masks, observations = checked_masks(frame), {}
+        depth, scan = self._measured(frame, report)
         for label in sorted(frame.labels):
             name = frame.labels[label]
             if label == 0:
@@ -137,6 +146,8 @@ class Pipeline:
                     seen = seen.with_image(frame.image)
                 except CameraError as error:
                     report(label, f"the encoder cannot look at it: {error}")
+            if depth is not None or scan is not None:
+                seen = measured_in(seen, masks, depth, frame.depth_scale, scan)
             observations[label] = seen
             if seen.second_part > TWO_PARTS:
                 report(
@@ -145,6 +156,18 @@ class Pipeline:
                     "the pose is to fit all; if they are several objects, give each its own label",
                 )
         return observations
+
+    def _measured(
+        self, frame: Frame, report: Report
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Depth image and scan, what can be used of them."""
+        if self.settings.depth == "never":
+            return None, None
+        try:
+            return checked_depth(frame), checked_scan(frame)
+        except DepthError as error:
+            report(None, f"depth is not used: {error}")
+            return None, None
 
     def _has(self, name: str | None, label: int, report: Report) -> bool:
         if name is None or name in self.library:
@@ -325,7 +348,7 @@ class Pipeline:
         belief = np.exp(-(missing - missing.min()) / sharpness)
         if target.estimate is not None:
             belief *= [target.estimate.share_of(one.reference_from_object) for one in found]
-        belief *= _belief_by_colour(found)
+        belief *= _belief_by_colour(found) * _belief_by_depth(found)
         belief /= belief.sum()
         chosen = int(belief.argmax())
         if target.given:
@@ -363,6 +386,7 @@ def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> O
         reason=found.reason,
         class_probability=target.class_probability,
         photo_rms=colour_rms(found),
+        depth_agrees=depth_agrees(found),
     )
 
 
@@ -372,6 +396,16 @@ def _belief_by_colour(found: Sequence[Hypothesis]) -> np.ndarray:
     if np.isnan(rms).any():
         return np.ones(len(found))
     return np.exp(-(rms - rms.min()) / max(SHARPNESS * rms.min(), LEAST_COLOUR))
+
+
+def _belief_by_depth(found: Sequence[Hypothesis]) -> np.ndarray:
+    """(N,) factors of belief in poses, by how much worse the measured points lie on their surface
+    than on the best one's."""
+    agrees = np.array([depth_agrees(one) for one in found], float)  # None becomes NaN
+    if np.isnan(agrees).any():
+        return np.ones(len(found))
+    missing = 1.0 - agrees
+    return np.exp(-(missing - missing.min()) / max(SHARPNESS * missing.min(), LEAST_DEPTH))
 
 
 def choose_device(device: str) -> str:

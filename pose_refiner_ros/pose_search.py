@@ -18,12 +18,14 @@ import numpy as np
 from pose_refiner_ros.frame import POOR_IOU, Frame
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
+from pose_refiner_ros.refinement.depth_points import at_measured_distance
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.occlusion import labels_behind
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
     CUT_RESTART,
+    fits_to_the_pixel,
     needs_views,
     restart_angle,
     rivals_to_look_at,
@@ -87,11 +89,18 @@ class PoseSearch:
         seen = target.observation
         count = max(settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
         guesses = self.codebook(target.name).match(seen, count, look_beyond)
+        if seen.points is not None and guesses:
+            guesses = at_measured_distance(
+                np.array(guesses), seen.points, self.library[target.name]
+            )
         return [Hypothesis(target.name, seen.reference_from_crop @ pose) for pose in guesses]
 
     def find(self, frame: Frame, targets: Sequence[Target], settings: Settings) -> Found:
         """The refined hypotheses of each object of a frame."""
-        found = self._refine(targets, [target.starts for target in targets], settings.keep)
+        starts = [self._at_measured_distance(target) for target in targets]
+        found = self._refine(targets, starts, settings.keep)
+        for i, target in enumerate(targets):
+            found[i] = self._with_starts(target, found[i], starts[i])
         again = [
             i for i, target in enumerate(targets) if self._needs_views(target, found[i], settings)
         ]
@@ -108,6 +117,28 @@ class PoseSearch:
         self._add_rivals(targets, found, cut, settings.search == "never")
         self._clear_of_what_is_behind(frame, targets, found, settings.keep)
         return found
+
+    def _at_measured_distance(self, target: Target) -> Sequence[Hypothesis]:
+        """Its starts, where they are by the points that were measured on it."""
+        seen = target.observation
+        if seen.points is None or not target.starts or target.tracked:
+            return target.starts
+        poses = [seen.crop_from_reference @ one.reference_from_object for one in target.starts]
+        moved = at_measured_distance(np.array(poses), seen.points, self.library[target.name])
+        return [
+            replace(one, reference_from_object=seen.reference_from_crop @ pose)
+            for one, pose in zip(target.starts, moved, strict=True)
+        ]
+
+    def _with_starts(
+        self, target: Target, found: list[Hypothesis], tried: Sequence[Hypothesis]
+    ) -> list[Hypothesis]:
+        """What was found from other starts than the given ones, beside these where they may be
+        better."""
+        seen = [target.observation]
+        if tried is target.starts or (found and fits_to_the_pixel(found[0], seen)):
+            return found
+        return self.refiner.merge(found + self.refiner.evaluate(seen, target.starts), seen)
 
     def _refine(self, targets: Sequence[Target], starts, keep: int) -> Found:
         return self.refiner.refine(

@@ -9,6 +9,7 @@ CHOICES = {
     "search": ("auto", "always", "never"),
     "refinement": ("solver", "gradient_pose", "gradient_encoder", "none"),
     "photometric": ("auto", "never"),
+    "depth": ("auto", "never"),
     "sampling": ("random", "interest_point", "interest_region"),
 }
 
@@ -25,7 +26,7 @@ class Settings:
     procedures of Palazzi et al. for comparison: gradient_pose, gradient_encoder (seconds an
     object), or none: the likeliest pose stays as it is guessed. photometric: auto (objects that
     have a radiance field are refined by the photo as well, with the solver, where one comes) or
-    never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
+    never; depth: auto (measured points are compared where they come) or never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
     searched for by views, whatever `search` says: the encoder knows more.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     batch: int = 64
     refinement: str = "solver"
     photometric: str = "auto"
+    depth: str = "auto"
     photo_rays: int = 1024
     sampling: str = "interest_region"
     exposure: bool = False

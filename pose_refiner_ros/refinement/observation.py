@@ -41,7 +41,7 @@ class Observation:
     pixels belong to other instances or lie beyond the photo, and may hide more of the object (None:
     there are none). distances: to the mask's border, coarse to fine (`build_pyramid`); () without a
     mask. rgb:
-    (S, S, 3) uint8 of the window.
+    (S, S, 3) uint8 of the window. points: see `with_points`, in the axes of the crop.
     """
 
     label: int
@@ -50,6 +50,9 @@ class Observation:
     unknown: np.ndarray | None = None
     distances: tuple[np.ndarray, ...] = ()
     rgb: np.ndarray | None = None
+    points: np.ndarray | None = None
+    offset_sigma: float = 0.0
+    points_alike: float = 1.0
     whole_image: ColourImage | None = None
     reference_from_camera: np.ndarray | None = None
 
@@ -112,7 +115,27 @@ class Observation:
         seen = observe_mask(
             masks, self.label, self.crop.camera, reference_from_camera=self.reference_from_camera
         )
-        return replace(seen, rgb=self.rgb)  # the window is that of the object's own mask
+        # the window is that of the object's own mask, and so is what was measured in it
+        return replace(
+            seen,
+            rgb=self.rgb,
+            points=self.points,
+            offset_sigma=self.offset_sigma,
+            points_alike=self.points_alike,
+        )
+
+    def with_points(
+        self, points: np.ndarray, offset_sigma: float, alike: float = 1.0
+    ) -> Observation:
+        """The same with points that were measured on the object: (P, 4) float32, metres, in the
+        axes of the camera, with the standard deviation of each along its ray.
+
+        offset_sigma: of what all of them are off by together; alike: how many of them share their
+        noise.
+        """
+        points = points.copy()
+        points[:, :3] = points[:, :3] @ self.crop_from_camera.T
+        return replace(self, points=points, offset_sigma=offset_sigma, points_alike=alike)
 
     def with_image(self, image: np.ndarray | None) -> Observation:
         """The same with its window of the image (H, W, 3) uint8 RGB. Raises CameraError where there

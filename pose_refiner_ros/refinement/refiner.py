@@ -20,6 +20,7 @@ from .observation import Observation
 from .search import colour_rms, colours_differ, fits_to_the_pixel, restart_angle
 from .solver import Level, Solver
 from .terms import ResidualTerm
+from .terms.depth import DepthTerm
 from .terms.prior import PriorTerm
 from .terms.silhouette import SilhouetteTerm
 
@@ -56,7 +57,8 @@ class Stage:
 
 
 def _outline(iterations: int, tolerance: float, scale: int) -> Level:
-    return Level(iterations, tolerance, {"silhouette": scale, "prior": 0})
+    scales = {"silhouette": scale, "depth": min(scale, DepthTerm.finest), "prior": 0}
+    return Level(iterations, tolerance, scales)
 
 
 def _colours(iterations: int, tolerance: float, scale: int) -> Level:
@@ -64,8 +66,8 @@ def _colours(iterations: int, tolerance: float, scale: int) -> Level:
     judge short steps better."""
     if scale < 2:
         return Level(iterations, tolerance, {"radiance": scale}, 0.0)
-    scales = {"radiance": scale, "silhouette": SilhouetteTerm.finest, "prior": 0}
-    return Level(iterations, tolerance, scales, 0.1)
+    finest = {"silhouette": SilhouetteTerm.finest, "depth": DepthTerm.finest, "prior": 0}
+    return Level(iterations, tolerance, {"radiance": scale, **finest}, 0.1)
 
 
 # Tolerances are pixels of the outline, or changes of colour in units of what counts as one.
@@ -113,6 +115,7 @@ class Refiner:
         self._pivot = {model.name: model.box_center for model in models}
         self.terms: list[ResidualTerm] = [
             SilhouetteTerm(models, self._pivot, capacity, device),
+            DepthTerm(self.models, self._pivot, capacity, device),
             PriorTerm(self._pivot, capacity, device),
         ]
         fields = {model.name: model.field for model in models if model.field is not None}

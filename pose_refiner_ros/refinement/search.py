@@ -35,6 +35,7 @@ SURE_COLOURS = 0.08  # a difference that wrong poses do not come down to
 # Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
 # (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
 WRONG_COLOURS = 0.1
+SURE_DEPTH = 0.7  # a share of the measured points that lie on the surface of no wrong pose
 
 
 def colours_differ(colour_rms: float | None) -> bool:
@@ -49,12 +50,19 @@ def colour_rms(found: Hypothesis) -> float | None:
     return None if fit is None else float(fit.colour_rms)
 
 
+def depth_agrees(found: Hypothesis) -> float | None:
+    """The share of the measured points that lie on its surface; None where there are none."""
+    fit = found.fits.get("depth")
+    return None if fit is None else float(fit.covered)
+
+
 def fits_to_the_pixel(found: Hypothesis, observations: Sequence[Observation]) -> bool:
     """Whether an outline ends so near to the mask's border that no pose can be told to fit better.
 
     The cost is a sum over whole pixels: below half a pixel it tells noise from noise.
     """
-    if set(found.fits) != {"silhouette"}:
+    agrees = depth_agrees(found)
+    if set(found.fits) - {"silhouette", "depth"} or not (agrees is None or agrees > SURE_DEPTH):
         return False
     scales = [seen.crop.scale for seen in observations if seen.distances]
     scale = sum(scales) / len(scales)

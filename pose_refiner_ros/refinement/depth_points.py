@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points that depth cameras and laser scanners have measured on an object, by its mask."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import warp as wp
+
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import about_point
+from pose_refiner_ros.objects.model import ObjectModel
+
+from .observation import Observation
+
+if TYPE_CHECKING:
+    from pose_refiner_ros.frame import Frame
+
+wp.set_module_options({"enable_backward": False})
+
+MOST_POINTS = 256  # of an observation; more say little more
+LEAST_POINTS = 8
+MOST_PIXELS = 64**2  # around an object that are looked at
+# Standard deviation of a depth: constant and by the distance squared, as stereo and structured
+# light have it; and of what all depths of a picture are off by together.
+DEPTH_SIGMA = 0.001, 0.002
+DEPTH_OFFSET_SIGMA = 0.005
+DEPTH_PATCH = 60.0  # pixels over which its noise is alike
+SCAN_SIGMA = 0.02  # of a laser scanner's point
+SCAN_OFFSET_SIGMA = 0.01
+# A depth whose neighbours differ by more than this (share of the distance, beside six standard
+# deviations) mixes what is in front and what is behind.
+JUMP = 0.03
+FARTHEST = np.float32(1e4)  # metres
+START_RAYS = 48  # by which a start pose finds its distance
+LEAST_MET = 0.25  # of these
+# A surface that is measured so much farther or nearer than a pose has it, share of the distance, is
+# not this object's: glass, a wrong unit.
+FARTHEST_SHIFT = 0.4
+
+_BESIDE = np.ones((3, 3), np.uint8)
+
+
+class DepthError(ValueError):
+    """A depth image or scan that cannot be used; the message says why and what to do."""
+
+
+def checked_depth(frame: Frame) -> np.ndarray | None:
+    """A frame's depth image (H, W), if it has one that can be used. Raises DepthError."""
+    if frame.depth is None:
+        return None
+    depth = np.asarray(frame.depth)
+    if depth.ndim != 2 or depth.dtype.kind not in "iuf":
+        raise DepthError(
+            f"the depth image has shape {depth.shape} of {depth.dtype}; it must be (height, width) "
+            "metres, or whole numbers with a scale"
+        )
+    if depth.shape != frame.camera.size:
+        raise DepthError(
+            f"the depth image is {depth.shape[1]}x{depth.shape[0]} and the camera "
+            f"{frame.camera.size[1]}x{frame.camera.size[0]} pixels (width x height): register it "
+            "to the colour camera"
+        )
+    return depth
+
+
+def checked_scan(frame: Frame) -> np.ndarray | None:
+    """(N, 3) finite points in front of the camera. Raises DepthError."""
+    if frame.scan is None:
+        return None
+    scan = np.asarray(frame.scan)
+    if scan.ndim != 2 or scan.shape[1] != 3:
+        raise DepthError(f"the points have shape {scan.shape}; they must be (N, 3), metres")
+    return scan[np.isfinite(scan).all(axis=1) & (scan[:, 2] > 0.0)]
+
+
+def measured_in(
+    seen: Observation,
+    masks: np.ndarray,
+    depth: np.ndarray | None,
+    depth_scale: float,
+    scan: np.ndarray | None,
+) -> Observation:
+    """An observation with what was measured in its mask: of the depth image (H, W) if that shows
+    anything there, else of the scan (N, 3). depth_scale: metres per unit of whole numbers."""
+    label, camera = seen.label, seen.crop.camera
+    if depth is not None:
+        scale = depth_scale if depth.dtype.kind in "iu" else 1.0
+        points = points_of_depth(depth, masks, label, camera, scale)
+        if len(points) >= LEAST_POINTS:
+            pixels = seen.area / seen.crop.scale**2
+            alike = max(DEPTH_PATCH * len(points) / pixels, 1.0)
+            return seen.with_points(points, DEPTH_OFFSET_SIGMA, alike)
+    if scan is not None:
+        points = points_of_scan(scan, masks, label, camera)
+        if len(points) >= LEAST_POINTS:
+            return seen.with_points(points, SCAN_OFFSET_SIGMA)
+    return seen
+
+
+def points_of_depth(
+    depth: np.ndarray, masks: np.ndarray, label: int, camera: Camera, scale: float = 1.0
+) -> np.ndarray:
+    """Points (P, 4) float32 in camera axes, metres, of one label, each with its standard deviation
+    along the ray.
+
+    depth: (H, W) times scale metres along the optical axis, 0 or NaN where unknown; masks: (H, W)
+    labels. Pixels at the mask's border and at steps of the depth are left out: there two surfaces
+    are mixed.
+    """
+    own = (masks == label).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(own)
+    stride = int(np.sqrt(width * height / MOST_PIXELS)) or 1
+    part = slice(y, y + height, stride), slice(x, x + width, stride)
+    own, z = np.ascontiguousarray(own[part]), depth[part].astype(np.float32)
+    z *= np.float32(scale)
+    known = (z > 0.0) & (z < FARTHEST)
+    z[~known] = 0.0
+    sigma = DEPTH_SIGMA[0] + DEPTH_SIGMA[1] * z * z
+    nearest = cv2.erode(np.where(known, z, FARTHEST), _BESIDE)
+    smooth = cv2.dilate(z, _BESIDE) - nearest < JUMP * z + 6.0 * sigma
+    inner = cv2.erode(own, _BESIDE, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    for usable in (inner.view(bool) & smooth & known, own.view(bool) & smooth & known):
+        rows, columns = _spread(usable)
+        if len(rows) >= LEAST_POINTS:
+            break
+    pixels = (stride * np.stack([columns, rows], axis=-1) + (x, y)).astype(np.float64)
+    rays = camera.rays(pixels)
+    points = rays * (z[rows, columns] / rays[:, 2])[:, None]
+    good = np.isfinite(points).all(axis=1) & (rays[:, 2] > 0.0)
+    return np.column_stack([points, sigma[rows, columns]])[good].astype(np.float32)
+
+
+def points_of_scan(scan: np.ndarray, masks: np.ndarray, label: int, camera: Camera) -> np.ndarray:
+    """The same of points (N, 3) in camera axes, those that are seen in the label's mask."""
+    pixels = camera.project(scan.astype(np.float64))
+    pixels = np.nan_to_num(pixels, nan=-1.0).round().astype(int)
+    height, width = masks.shape
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)
+    scan, pixels = scan[inside], pixels[inside]
+    scan = scan[masks[pixels[:, 1], pixels[:, 0]] == label]
+    scan = scan[_evenly(len(scan))]
+    return np.column_stack([scan, np.full(len(scan), SCAN_SIGMA)]).astype(np.float32)
+
+
+def _spread(usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of at most MOST_POINTS pixels, evenly over a mask (H, W)."""
+    stride = int(np.sqrt(np.count_nonzero(usable) / MOST_POINTS)) or 1
+    rows, columns = np.nonzero(usable[::stride, ::stride])
+    chosen = _evenly(len(rows))
+    return rows[chosen] * stride, columns[chosen] * stride
+
+
+def _evenly(count: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int)
+
+
+@wp.kernel
+def cast_rays_of_poses(
+    mesh: wp.uint64,
+    origins: wp.array(dtype=wp.vec3),
+    directions: wp.array2d(dtype=wp.vec3),
+    farthest: float,
+    ranges: wp.array2d(dtype=wp.float32),
+):
+    pose, ray = wp.tid()
+    hit = wp.mesh_query_ray(mesh, origins[pose], directions[pose, ray], farthest)
+    ranges[pose, ray] = wp.where(hit.result, hit.t, wp.nan)
+
+
+def at_measured_distance(poses: np.ndarray, points: np.ndarray, model: ObjectModel) -> np.ndarray:
+    """Poses (N, 4, 4) in the axes of points (P, 4), each moved along its ray until the surface is
+    where it was measured (in the median). Those whose surface the rays miss stay, and those that
+    would be moved by far."""
+    chosen = np.linspace(0, len(points) - 1, min(START_RAYS, len(points))).astype(int)
+    points = points[chosen, :3].astype(np.float64)
+    measured = np.linalg.norm(points, axis=1)
+    rays = points / measured[:, None]
+    poses = np.array(poses, np.float64)
+    middles = about_point(poses, model.box_center)
+    turned = np.swapaxes(middles[:, :3, :3], 1, 2)
+    origins = -(turned @ middles[:, :3, 3:])[..., 0]
+    directions = np.einsum("nij,pj->npi", turned, rays)
+    ranges = wp.empty((len(poses), len(rays)), dtype=wp.float32, device="cpu")
+    inputs = [
+        model.surface.id,
+        wp.array(origins.astype(np.float32), dtype=wp.vec3, device="cpu"),
+        wp.array(directions.astype(np.float32), dtype=wp.vec3, device="cpu"),
+        1e9,
+        ranges,
+    ]
+    wp.launch(cast_rays_of_poses, ranges.shape, inputs, device="cpu")
+    ranges = ranges.numpy()
+    for pose, found in zip(poses, ranges, strict=True):
+        met = np.isfinite(found)
+        if met.mean() < LEAST_MET:
+            continue
+        shift = np.median(measured[met] - found[met])
+        middle = pose[:3, :3] @ model.box_center + pose[:3, 3]
+        away = np.linalg.norm(middle)
+        if abs(shift) < FARTHEST_SHIFT * away:
+            pose[:3, 3] += middle * (shift / away)
+    return poses
