@@ -56,10 +56,11 @@ class Frame:
     masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name, or
     None where the encoder is to say; initial_poses: label -> camera_from_object guesses (4, 4),
     the likeliest first; image: (H, W, 3) uint8 RGB, for objects that have a field (silhouettes do
-    not use it); depth: (H, W) registered to the masks, float metres or integers times depth_scale
-    metres, 0 or NaN where unknown; scan: (N, 3) points in camera axes, metres; tracked: labels whose initial poses come from the frame before, so that no others
-    are tried as long as one of them fits; search: labels for which all views are tried beside the
-    initial poses in any case.
+    not use it); depth: (H, W) registered to the masks, along the optical axis, float metres or
+    whole numbers times depth_scale metres, 0 or NaN where unknown; scan: (N, 3) points that a laser
+    scanner, say, has measured, camera axes, metres; tracked: labels whose initial poses come from
+    the frame before, so that no others are tried as long as one of them fits; search: labels for
+    which all views are tried beside the initial poses in any case.
     """
 
     masks: np.ndarray
@@ -83,9 +84,9 @@ class ObjectPose:
     means that it fits to the pixel and nothing else does, 0.5 that two poses fit equally well.
     belief: this pose's share among the different poses found; class_probability: the encoder's, 1
     where the class was given. iou: overlap of silhouette and mask over the known pixels.
-    depth_agrees: share of the measured points that lie on the object at this pose; None where no
-    depth came. photo_rms: robust RMS difference of its field's colours and the photo's, in [0, 1]; None for
-    what has no field, or where no photo came.
+    depth_agrees: share of the measured points that lie on the object at this pose; None where none
+    came. photo_rms: robust RMS difference of its field's colours and the photo's, in [0, 1]; None
+    for what has no field, or where no photo came.
     quality: good; ambiguous (another pose fits nearly as well: see alternatives; or the encoder is
     not sure of the class; or the colours do not fit); partial (over a quarter of the outline is
     hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS distance of

@@ -32,6 +32,7 @@ from pose_refiner_ros.refinement.depth_points import (
     DepthError,
     checked_depth,
     checked_scan,
+    doubt_about,
     measured_in,
 )
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
@@ -40,6 +41,7 @@ from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
     START_SIGMA,
     WRONG_COLOURS,
+    WRONG_DEPTH,
     colour_rms,
     colours_differ,
     depth_agrees,
@@ -155,19 +157,24 @@ class Pipeline:
                     f"its mask is in parts, the second of them {seen.second_part:.0%} of it: "
                     "the pose is to fit all; if they are several objects, give each its own label",
                 )
+        nowhere = observations and all(seen.points is None for seen in observations.values())
+        if nowhere and not (depth is None and scan is None):
+            report(None, "the depth knows nothing within the masks: masks alone are compared")
         return observations
 
     def _measured(
         self, frame: Frame, report: Report
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Depth image and scan, what can be used of them."""
-        if self.settings.depth == "never":
-            return None, None
-        try:
-            return checked_depth(frame), checked_scan(frame)
-        except DepthError as error:
-            report(None, f"depth is not used: {error}")
-            return None, None
+        usable = []
+        for check in (checked_depth, checked_scan):
+            try:
+                usable.append(None if self.settings.depth == "never" else check(frame))
+            except DepthError as error:
+                report(None, str(error))
+                usable.append(None)
+        depth, scan = usable
+        return depth, scan
 
     def _has(self, name: str | None, label: int, report: Report) -> bool:
         if name is None or name in self.library:
@@ -316,6 +323,11 @@ class Pipeline:
                     "placed it; is it that object? In other light than the field's: photo_exposure "
                     "of the node, --exposure of the command",
                 )
+            agrees = depth_agrees(own[0]) if own else None
+            if agrees is not None and agrees < WRONG_DEPTH:
+                seen = target.observation
+                pose = seen.crop_from_reference @ own[0].reference_from_object
+                report(target.label, doubt_about(pose, seen.points, self.library[target.name]))
         return found
 
     def _find_by_baseline(

@@ -40,6 +40,7 @@ FIELD_KEEP = 24
 CUT_KEEP = 6
 RIVALS, RIVAL_OVERLAP = 6, 0.8  # of a pose: views at most, and how alike their silhouettes are
 RIVALS_KEEP = 3
+OTHER_DISTANCE, LEAST_LIKELY = 0.15, 4  # a share of the distance; views that are left at least
 CLEARLY = 0.25  # of what a pose lacks of the overlap: by so much less another fits clearly better
 
 Found = list[list[Hypothesis]]  # of each object, best first
@@ -90,9 +91,12 @@ class PoseSearch:
         count = max(settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
         guesses = self.codebook(target.name).match(seen, count, look_beyond)
         if seen.points is not None and guesses:
-            guesses = at_measured_distance(
-                np.array(guesses), seen.points, self.library[target.name]
-            )
+            model = self.library[target.name]
+            moved = at_measured_distance(np.array(guesses), seen.points, model)
+            # a view whose size tells another distance than what was measured is another view
+            depth, before = (poses_at[:, 2, 3] for poses_at in (moved, np.array(guesses)))
+            likely = np.abs(np.log(depth / before)) < OTHER_DISTANCE
+            guesses = moved[likely] if np.count_nonzero(likely) >= LEAST_LIKELY else moved
         return [Hypothesis(target.name, seen.reference_from_crop @ pose) for pose in guesses]
 
     def find(self, frame: Frame, targets: Sequence[Target], settings: Settings) -> Found:

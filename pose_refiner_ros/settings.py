@@ -26,7 +26,8 @@ class Settings:
     procedures of Palazzi et al. for comparison: gradient_pose, gradient_encoder (seconds an
     object), or none: the likeliest pose stays as it is guessed. photometric: auto (objects that
     have a radiance field are refined by the photo as well, with the solver, where one comes) or
-    never; depth: auto (measured points are compared where they come) or never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
+    never; depth: auto (what was measured is compared as well, with the solver, where it comes) or
+    never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
     searched for by views, whatever `search` says: the encoder knows more.
     """
 

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import warp as wp
 
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.surface import ranges_to_surface
 
 from .observation import Observation
 
 if TYPE_CHECKING:
     from pose_refiner_ros.frame import Frame
-
-wp.set_module_options({"enable_backward": False})
 
 MOST_POINTS = 256  # of an observation; more say little more
 LEAST_POINTS = 8
@@ -39,6 +36,8 @@ LEAST_MET = 0.25  # of these
 # A surface that is measured so much farther or nearer than a pose has it, share of the distance, is
 # not this object's: glass, a wrong unit.
 FARTHEST_SHIFT = 0.4
+UNITS = {1000.0: "millimetres and metres", 100.0: "centimetres and metres", 25.4: "inches"}
+UNIT_TOLERANCE = 0.2  # of the logarithm
 
 _BESIDE = np.ones((3, 3), np.uint8)
 
@@ -54,12 +53,12 @@ def checked_depth(frame: Frame) -> np.ndarray | None:
     depth = np.asarray(frame.depth)
     if depth.ndim != 2 or depth.dtype.kind not in "iuf":
         raise DepthError(
-            f"the depth image has shape {depth.shape} of {depth.dtype}; it must be (height, width) "
-            "metres, or whole numbers with a scale"
+            f"depth not used: it has shape {depth.shape} of {depth.dtype}; it must be "
+            "(height, width) metres, or whole numbers with a scale"
         )
     if depth.shape != frame.camera.size:
         raise DepthError(
-            f"the depth image is {depth.shape[1]}x{depth.shape[0]} and the camera "
+            f"depth not used: it is {depth.shape[1]}x{depth.shape[0]} and the camera "
             f"{frame.camera.size[1]}x{frame.camera.size[0]} pixels (width x height): register it "
             "to the colour camera"
         )
@@ -72,7 +71,9 @@ def checked_scan(frame: Frame) -> np.ndarray | None:
         return None
     scan = np.asarray(frame.scan)
     if scan.ndim != 2 or scan.shape[1] != 3:
-        raise DepthError(f"the points have shape {scan.shape}; they must be (N, 3), metres")
+        raise DepthError(
+            f"points not used: they have shape {scan.shape}; they must be (N, 3), metres"
+        )
     return scan[np.isfinite(scan).all(axis=1) & (scan[:, 2] > 0.0)]
 
 
@@ -157,49 +158,45 @@ def _evenly(count: int) -> np.ndarray:
     return np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(int)
 
 
-@wp.kernel
-def cast_rays_of_poses(
-    mesh: wp.uint64,
-    origins: wp.array(dtype=wp.vec3),
-    directions: wp.array2d(dtype=wp.vec3),
-    farthest: float,
-    ranges: wp.array2d(dtype=wp.float32),
-):
-    pose, ray = wp.tid()
-    hit = wp.mesh_query_ray(mesh, origins[pose], directions[pose, ray], farthest)
-    ranges[pose, ray] = wp.where(hit.result, hit.t, wp.nan)
-
-
 def at_measured_distance(poses: np.ndarray, points: np.ndarray, model: ObjectModel) -> np.ndarray:
     """Poses (N, 4, 4) in the axes of points (P, 4), each moved along its ray until the surface is
     where it was measured (in the median). Those whose surface the rays miss stay, and those that
     would be moved by far."""
-    chosen = np.linspace(0, len(points) - 1, min(START_RAYS, len(points))).astype(int)
-    points = points[chosen, :3].astype(np.float64)
-    measured = np.linalg.norm(points, axis=1)
-    rays = points / measured[:, None]
     poses = np.array(poses, np.float64)
-    middles = about_point(poses, model.box_center)
-    turned = np.swapaxes(middles[:, :3, :3], 1, 2)
-    origins = -(turned @ middles[:, :3, 3:])[..., 0]
-    directions = np.einsum("nij,pj->npi", turned, rays)
-    ranges = wp.empty((len(poses), len(rays)), dtype=wp.float32, device="cpu")
-    inputs = [
-        model.surface.id,
-        wp.array(origins.astype(np.float32), dtype=wp.vec3, device="cpu"),
-        wp.array(directions.astype(np.float32), dtype=wp.vec3, device="cpu"),
-        1e9,
-        ranges,
-    ]
-    wp.launch(cast_rays_of_poses, ranges.shape, inputs, device="cpu")
-    ranges = ranges.numpy()
-    for pose, found in zip(poses, ranges, strict=True):
-        met = np.isfinite(found)
-        if met.mean() < LEAST_MET:
+    for pose, (measured, found) in zip(poses, _ranges(poses, points, model), strict=True):
+        if len(found) < LEAST_MET * START_RAYS:
             continue
-        shift = np.median(measured[met] - found[met])
+        shift = np.median(measured - found)
         middle = pose[:3, :3] @ model.box_center + pose[:3, 3]
         away = np.linalg.norm(middle)
         if abs(shift) < FARTHEST_SHIFT * away:
             pose[:3, 3] += middle * (shift / away)
     return poses
+
+
+def doubt_about(pose: np.ndarray, points: np.ndarray, model: ObjectModel) -> str:
+    """What may be wrong where points (P, 4) do not lie on an object at a pose (4, 4) that fits its
+    mask."""
+    ((measured, found),) = _ranges(pose[None], points, model)
+    if not len(found):
+        measured = np.linalg.norm(points[:, :3], axis=1)
+        found = np.linalg.norm(pose[:3, :3] @ model.box_center + pose[:3, 3])
+    ratio = float(np.median(measured / found))
+    told = (
+        f"what was measured of {model.name} does not lie on it in any pose that fits the mask "
+        f"(it is {ratio:.2g} times as far away): the mask alone placed it; "
+    )
+    for factor, why in UNITS.items():
+        if abs(abs(np.log(ratio)) - np.log(factor)) < UNIT_TOLERANCE:
+            return f"{told}is the unit of the depth or of the mesh wrong ({why})?"
+    return told + "is it glass, another object, or a mesh of another size?"
+
+
+def _ranges(poses: np.ndarray, points: np.ndarray, model: ObjectModel):
+    """Of each pose (N, 4, 4) the ranges that were measured and those of its surface, along the rays
+    that meet it."""
+    chosen = np.linspace(0, len(points) - 1, min(START_RAYS, len(points))).astype(int)
+    points = points[chosen, :3].astype(np.float64)
+    measured = np.linalg.norm(points, axis=1)
+    ranges = ranges_to_surface(model, poses, points / measured[:, None])
+    return [(measured[met], own[met]) for own, met in zip(ranges, np.isfinite(ranges), strict=True)]

@@ -12,13 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-import warp as wp
 
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import about_point, inverse
 from pose_refiner_ros.objects.model import ObjectModel
-
-wp.set_module_options({"enable_backward": False})
+from pose_refiner_ros.objects.surface import ranges_to_surface
 
 NEAR_PX = 4  # how far from a border its pixels are looked at, photo pixels
 SAMPLES = 24  # of a border
@@ -27,19 +24,6 @@ MARGIN = 0.02  # of the distance: how exactly one image tells it
 AGREE = 0.75  # of the samples must say the same
 MEETING = 0.75  # of a border must have both masks at either side
 _TOUCHING = np.ones((3, 3), np.uint8)
-
-
-@wp.kernel
-def cast_rays(
-    mesh: wp.uint64,
-    origin: wp.vec3,
-    directions: wp.array(dtype=wp.vec3),
-    farthest: float,
-    distance: wp.array(dtype=wp.float32),
-):
-    i = wp.tid()
-    hit = wp.mesh_query_ray(mesh, origin, directions[i], farthest)
-    distance[i] = wp.where(hit.result, hit.t, wp.inf)
 
 
 def labels_behind(
@@ -51,8 +35,10 @@ def labels_behind(
     """
     farther: dict[int, set[int]] = {}
     for a, b, pixels_a, pixels_b in _borders(masks, sorted(found)):
-        distance_a = distances_to(*found[a], camera, pixels_a)
-        distance_b = distances_to(*found[b], camera, pixels_b)
+        distance_a, distance_b = (
+            _distances(*found[label], camera, pixels)
+            for label, pixels in ((a, pixels_a), (b, pixels_b))
+        )
         met = np.isfinite(distance_a) & np.isfinite(distance_b)
         if np.count_nonzero(met) < LEAST_SAMPLES:
             continue
@@ -64,20 +50,10 @@ def labels_behind(
     return {label: frozenset(labels) for label, labels in farther.items()}
 
 
-def distances_to(
-    model: ObjectModel, camera_from_object: np.ndarray, camera: Camera, pixels: np.ndarray
-) -> np.ndarray:
+def _distances(model: ObjectModel, pose: np.ndarray, camera: Camera, pixels) -> np.ndarray:
     """(N,) metres along the rays of pixels (N, 2) to an object's surface, infinite beside it."""
-    object_from_camera = inverse(about_point(camera_from_object, model.box_center))
-    rays = np.nan_to_num(camera.rays(pixels.astype(np.float64))) @ object_from_camera[:3, :3].T
-    origin = object_from_camera[:3, 3]
-    farthest = float(np.linalg.norm(origin) + model.diameter)
-    distance = wp.empty(len(rays), dtype=wp.float32, device="cpu")
-    directions = wp.array(rays.astype(np.float32), dtype=wp.vec3, device="cpu")
-    inputs = [model.surface.id, wp.vec3(*origin.tolist()), directions, farthest, distance]
-    # so few rays are on a GPU later than here
-    wp.launch(cast_rays, len(rays), inputs, device="cpu")
-    return distance.numpy()
+    rays = np.nan_to_num(camera.rays(pixels.astype(np.float64)))
+    return ranges_to_surface(model, pose[None], rays)[0]
 
 
 def _borders(masks: np.ndarray, labels: Sequence[int]):

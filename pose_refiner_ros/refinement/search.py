@@ -35,7 +35,8 @@ SURE_COLOURS = 0.08  # a difference that wrong poses do not come down to
 # Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
 # (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
 WRONG_COLOURS = 0.1
-SURE_DEPTH = 0.7  # a share of the measured points that lie on the surface of no wrong pose
+WRONG_DEPTH = 0.2  # at most so large a share of the measured points lies on what is not the object
+SURE_DEPTH = 0.8  # a share of the measured points that lie on the surface of no wrong pose
 
 
 def colours_differ(colour_rms: float | None) -> bool:
@@ -124,7 +125,9 @@ def needs_views(
     moved = np.linalg.norm(place - first)
     if turned < CONFIRM_ANGLE and moved < 0.15 * model.diameter:
         return False
-    return turned > START_SIGMA or overlap < settings.accept_iou
+    agrees = depth_agrees(best)
+    sure = agrees is not None and agrees > SURE_DEPTH
+    return turned > START_SIGMA or not (sure or overlap >= settings.accept_iou)
 
 
 def rivals_to_look_at(found: Sequence[Hypothesis], cut: bool | None, vouched_for: bool) -> int:

@@ -106,9 +106,10 @@ def compare_point(
     cutoff: float,
     coarse: int,
 ):
-    """Derivative J of z = r / sigma by the pose, camera axes; and of z: itself, its robust weight, its
-    derivative by an offset of all distances along the rays, its cost. r: signed distance of a
-    measured point q from the surface. With n the normal there, dr = -n.v - (q - t) x n.w."""
+    """z = r / sigma of a point: its derivative J by the pose, in the camera's axes, itself, its
+    robust weight, its derivative by an offset of all distances along the rays, and its cost. r is
+    the signed distance of a measured point q from the surface. With n the normal there,
+    dr = -n.v - (q - t) x n.w."""
     measured = batch.points[point]
     q = wp.vec3(measured[0], measured[1], measured[2])
     arm = q - t
