@@ -30,10 +30,12 @@ COARSE_REACH = 0.1  # diameters: a point nearer than that may be the object's at
 # How exactly a mesh is the object's surface, and one that stands for a category, in diameters.
 SHAPE_SIGMA = 0.002
 CATEGORY_SIGMA = 0.03
-# The cost of an outline says more than it knows: what is wrong in a mask is alike over a stretch of
-# its border. Variance times stretch of a usual mask, photo pixels, makes the costs comparable.
+# The cost of an outline says more than it knows: what is wrong with it is alike over a stretch of
+# the border. Its variance times that stretch makes the costs comparable: of a usual mask, photo
+# pixels; of a mesh that stands for a category, shares of the crop's side (`encoder/category.py`).
 MASK_NOISE = 3.0
-LEAST_UNIT = 1.0
+CATEGORY_NOISE = 1e-4
+CATEGORY_PATCHES = 12  # of such a surface, each wrong for itself
 # Every how manyth point is looked at, and whether points may still be far off.
 SCALES = ((2, 1), (1, 0))
 GRIDS = ("values", "grid_first", "nodes", "origin", "voxel")
@@ -108,9 +110,6 @@ class DepthTerm:
         self._buffer.write("points", np.concatenate([seen.points for seen in measured]))
         self._buffer.write("point_first", first)
         self._buffer.write("offset_sigma", [seen.offset_sigma for seen in measured])
-        scales = np.array([seen.crop.scale if seen.crop else 1.0 for seen in measured])
-        self._buffer.write("unit", np.maximum(MASK_NOISE * scales**3, LEAST_UNIT))
-        self._buffer.write("alike", [seen.points_alike for seen in measured])
         self._buffer.write("rotation", cameras[:, :3, :3])
         self._buffer.write("translation", cameras[:, :3, 3])
 
@@ -130,6 +129,8 @@ class DepthTerm:
         self._buffer.write("first", np.cumsum([0, *number]))
         self._buffer.write("observation", [self._slots[seen] for _, seen in rows])
         self._buffer.write("grid", [numbers.get(pose.object, 0) for pose in poses])
+        self._buffer.write("alike", [_alike(seen, exact[i]) for i, seen in rows])
+        self._buffer.write("unit", [_unit(seen, exact[i]) for i, seen in rows])
         sigma = np.where(exact, SHAPE_SIGMA, CATEGORY_SIGMA) * diameters
         self._buffer.write("shape_sigma", sigma)
         self._buffer.write("reach", COARSE_REACH * diameters)
@@ -160,3 +161,16 @@ class DepthTerm:
             slope=np.ones(count),
             covered=agree / np.maximum(points, 1.0),
         )
+
+
+def _alike(seen: Observation, exact: bool) -> float:
+    """Of how many points the noise is one."""
+    return seen.points_alike if exact else max(len(seen.points) / CATEGORY_PATCHES, 1.0)
+
+
+def _unit(seen: Observation, exact: bool) -> float:
+    if seen.crop is None:
+        return 1.0
+    return (
+        max(MASK_NOISE * seen.crop.scale**3, 1.0) if exact else CATEGORY_NOISE * seen.crop.size**3
+    )

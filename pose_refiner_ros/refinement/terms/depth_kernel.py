@@ -34,8 +34,6 @@ class DepthPoints:
     points: wp.array(dtype=wp.vec4)  # axes of the observation's crop, and sigma, metres
     point_first: wp.array(dtype=wp.int32)  # (N + 1,) where the points of an observation begin
     offset_sigma: wp.array(dtype=wp.float32)  # (N,) of what all its distances are off by, metres
-    alike: wp.array(dtype=wp.float32)  # (N,) of how many points the noise is one
-    unit: wp.array(dtype=wp.float32)  # (N,) of the cost: what a mask's noise costs there
     rotation: wp.array(dtype=wp.mat33)  # (N,) camera_from_reference
     translation: wp.array(dtype=wp.vec3)
 
@@ -44,6 +42,9 @@ class DepthPoints:
     reach: wp.array(dtype=wp.float32)  # (B,) metres: residuals that may be real at the coarse scale
     first: wp.array(dtype=wp.int32)  # (B + 1,) where the rows of a pose begin in `observation`
     observation: wp.array(dtype=wp.int32)
+    # by row as well
+    alike: wp.array(dtype=wp.float32)  # of how many points the noise is one
+    unit: wp.array(dtype=wp.float32)  # of the cost: what the noise of an outline costs there
     # (B,) over all observations: points, those that agree, sums of their robust weights and of
     # weight times (r / sigma)^2
     measures: wp.array(dtype=wp.vec4)
@@ -197,11 +198,11 @@ def linearize_depth(
             for b in range(a):
                 hessian[a, b] = hessian[b, a]
         sigma = batch.offset_sigma[seen]
-        inverse = 1.0 / (offset[0] + batch.alike[seen] / (float(stride) * sigma * sigma))
+        inverse = 1.0 / (offset[0] + batch.alike[row] / (float(stride) * sigma * sigma))
         hessian -= inverse * wp.outer(coupling, coupling)
         gradient -= (inverse * offset[1]) * coupling
         cost = counts[0] - 0.5 * inverse * offset[1] * offset[1]
-        unit = float(stride) * batch.unit[seen] / batch.alike[seen]
+        unit = float(stride) * batch.unit[row] / batch.alike[row]
         if lane == 0:
             add_normal_equations(
                 own,
