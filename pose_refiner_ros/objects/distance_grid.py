@@ -16,7 +16,7 @@ from .mesh import Mesh
 wp.set_module_options({"enable_backward": False})
 
 _VERSION = 1  # of what is stored
-NODES = 64  # along the longest side
+NODES = 96  # along the longest side
 MARGIN = 0.15  # around the mesh, shares of that side
 
 

@@ -33,7 +33,7 @@ CATEGORY_SIGMA = 0.03
 # The cost of an outline says more than it knows: what is wrong with it is alike over a stretch of
 # the border. Its variance times that stretch makes the costs comparable: of a usual mask, photo
 # pixels; of a mesh that stands for a category, shares of the crop's side (`encoder/category.py`).
-MASK_NOISE = 3.0
+MASK_NOISE = 10.0
 CATEGORY_NOISE = 1e-4
 CATEGORY_PATCHES = 12  # of such a surface, each wrong for itself
 # Every how manyth point is looked at, and whether points may still be far off.
@@ -129,6 +129,7 @@ class DepthTerm:
         self._buffer.write("first", np.cumsum([0, *number]))
         self._buffer.write("observation", [self._slots[seen] for _, seen in rows])
         self._buffer.write("grid", [numbers.get(pose.object, 0) for pose in poses])
+        self._buffer.write("offset", np.zeros(len(rows), np.float32))
         self._buffer.write("alike", [_alike(seen, exact[i]) for i, seen in rows])
         self._buffer.write("unit", [_unit(seen, exact[i]) for i, seen in rows])
         sigma = np.where(exact, SHAPE_SIGMA, CATEGORY_SIGMA) * diameters

@@ -17,6 +17,7 @@ wp.set_module_options({"enable_backward": False})
 # Points are grouped by the part of the object that they are on, twelve around it times four along:
 # residuals within one are taken as correlated when the covariance is estimated.
 SECTORS = wp.constant(48)
+BACK = wp.constant(0.0)  # cosine: a surface that looks away by more is not seen
 AGREES = wp.constant(0.25)  # weight of a point that is as far off as the cutoff
 
 
@@ -45,6 +46,7 @@ class DepthPoints:
     # by row as well
     alike: wp.array(dtype=wp.float32)  # of how many points the noise is one
     unit: wp.array(dtype=wp.float32)  # of the cost: what the noise of an outline costs there
+    offset: wp.array(dtype=wp.float32)  # by which all distances seem to be too large, metres
     # (B,) over all observations: points, those that agree, sums of their robust weights and of
     # weight times (r / sigma)^2
     measures: wp.array(dtype=wp.vec4)
@@ -102,18 +104,20 @@ def compare_point(
     batch: DepthPoints,
     pose: int,
     point: int,
+    offset: float,
     R: wp.mat33,
     t: wp.vec3,
     cutoff: float,
     coarse: int,
 ):
     """z = r / sigma of a point: its derivative J by the pose, in the camera's axes, itself, its
-    robust weight, its derivative by an offset of all distances along the rays, and its cost. r is
-    the signed distance of a measured point q from the surface. With n the normal there,
+    robust weight, its derivative by the offset, and its cost. r is the signed distance from the
+    surface of a measured point, the offset taken off, q. With n the normal there,
     dr = -n.v - (q - t) x n.w."""
     measured = batch.points[point]
     q = wp.vec3(measured[0], measured[1], measured[2])
-    arm = q - t
+    ray = wp.normalize(q)
+    arm = q - offset * ray - t
     found = distance_and_normal(batch, batch.grid[pose], wp.transpose(R) * arm)
     shape = batch.shape_sigma[pose]
     inverse = 1.0 / wp.sqrt(measured[3] * measured[3] + shape * shape)
@@ -122,9 +126,9 @@ def compare_point(
         limit = wp.max(limit, batch.reach[pose] * inverse)
     z = found[3] * inverse
     scaled = inverse * (R * wp.vec3(found[0], found[1], found[2]))
-    along = wp.dot(scaled, wp.normalize(q))
+    along = wp.dot(scaled, ray)
     share = limit * limit / (limit * limit + z * z)
-    if along > 0.0:
+    if along > BACK * wp.length(scaled):
         share = 0.0  # the back of the object is not what was measured
     turn = wp.cross(arm, scaled)
     J = -wp.spatial_vector(scaled[0], scaled[1], scaled[2], turn[0], turn[1], turn[2])
@@ -144,8 +148,8 @@ def linearize_depth(
     total: NormalEquations,
 ):
     """Normal equations of each active pose by all points that were measured of it, kept in `own`
-    and added to `total`. What an offset of all distances of an observation would explain as well is
-    taken from them (Schur)."""
+    and added to `total`. What a change of the offset would explain as well is taken from them
+    (Schur), and it settles from one call to the next."""
     pose, lane = wp.tid()
     if poses.active[pose] == 0:
         return
@@ -169,11 +173,12 @@ def linearize_depth(
         hessian = wp.spatial_matrix()
         gradient = wp.spatial_vector()
         coupling = wp.spatial_vector()
-        offset = wp.vec2()  # second derivative by the offset, first
+        offset = batch.offset[row]
+        by_offset = wp.vec2()  # second derivative, first
         counts = wp.vec4()  # cost, weight, points, those that agree
         square = float(0.0)
         for i in range(begin, end, lanes * stride):
-            J, told = compare_point(batch, pose, i, R, t, cutoff, coarse)
+            J, told = compare_point(batch, pose, i, offset, R, t, cutoff, coarse)
             z = told[0]
             w = told[1]
             c = told[2]
@@ -182,7 +187,7 @@ def linearize_depth(
                     hessian[a, b] = hessian[a, b] + w * J[a] * J[b]
             gradient += (w * z) * J
             coupling += (w * c) * J
-            offset += wp.vec2(w * c * c, w * c * z)
+            by_offset += wp.vec2(w * c * c, w * c * z)
             agrees = float(0.0)
             if w > AGREES:
                 agrees = 1.0
@@ -191,17 +196,20 @@ def linearize_depth(
         hessian = wp.tile_sum(wp.tile(hessian, preserve_type=True))[0]
         gradient = wp.tile_sum(wp.tile(gradient, preserve_type=True))[0]
         coupling = wp.tile_sum(wp.tile(coupling, preserve_type=True))[0]
-        offset = wp.tile_sum(wp.tile(offset, preserve_type=True))[0]
+        by_offset = wp.tile_sum(wp.tile(by_offset, preserve_type=True))[0]
         counts = wp.tile_sum(wp.tile(counts, preserve_type=True))[0]
         square = wp.tile_sum(wp.tile(square))[0]
         for a in range(6):
             for b in range(a):
                 hessian[a, b] = hessian[b, a]
         sigma = batch.offset_sigma[seen]
-        inverse = 1.0 / (offset[0] + batch.alike[row] / (float(stride) * sigma * sigma))
+        prior = batch.alike[row] / (float(stride) * sigma * sigma)
+        inverse = 1.0 / (by_offset[0] + prior)
+        pull_back = by_offset[1] + prior * offset
+        change = -inverse * pull_back
         hessian -= inverse * wp.outer(coupling, coupling)
-        gradient -= (inverse * offset[1]) * coupling
-        cost = counts[0] - 0.5 * inverse * offset[1] * offset[1]
+        gradient += change * coupling
+        cost = counts[0] + 0.5 * (prior * offset * offset + change * pull_back)
         unit = float(stride) * batch.unit[row] / batch.alike[row]
         if lane == 0:
             add_normal_equations(
@@ -213,13 +221,13 @@ def linearize_depth(
                 unit * cost,
                 unit * counts[1],
             )
+            batch.offset[row] = offset + change
         measures += wp.vec4(counts[2], counts[3], counts[1], square)
         if with_sectors != 0:
-            best = -inverse * offset[1]
             for i in range(begin, end, lanes * stride):
-                J, told = compare_point(batch, pose, i, R, t, cutoff, coarse)
+                J, told = compare_point(batch, pose, i, offset, R, t, cutoff, coarse)
                 J -= (told[2] * inverse) * coupling
-                pull = (unit * told[1] * (told[0] + told[2] * best)) * J
+                pull = (unit * told[1] * (told[0] + told[2] * change)) * J
                 q = batch.points[i]
                 x = wp.transpose(R) * (wp.vec3(q[0], q[1], q[2]) - t)
                 around = int(12.0 * (wp.atan2(x[1], x[0]) / 6.2831853 + 0.5))
