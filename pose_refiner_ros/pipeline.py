@@ -166,14 +166,17 @@ class Pipeline:
         self, frame: Frame, report: Report
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Depth image and scan, what can be used of them."""
-        usable = []
-        for check in (checked_depth, checked_scan):
-            try:
-                usable.append(None if self.settings.depth == "never" else check(frame))
-            except DepthError as error:
-                report(None, str(error))
-                usable.append(None)
-        depth, scan = usable
+        depth = scan = None
+        if self.settings.depth == "never":
+            return depth, scan
+        try:
+            depth = checked_depth(frame.depth, frame.camera)
+        except DepthError as error:
+            report(None, str(error))
+        try:
+            scan = checked_scan(frame.scan)
+        except DepthError as error:
+            report(None, str(error))
         return depth, scan
 
     def _has(self, name: str | None, label: int, report: Report) -> bool:

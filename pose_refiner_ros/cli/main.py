@@ -69,6 +69,9 @@ def bop(
         Literal["auto", "always", "never"],
         typer.Option(help="Perturbed: search all views as well; auto does where the start fails."),
     ] = "auto",
+    depth: Annotated[
+        Literal["auto", "never"], typer.Option(help="Use the depth images, where there are some.")
+    ] = "auto",
     overlays: Annotated[int, typer.Option(min=0, help="Draw at most so many images.")] = 100,
     device: DeviceOption = "auto",
 ) -> None:
@@ -80,8 +83,8 @@ def bop(
 
         options = Options(
             split=split, start=start, rotation_deg=rotation_deg, translation=translation,
-            repeats=repeats, seed=seed, masks=masks, search=search, overlays=overlays,
-            device=device,
+            repeats=repeats, seed=seed, masks=masks, search=search, depth=depth,
+            overlays=overlays, device=device,
         )  # fmt: skip
         with progress_bar("Estimating poses") as progress:
             report = run_bop(dataset, out, options, progress)

@@ -51,6 +51,21 @@ def refine(
     init: Annotated[
         Path | None, typer.Option(help="Start poses: a file that this command has written.")
     ] = None,
+    depth: Annotated[
+        Path | None,
+        typer.Option(help="Depth image of the camera, registered to the photo: PNG, TIFF, .npy."),
+    ] = None,
+    depth_scale: Annotated[
+        float, typer.Option(min=0, help="Metres per unit, where depths are whole numbers.")
+    ] = 0.001,
+    points: Annotated[
+        Path | None,
+        typer.Option(help="Points that were measured, metres: .pcd, .ply, .bin (KITTI), .npy."),
+    ] = None,
+    camera_from_points: Annotated[
+        Path | None,
+        typer.Option(help="Text file, 4x4: from the axes of the points to those of the camera."),
+    ] = None,
     encoder: EncoderOption = "",
     refinement: RefinementOption = "solver",
     exposure: ExposureOption = False,
@@ -61,11 +76,19 @@ def refine(
         from pose_refiner_ros.cli.single_image import Problem, read_inputs, to_json
 
         place = start_warp(device)
+        from pose_refiner_ros.datasets.measured import read_depth, read_points, read_transform
         from pose_refiner_ros.pipeline import Pipeline, Settings
 
         frame, library, knowing, problems = read_inputs(
             image, masks, camera, objects, label or [], init, encoder, place, refinement
         )
+        if depth is not None:
+            frame.depth, frame.depth_scale = read_depth(depth), depth_scale
+        if points is not None:
+            frame.scan = read_points(points)
+            if camera_from_points is not None:
+                move = read_transform(camera_from_points)
+                frame.scan = frame.scan @ move[:3, :3].T + move[:3, 3]
         settings = Settings(refinement=refinement, exposure=exposure)
         pipeline = Pipeline(library, settings, place, knowing)
         poses = pipeline.process(frame, lambda where, text: problems.append(Problem(where, text)))
@@ -122,7 +145,9 @@ def pose_table(poses) -> Table:
     table = Table(box=None, header_style="bold")
     guessed = any(pose.class_probability < 1.0 for pose in poses)
     coloured = any(pose.photo_rms is not None for pose in poses)
+    measured = any(pose.depth_agrees is not None for pose in poses)
     columns = ["label", "object", "x, y, z in m", "score", "IoU", *["colour RMS"] * coloured]
+    columns += ["depth agrees"] * measured
     for column in [*columns, "quality", *["class"] * guessed]:
         justify = "left" if column in ("object", "quality") else "right"
         table.add_column(column, justify=justify, no_wrap=True)
@@ -135,6 +160,7 @@ def pose_table(poses) -> Table:
             f"{pose.score:.2f}",
             f"{pose.iou:.3f}",
             *(["" if pose.photo_rms is None else f"{pose.photo_rms:.3f}"] * coloured),
+            *(["" if pose.depth_agrees is None else f"{pose.depth_agrees:.0%}"] * measured),
             pose.quality,
             *([f"{pose.class_probability:.0%}" if pose.class_probability < 1.0 else ""] * guessed),
         )

@@ -53,7 +53,7 @@ class Options:
     large. repeats: estimates per target. masks: visib (with other instances as unknown pixels) |
     full (each object as if nothing hid it). search: whether the pipeline also searches all views:
     auto (where the start fits badly) | always | never; a codebook start is a search by itself.
-    overlays: most images that are drawn.
+    depth: auto (of images that have one) or never. overlays: most images that are drawn.
     """
 
     split: str = "test"
@@ -64,6 +64,7 @@ class Options:
     seed: int = 0
     masks: str = "visib"
     search: str = "auto"
+    depth: str = "auto"
     overlays: int = 100
     device: str = "auto"
 
@@ -166,7 +167,9 @@ def perturbed(
 
 
 def _pipeline(library: ObjectLibrary, options: Options) -> Pipeline:
-    return Pipeline(library, Settings(search=options.search), device=options.device)
+    return Pipeline(
+        library, Settings(search=options.search, depth=options.depth), device=options.device
+    )
 
 
 def _targets(
@@ -197,6 +200,7 @@ def _estimate(
 ) -> list[_Attempt]:
     """One attempt at each target of an image, in their order."""
     attempts = []
+    depth = image.depth() if options.depth == "auto" else None
     # Visible masks share one label image, so that each hides the others; full ones overlap.
     groups = [targets] if options.masks == "visib" else [[target] for target in targets]
     for group in groups:
@@ -209,13 +213,17 @@ def _estimate(
                 rng = np.random.default_rng((options.seed, *number))
                 start = perturbed(truth, options.rotation_deg, options.translation, rng)
             group_attempts.append(_Attempt(target, label_image, start))
-        _process(pipeline, image.camera, label_image, group_attempts)
+        _process(pipeline, image, label_image, depth, group_attempts)
         attempts += group_attempts
     return attempts
 
 
 def _process(
-    pipeline: Pipeline, camera: Camera, label_image: np.ndarray, attempts: list[_Attempt]
+    pipeline: Pipeline,
+    image: BopImage,
+    label_image: np.ndarray,
+    depth: np.ndarray | None,
+    attempts: list[_Attempt],
 ) -> None:
     """Runs the pipeline on all attempts of one label image. Where it is not known which object a
     target is, every candidate is tried and the one that fits best is kept."""
@@ -224,7 +232,8 @@ def _process(
         tried = [a for a in attempts if k < len(a.target.candidates)]
         frame = Frame(
             masks=label_image,
-            camera=camera,
+            camera=image.camera,
+            depth=depth,
             labels={a.target.label: a.target.candidates[k].name for a in tried},
             initial_poses={a.target.label: [a.start] for a in tried if a.start is not None},
         )

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
@@ -14,15 +12,12 @@ from pose_refiner_ros.objects.surface import ranges_to_surface
 
 from .observation import Observation
 
-if TYPE_CHECKING:
-    from pose_refiner_ros.frame import Frame
-
 MOST_POINTS = 256  # of an observation; more say little more
 LEAST_POINTS = 8
 MOST_PIXELS = 64**2  # around an object that are looked at
 # Standard deviation of a depth: constant and by the distance squared, as stereo and structured
 # light have it; and of what all depths of a picture are off by together.
-DEPTH_SIGMA = 0.001, 0.002
+DEPTH_SIGMA = 0.002, 0.002
 DEPTH_OFFSET_SIGMA = 0.005
 DEPTH_PATCH = 60.0  # pixels over which its noise is alike
 SCAN_SIGMA = 0.02  # of a laser scanner's point
@@ -46,34 +41,32 @@ class DepthError(ValueError):
     """A depth image or scan that cannot be used; the message says why and what to do."""
 
 
-def checked_depth(frame: Frame) -> np.ndarray | None:
-    """A frame's depth image (H, W), if it has one that can be used. Raises DepthError."""
-    if frame.depth is None:
+def checked_depth(depth: np.ndarray | None, camera: Camera) -> np.ndarray | None:
+    """A depth image (H, W) of a camera, if there is one and it can be used. Raises DepthError."""
+    if depth is None:
         return None
-    depth = np.asarray(frame.depth)
+    depth = np.asarray(depth)
     if depth.ndim != 2 or depth.dtype.kind not in "iuf":
         raise DepthError(
             f"depth not used: it has shape {depth.shape} of {depth.dtype}; it must be "
             "(height, width) metres, or whole numbers with a scale"
         )
-    if depth.shape != frame.camera.size:
+    if depth.shape != camera.size:
         raise DepthError(
             f"depth not used: it is {depth.shape[1]}x{depth.shape[0]} and the camera "
-            f"{frame.camera.size[1]}x{frame.camera.size[0]} pixels (width x height): register it "
-            "to the colour camera"
+            f"{camera.size[1]}x{camera.size[0]} pixels (width x height): register it to the colour "
+            "camera"
         )
     return depth
 
 
-def checked_scan(frame: Frame) -> np.ndarray | None:
-    """(N, 3) finite points in front of the camera. Raises DepthError."""
-    if frame.scan is None:
+def checked_scan(scan: np.ndarray | None) -> np.ndarray | None:
+    """Points (N, 3) that are finite and in front of the camera. Raises DepthError."""
+    if scan is None:
         return None
-    scan = np.asarray(frame.scan)
+    scan = np.asarray(scan)
     if scan.ndim != 2 or scan.shape[1] != 3:
-        raise DepthError(
-            f"points not used: they have shape {scan.shape}; they must be (N, 3), metres"
-        )
+        raise DepthError(f"points not used: they have shape {scan.shape}; it must be (N, 3) metres")
     return scan[np.isfinite(scan).all(axis=1) & (scan[:, 2] > 0.0)]
 
 

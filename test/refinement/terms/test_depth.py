@@ -63,19 +63,19 @@ class Look:
         return *(np.float64(value) for value in values), self.term.fit()
 
 
-def stepped(pose: np.ndarray, twist: np.ndarray) -> np.ndarray:
-    middle = turned(about_point(pose, ELL.box_center), twist[3:], twist[:3])
-    return about_point(middle, -ELL.box_center)
+def stepped(pose: np.ndarray, twist: np.ndarray, thing=ELL) -> np.ndarray:
+    middle = turned(about_point(pose, thing.box_center), twist[3:], twist[:3])
+    return about_point(middle, -thing.box_center)
 
 
 @pytest.mark.parametrize("scale", range(len(SCALES)))
 @pytest.mark.parametrize("offset", [1e-6, 0.005], ids=["exact", "offset"])
 def test_the_gradient_is_the_finite_difference(scale, offset):
-    look = Look([seen(offset=offset)])
+    look = Look([seen(thing=BOX, offset=offset)], BOX)
     start = turned(TRUTH, (0.02, -0.015, 0.02), (0.002, -0.002, 0.003))
     _, gradient, _, _ = look.at(start, scale)
     for axis, step in enumerate(STEPS):
-        ahead, behind = (look.at(stepped(start, sign * step), scale)[0] for sign in (1, -1))
+        ahead, behind = (look.at(stepped(start, sign * step, BOX), scale)[0] for sign in (1, -1))
         expected = (ahead - behind) / (2.0 * step[axis])
         assert gradient[axis] == pytest.approx(expected, abs=0.06 * np.abs(gradient[:3]).max())
 
