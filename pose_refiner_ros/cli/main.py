@@ -113,6 +113,8 @@ def bag(
     image: TopicOption = "",
     detections: TopicOption = "",
     initial_poses: TopicOption = "",
+    depth: TopicOption = "",
+    points: TopicOption = "",
     rectified: Annotated[
         bool, typer.Option("--rectified", help="Image and masks are rectified: use P, not K and D.")
     ] = False,
@@ -131,7 +133,7 @@ def bag(
 
         topics = {
             "masks": masks, "camera_info": camera_info, "image": image, "detections": detections,
-            "initial_poses": initial_poses,
+            "initial_poses": initial_poses, "depth": depth, "points": points,
         }  # fmt: skip
         options = BagOptions(
             objects, topics, device, overlay, overwrite, rectified, namespace, encoder,

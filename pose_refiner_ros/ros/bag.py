@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pose_refiner_ros.geometry.frame_tree import FrameTree
 from pose_refiner_ros.ros.bag_topics import BagError, BagTopics, find_topics
+
+TRANSFORMS = "tf2_msgs/msg/TFMessage"
 
 
 @dataclass(frozen=True)
 class BagOptions:
     """objects: library YAML or BOP models folder; None: the package's vehicles. topics: {masks,
-    image, camera_info, detections, initial_poses: topic}, found by itself where missing. rectified:
-    the image is, so that CameraInfo's P holds. namespace: of the new topics; "refined" if the bag
-    has some of that name. encoder, refinement, exposure: as the node's encoder_file, refinement and
-    photo_exposure.
+    image, camera_info, detections, initial_poses, depth, points: topic}, found by itself where
+    missing. rectified: the image is, so that CameraInfo's P holds. namespace: of the new topics;
+    "refined" if the bag has some of that name. encoder, refinement, exposure: as the node's
+    encoder_file, refinement and photo_exposure.
     """
 
     objects: Path | None = None
@@ -83,7 +86,10 @@ def run_bag(
                 for connection, stamp, data in reader.messages():
                     recorder.write(connection.topic, connection.msgtype, stamp, data)
                     role = topics.names().get(connection.topic)
-                    if role is not None:
+                    if connection.msgtype == TRANSFORMS:
+                        message = reader.deserialize(data, connection.msgtype)
+                        estimator.add_transforms(message, connection.topic.endswith("_static"))
+                    elif role is not None:
                         message = reader.deserialize(data, connection.msgtype)
                         estimator.add(role, message, stamp, recorder)
                     done += 1
@@ -174,10 +180,12 @@ class _Estimator:
         pipeline = default_pipeline(self._library, self._parameters)
         pipeline.warm_up()
         self._processor = FrameProcessor(pipeline, self._library)
-        self._processor.transforms = _NoTransforms()
+        self._frame_tree = FrameTree()
+        self._processor.transforms = self
         self._assembler = FrameAssembler(on_skip=self._skip, on_jump_back=self._processor.reset)
         self._assembler.options = SyncOptions(
             images_expected=summary.topics.image is not None,
+            depth_expected=summary.topics.depth is not None,
             detections_expected=summary.topics.detections is not None,
         )
         self._frames = {}  # child frame -> stamp of its last transform
@@ -195,9 +203,30 @@ class _Estimator:
             self.summary.masks += 1
             self._assembler.add_masks(stamp, message, len(message.data), self._now)
         else:
-            size = len(message.data) if role == "image" else 0
+            size = len(message.data) if role in ("image", "depth", "points") else 0
             self._assembler.add(role, stamp, message, size)
         self._estimate(received, recorder)
+
+    def add_transforms(self, message, static):
+        """Of a TFMessage of the bag."""
+        from pose_refiner_ros.ros.conversions import matrix_from_transform, nanoseconds
+
+        for one in message.transforms:
+            parent, child = (name.strip("/") for name in (one.header.frame_id, one.child_frame_id))
+            stamp = nanoseconds(one.header.stamp) / 1e9
+            try:
+                matrix = matrix_from_transform(one.transform)
+            except ValueError as error:
+                self._report(f"a transform from '{child}' to '{parent}' is ignored: {error}")
+                continue
+            self._frame_tree.add(parent, child, stamp, matrix, static)
+
+    def matrix(self, target_frame, source_frame, stamp):
+        """target_from_source (4, 4) by the bag's TF, as TransformLookup has it."""
+        from pose_refiner_ros.ros.conversions import nanoseconds
+
+        frames = target_frame.strip("/"), source_frame.strip("/")
+        return self._frame_tree.matrix(*frames, nanoseconds(stamp) / 1e9)
 
     def finish(self, recorder):
         """Answer what still waits for partners that will not come."""
@@ -263,16 +292,6 @@ class _Estimator:
                 received,
                 bag_messages.serialize_image(header, picture),
             )
-
-
-class _NoTransforms:
-    """Initial poses in another frame than the camera's would need the bag's TF."""
-
-    def matrix(self, target_frame, source_frame, stamp):
-        raise LookupError(
-            f"it is in frame '{source_frame}', but initial poses of a bag must be in the camera's "
-            f"frame '{target_frame}'"
-        )
 
 
 def summary_lines(summary):

@@ -10,11 +10,15 @@ TYPES = {
     "camera_info": ("sensor_msgs/msg/CameraInfo",),
     "detections": ("vision_msgs/msg/Detection2DArray",),
     "initial_poses": ("vision_msgs/msg/Detection3DArray",),
+    "depth": ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"),
+    "points": ("sensor_msgs/msg/PointCloud2",),
 }
 REQUIRED = ("masks", "camera_info")
 NONE = "none"  # what a user gives for "do without"
 
 MASK_NAME = re.compile(r"mask|segment|label|instance", re.IGNORECASE)
+DEPTH_NAME = re.compile(r"depth", re.IGNORECASE)
+REGISTERED_NAME = re.compile(r"registered|aligned|depth_to_color|depth/compressedDepth$")
 NO_IMAGE_NAME = re.compile(r"depth|overlay|debug|disparity|infra|left_raw|theora", re.IGNORECASE)
 
 
@@ -31,6 +35,8 @@ class BagTopics:
     image: str | None = None
     detections: str | None = None
     initial_poses: str | None = None
+    depth: str | None = None
+    points: str | None = None
 
     def names(self):
         """{topic: what it is}."""
@@ -77,6 +83,10 @@ def _choose(role, types, found):
         candidates = [t for t in candidates if not NO_IMAGE_NAME.search(t)]
     elif role == "initial_poses":
         candidates = [t for t in candidates if "initial" in t]
+    elif role == "depth":  # in the camera's own pixels, or nobody knows where
+        candidates = [t for t in candidates if DEPTH_NAME.search(t)]
+        registered = [t for t in candidates if REGISTERED_NAME.search(t)]
+        candidates = registered or [t for t in candidates if _last(t) == "depth"]
     exact = [t for t in candidates if _last(t) == role]
     if len(candidates) > 1 and len(exact) == 1:
         candidates = exact
@@ -89,6 +99,8 @@ def _choose(role, types, found):
         candidates = raw
     if len(candidates) == 1:
         return candidates[0]
+    if role in ("depth", "points"):  # what may be used as well is no reason to stop
+        return None
     option = "--" + role.replace("_", "-")
     if candidates:
         raise BagError(

@@ -53,8 +53,16 @@ def camera_from_info(info, size, rectified=False, what="masks"):
 
 def matrix_from_pose(pose):
     """A geometry_msgs/Pose as a 4x4 matrix; ValueError if it is none."""
-    position = np.array([pose.position.x, pose.position.y, pose.position.z])
-    orientation = pose.orientation
+    return _matrix(pose.position, pose.orientation)
+
+
+def matrix_from_transform(transform):
+    """A geometry_msgs/Transform as a 4x4 matrix; ValueError if it is none."""
+    return _matrix(transform.translation, transform.rotation)
+
+
+def _matrix(position, orientation):
+    position = np.array([position.x, position.y, position.z])
     orientation = np.array([orientation.x, orientation.y, orientation.z, orientation.w])
     if not np.isfinite(position).all():
         raise ValueError(f"position {position.tolist()}")

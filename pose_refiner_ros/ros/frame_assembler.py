@@ -10,7 +10,7 @@ import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 
-INPUTS = ("masks", "image", "camera_info", "detections", "initial_poses")
+INPUTS = ("masks", "image", "camera_info", "detections", "initial_poses", "depth", "points")
 
 # Stamps that go back further than this are a new recording, not messages out of order.
 JUMP_BACK = 500_000_000
@@ -18,6 +18,8 @@ JUMP_BACK = 500_000_000
 WAITING_FOR_INFO = "waiting for camera_info"
 WAITING_FOR_IMAGE = "waiting for the image"
 WAITING_FOR_DETECTIONS = "waiting for detections"
+WAITING_FOR_DEPTH = "waiting for depth"
+WAITING_FOR_PARTNERS = (WAITING_FOR_IMAGE, WAITING_FOR_DEPTH, WAITING_FOR_DETECTIONS)
 NO_IMAGE = "no image with the stamp of the masks"
 NO_DETECTIONS = "no detections with the stamp of the masks"
 NEWER_FRAME = "a newer frame was ready"
@@ -36,10 +38,12 @@ class SyncOptions:
     require_image: bool = False
     use_detections: str = "auto"
     initial_pose_max_age: float = 1.0
+    points_max_age: float = 0.1
     buffer_size: int = 60
     buffer_megabytes: int = 256
     # Whether someone publishes them, so that waiting makes sense.
     images_expected: bool = False
+    depth_expected: bool = False
     detections_expected: bool = False
 
 
@@ -53,6 +57,9 @@ class FrameMessages:
     image: object = None
     detections: object = None
     initial_poses: object = None
+    depth: object = None
+    points: object = None
+    problem: str = ""  # what is expected and did not come
 
 
 @dataclass(eq=False)
@@ -137,7 +144,7 @@ class FrameAssembler:
 
     def _clear(self):
         self._pending.clear()
-        for name in ("image", "detections", "initial_poses"):
+        for name in ("image", "detections", "initial_poses", "depth", "points"):
             self._buffers[name].clear()
         self._last_taken = self._last_image = None
 
@@ -210,7 +217,7 @@ class FrameAssembler:
             waits = [
                 pending.received + self.options.sync_timeout - now
                 for pending in self._pending
-                if pending.waiting_for in (WAITING_FOR_IMAGE, WAITING_FOR_DETECTIONS)
+                if pending.waiting_for in WAITING_FOR_PARTNERS
             ]
         return max(0.0, min(waits)) if waits else None
 
@@ -252,6 +259,17 @@ class FrameAssembler:
                     self._drop([pending], NO_DETECTIONS)
                     return None
 
+        depth, problem = self._partner("depth", pending), ""
+        if depth is None and options.depth_expected:
+            if not expired and self._may_come("depth", pending):
+                pending.waiting_for = WAITING_FOR_DEPTH
+                return None
+            nearest = self.counts.nearest.get("depth")
+            off = (
+                "none is kept" if nearest is None else f"the nearest is {nearest:+.3f} s from them"
+            )
+            problem = f"no depth with the stamp of the masks ({off}): masks alone are compared"
+
         pending.waiting_for = NEWER_FRAME
         return FrameMessages(
             pending.stamp,
@@ -260,6 +278,9 @@ class FrameAssembler:
             image,
             detections,
             self._buffers["initial_poses"].within(pending.stamp, options.initial_pose_max_age),
+            depth,
+            self._buffers["points"].within(pending.stamp, options.points_max_age),
+            problem,
         )
 
     def _partner(self, name, pending):

@@ -9,7 +9,7 @@ import numpy as np
 
 from pose_refiner_ros.frame import Frame, FrameError, no_object_for, weighed
 from pose_refiner_ros.geometry.pose import about
-from pose_refiner_ros.ros import images, labels
+from pose_refiner_ros.ros import images, labels, measured
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
@@ -79,6 +79,8 @@ class FrameProcessor:
         with_image |= self._has_fields and parameters.photometric != "never"
         image = self._image(messages.image, masks.shape, report) if with_image else None
         frame = Frame(masks, camera, names, image=image)
+        if parameters.depth != "never":
+            self._add_measured(frame, messages, header, report)
         named, tracks = {}, {}
 
         def follow(shares):
@@ -124,6 +126,7 @@ class FrameProcessor:
             keep=parameters.keep_hypotheses,
             search=parameters.search,
             photometric=parameters.photometric,
+            depth=parameters.depth,
         )
         try:
             poses = self.pipeline.process(frame, report, follow)
@@ -209,6 +212,35 @@ class FrameProcessor:
             )
             return None
         return picture
+
+    def _add_measured(self, frame, messages, header, report):
+        """Depth image and points, where they came and can be used."""
+        if messages.problem:
+            report(messages.problem)
+        if messages.depth is not None:
+            own = messages.depth.header.frame_id
+            try:
+                if own and header.frame_id and own != header.frame_id:
+                    raise BadInput(
+                        "depth frame",
+                        f"depth is in frame '{own}', the masks in '{header.frame_id}': register it "
+                        "to the colour camera",
+                    )
+                frame.depth, frame.depth_scale = measured.decode_depth(messages.depth)
+            except BadInput as error:
+                report(f"{error}; it is not used")
+        if messages.points is not None:
+            source = messages.points.header
+            try:
+                points = measured.decode_points(messages.points)
+                if source.frame_id != header.frame_id:
+                    camera_from_points = self.transforms.matrix(
+                        header.frame_id, source.frame_id, source.stamp
+                    )
+                    points = points @ camera_from_points[:3, :3].T + camera_from_points[:3, 3]
+                frame.scan = points
+            except (BadInput, ValueError, LookupError) as error:
+                report(f"points are not used: {error}")
 
     def _initial_poses(self, messages, header, names, report):
         """{label: [camera_from_object]} from the message, for the labels they belong to."""

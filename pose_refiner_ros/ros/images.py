@@ -41,7 +41,7 @@ def decode_labels(message):
             f"{', '.join(LABEL_TYPES)}, where 0 is background and every object has its own value",
         )
     stored = np.dtype((">" if message.is_bigendian else "<") + kind)
-    data, step = _checked_data(message, message.width * stored.itemsize, "masks")
+    data, step = checked_data(message, message.width * stored.itemsize, "masks")
     shape, strides = (message.height, message.width), (step, stored.itemsize)
     labels = np.ascontiguousarray(np.ndarray(shape, stored, data, strides=strides), dtype=kind)
     # Negative labels mark pixels to ignore in some data sets.
@@ -54,13 +54,13 @@ def decode_color(message):
         return _decode_compressed(message)
     if message.encoding in PLAIN_COLORS:
         channels, order = PLAIN_COLORS[message.encoding]
-        data, step = _checked_data(message, message.width * channels, "image")
+        data, step = checked_data(message, message.width * channels, "image")
         shape, strides = (message.height, message.width, channels), (step, channels, 1)
         picture = np.ndarray(shape, np.uint8, data, strides=strides)
         return np.ascontiguousarray(picture[:, :, order])
     try:
         row_bytes = _bytes_per_pixel(message) * message.width
-        data, step = _checked_data(message, row_bytes, "image")
+        data, step = checked_data(message, row_bytes, "image")
         rows = np.ndarray((message.height, row_bytes), np.uint8, data, strides=(step, 1))
         picture = np.ascontiguousarray(compat.convert_color(message, rows))
     except BadInput:
@@ -98,7 +98,7 @@ def encode_image(picture, header, encoding="rgb8"):
     )
 
 
-def _checked_data(message, row_bytes, what):
+def checked_data(message, row_bytes, what):
     """The data as a flat uint8 array and the bytes from row to row, if there is enough of it."""
     height, width = message.height, message.width
     if height == 0 or width == 0:

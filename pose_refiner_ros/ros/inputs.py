@@ -3,8 +3,9 @@
 
 import time
 from functools import partial
+from math import inf
 
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from pose_refiner_ros.ros import qos
@@ -18,7 +19,8 @@ STREAM_SECONDS = 2.0
 class Inputs:
     """Subscribes, and hands every message to the assembler."""
 
-    def __init__(self, node, assembler, wake, compressed):
+    def __init__(self, node, assembler, wake, compressed, depth_transport):
+        """depth_transport: raw or compressedDepth; "" for no depth and no points."""
         self._node = node
         self._assembler = assembler
         self._wake = wake
@@ -26,7 +28,7 @@ class Inputs:
         self._topics = {}  # name -> topic after remapping
         self._types = {}
         self._incompatible = {}  # topic -> explanation
-        self._last_image = None
+        self._last = {}  # of streams that masks wait for: seconds when something came
         self._detections_published = False
         image_topic = "image"
         if compressed:  # where image_transport puts it, also after remapping of `image`
@@ -36,6 +38,12 @@ class Inputs:
         self._subscribe("masks", Image)
         self._subscribe("detections", Detection2DArray)
         self._subscribe("initial_poses", Detection3DArray)
+        if depth_transport:
+            depth_topic, compressed = "depth", depth_transport != "raw"
+            if compressed:
+                depth_topic = f"{node.resolve_topic_name('depth')}/{depth_transport}"
+            self._subscribe("depth", CompressedImage if compressed else Image, depth_topic)
+            self._subscribe("points", PointCloud2)
 
     def _subscribe(self, name, message_type, topic=None):
         package = message_type.__module__.split(".")[0]
@@ -51,14 +59,13 @@ class Inputs:
 
     def _on_message(self, name, message):
         now, stamp = time.monotonic(), nanoseconds(message.header.stamp)
-        if name == "image":
-            self._last_image = now
-        elif name == "detections":
+        self._last[name] = now
+        if name == "detections":
             self._detections_published = True
         if name == "masks":
             self._assembler.add_masks(stamp, message, len(message.data), now)
         else:
-            size = len(message.data) if name == "image" else 0
+            size = len(message.data) if name in ("image", "depth", "points") else 0
             self._assembler.add(name, stamp, message, size)
         self._wake()
 
@@ -67,9 +74,9 @@ class Inputs:
             self._incompatible[topic] = explanation
             self._node.get_logger().error(explanation)
 
-    @property
-    def images_expected(self):
-        return self._last_image is not None and time.monotonic() - self._last_image < STREAM_SECONDS
+    def expected(self, name):
+        """Whether a stream is alive, so that waiting for its next message makes sense."""
+        return time.monotonic() - self._last.get(name, -inf) < STREAM_SECONDS
 
     @property
     def detections_expected(self):
@@ -89,8 +96,8 @@ class Inputs:
         here = self._node.get_name(), self._node.get_namespace()
         own = frozenset(dict(self._node.get_publisher_names_and_types_by_node(*here)))
         views = {}
-        for name, count in self._assembler.counts.received.items():
-            topic = self._topics[name]
+        for name, topic in self._topics.items():
+            count = self._assembler.counts.received[name]
             views[name] = InputView(
                 topic,
                 self._types[name],

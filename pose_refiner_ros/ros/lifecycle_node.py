@@ -184,7 +184,11 @@ class PoseRefinerNode(LifecycleNode):
         self._statistics.last_answer = None
         self._processor.reset()
         self._inputs = Inputs(
-            self, self._assembler, self._worker.wake, values.image_transport == "compressed"
+            self,
+            self._assembler,
+            self._worker.wake,
+            values.image_transport == "compressed",
+            "" if values.depth == "never" else values.depth_transport,
         )
         self._inputs.look_at_graph()
         self._active_since = time.monotonic()
@@ -302,7 +306,9 @@ class PoseRefinerNode(LifecycleNode):
             initial_pose_max_age=values.initial_pose_max_age,
             buffer_size=values.buffer_size,
             buffer_megabytes=values.buffer_megabytes,
-            images_expected=inputs.images_expected,
+            points_max_age=values.points_max_age,
+            images_expected=inputs.expected("image"),
+            depth_expected=inputs.expected("depth"),
             detections_expected=inputs.detections_expected,
         )
         # in turns, so that neither keeps the worker from the other

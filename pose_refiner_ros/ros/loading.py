@@ -84,6 +84,7 @@ def default_pipeline(library, parameters):
     settings = Settings(
         refinement=parameters.refinement,
         photometric=parameters.photometric,
+        depth=parameters.depth,
         photo_rays=parameters.photo_rays,
         sampling=parameters.photo_sampling,
         exposure=parameters.photo_exposure,

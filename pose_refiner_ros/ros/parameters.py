@@ -52,6 +52,18 @@ GROUPS = {
         Declaration("image_is_rectified", False,
             "The masks belong to rectified images (image_rect): use P of camera_info and no "
             "distortion, instead of K and D."),
+        Declaration("depth", "auto",
+            "Whether depths are used: auto, where they come on `depth` (registered to the colour "
+            "camera, stamped like the masks) or as a point cloud on `points`; never.",
+            ACTIVATE, choices=CHOICES["depth"]),
+        Declaration("depth_transport", "raw",
+            "raw: sensor_msgs/Image on `depth`, 16UC1 millimetres or 32FC1 metres. "
+            "compressedDepth: sensor_msgs/CompressedImage on `depth/compressedDepth`.",
+            ACTIVATE, choices=("raw", "compressedDepth")),
+        Declaration("points_max_age", 0.1,
+            "A cloud on `points` is used while its stamp differs from that of the masks by no more "
+            "than this many seconds. It may be in any frame that tf2 knows (needs tf2_ros).",
+            minimum=0.0, maximum=10.0),
         Declaration("require_image", False,
             "Answer only masks that have an image with their stamp. The poses come from the masks; "
             "the image gives the header of the results and the background of the overlay, and "

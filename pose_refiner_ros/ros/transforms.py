@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """TF: object frames out, other frames in."""
 
-from geometry_msgs.msg import Pose
 from rclpy.duration import Duration
 from rclpy.time import Time
 
 from pose_refiner_ros.ros import compat
 from pose_refiner_ros.ros.bad_input import TransformError
-from pose_refiner_ros.ros.conversions import matrix_from_pose, nanoseconds, transform_from_matrix
+from pose_refiner_ros.ros.conversions import (
+    matrix_from_transform,
+    nanoseconds,
+    transform_from_matrix,
+)
 
 
 class ObjectFrames:
@@ -62,8 +65,4 @@ class TransformLookup:
             raise TransformError(
                 f"there is no transform from '{source_frame}' to '{target_frame}': {error}"
             ) from None
-        pose = Pose(orientation=found.transform.rotation)
-        pose.position.x = found.transform.translation.x
-        pose.position.y = found.transform.translation.y
-        pose.position.z = found.transform.translation.z
-        return matrix_from_pose(pose)
+        return matrix_from_transform(found.transform)

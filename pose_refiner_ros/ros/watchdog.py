@@ -60,6 +60,8 @@ class Situation:
     image: InputView
     detections: InputView
     initial_poses: InputView | None = None
+    depth: InputView | None = None
+    points: InputView | None = None
     require_image: bool = False
     use_detections: str = "auto"
     nearest: dict = field(default_factory=dict)  # input -> seconds to the nearest stamp, or None
