@@ -53,6 +53,11 @@ class FrameError(ValueError):
 class Frame:
     """One moment of one camera.
 
+    Several of one moment, or of a scene that stands still, go into the pipeline together:
+    reference_from_camera (4, 4) says where each camera is (None: in the reference), and objects are
+    the same where their labels are, or, where frames have ids (label -> number), their names and
+    numbers.
+
     masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name, or
     None where the encoder is to say; initial_poses: label -> camera_from_object guesses (4, 4),
     the likeliest first; image: (H, W, 3) uint8 RGB, for objects that have a field (silhouettes do
@@ -73,13 +78,16 @@ class Frame:
     scan: np.ndarray | None = None
     tracked: Collection[int] = ()
     search: Collection[int] = ()
+    reference_from_camera: np.ndarray | None = None
+    ids: Mapping[int, int] | None = None
 
 
 @dataclass(eq=False)
 class ObjectPose:
     """Where an object is.
 
-    camera_from_object: (4, 4) float64. covariance: (6, 6), twist order (metres, radians), camera
+    camera_from_object: (4, 4) float64; of several cameras that say where they are, in their
+    reference. covariance: (6, 6), twist order (metres, radians), camera
     axes, about the object's origin. score in [0, 1]: iou times belief times class probability; 1
     means that it fits to the pixel and nothing else does, 0.5 that two poses fit equally well.
     belief: this pose's share among the different poses found; class_probability: the encoder's, 1
@@ -112,6 +120,42 @@ class ObjectPose:
     photo_rms: float | None = None
     depth_agrees: float | None = None
     alternatives: list[ObjectPose] = field(default_factory=list)
+
+
+def merged(frames: Sequence[Frame]) -> tuple[Frame, dict[int, list[tuple[int, int]]]]:
+    """What several frames say of their objects as if it were one frame, labels and start poses
+    those of the reference; and where each object is: label -> [(number of a frame, its label
+    there)]. Raises FrameError for none, or for a reference_from_camera that is no transform."""
+    if not frames:
+        raise FrameError("no frame was given")
+    for frame in frames:
+        where = frame.reference_from_camera
+        if where is not None and (problem := transform_problem(np.asarray(where))):
+            raise FrameError(f"reference_from_camera: {problem}")
+    if len(frames) == 1 and frames[0].reference_from_camera is None:
+        return frames[0], {label: [(0, label)] for label in frames[0].labels}
+    labels: dict[int, str | None] = {}
+    starts: dict[int, list[np.ndarray]] = {}
+    places: dict[int, list[tuple[int, int]]] = {}
+    numbers: dict[object, int] = {}
+    tracked, search = set(), set()
+    for i, frame in enumerate(frames):
+        for label, name in frame.labels.items():
+            same = (name, frame.ids[label]) if frame.ids and label in frame.ids else label
+            if same not in numbers:
+                free = max(places, default=0) + 1
+                numbers[same] = free if label in places else label
+            number = numbers[same]
+            labels[number] = labels.get(number) or name
+            places.setdefault(number, []).append((i, label))
+            for pose in frame.initial_poses.get(label, ()):
+                where = frame.reference_from_camera
+                moved = pose if where is None else np.asarray(where) @ np.asarray(pose)
+                starts.setdefault(number, []).append(moved)
+            tracked |= {number} if label in frame.tracked else set()
+            search |= {number} if label in frame.search else set()
+    one = replace(frames[0], labels=labels, initial_poses=starts, tracked=tracked, search=search)
+    return one, places
 
 
 def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) -> ObjectPose:

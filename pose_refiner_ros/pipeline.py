@@ -19,12 +19,13 @@ from pose_refiner_ros.frame import (
     checked_masks,
     class_without_object,
     log_warning,
+    merged,
     no_object_for,
     pose_problem,
     weighed,
 )
 from pose_refiner_ros.geometry.camera import Camera, CameraError
-from pose_refiner_ros.geometry.pose import about
+from pose_refiner_ros.geometry.pose import about, inverse, transform_problem
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.pose_search import PoseSearch, Target
@@ -101,22 +102,29 @@ class Pipeline:
         self.process(Frame(masks, camera, labels, image=image), report=lambda label, text: None)
 
     def process(
-        self, frame: Frame, report: Report = log_warning, follow: Follow | None = None
+        self,
+        frame: Frame | Sequence[Frame],
+        report: Report = log_warning,
+        follow: Follow | None = None,
     ) -> list[ObjectPose]:
-        """Find the pose of every labelled object of a frame, in the order of its labels.
+        """Find the pose of every labelled object of a frame, in the order of its labels; or of
+        several frames that belong together (see `Frame`): one pose for each object, by all cameras
+        that see it, in their reference.
 
         What is left out is told to report(label or None, text); one bad object does not harm the
         others. follow: may change names and start poses of the frame, knowing what the encoder says
         of the labels without a name. Raises FrameError where nothing of the frame can be used.
         """
-        observations = self._observe(frame, report)
+        frames = [frame] if isinstance(frame, Frame) else list(frame)
+        frame, places = merged(frames)
+        observations = self._observe(frames, frame, places, report)
         estimates = self._estimate(observations, frame.labels)
         if follow is not None:
             nameless = [label for label in estimates if not frame.labels[label]]
             follow({label: self._names_of(estimates[label]) for label in nameless})
-        targets = self._targets(frame, observations, estimates, report)
+        targets = self._targets(frames, frame, observations, estimates, report)
         poses = []
-        for target, found in zip(targets, self._find(frame, targets, report), strict=True):
+        for target, found in zip(targets, self._find(frames, targets, report), strict=True):
             found = [one for one in found if np.isfinite(one.reference_from_object).all()]
             if not found and self.settings.search == "never":
                 report(target.label, f"{target.name} has no start pose, and search is 'never'")
@@ -127,40 +135,64 @@ class Pipeline:
             poses.append(self._judge(target, found))
         return poses
 
-    def _observe(self, frame: Frame, report: Report) -> dict[int, Observation]:
-        """Label -> what is seen, of the labels that can be used."""
-        masks, observations = checked_masks(frame), {}
-        depth, scan = self._measured(frame, report)
-        for label in sorted(frame.labels):
-            name = frame.labels[label]
+    def _observe(
+        self,
+        frames: Sequence[Frame],
+        merged: Frame,
+        places: Mapping[int, Sequence[tuple[int, int]]],
+        report: Report,
+    ) -> dict[int, list[tuple[int, Observation]]]:
+        """Label -> what is seen in which frame, the largest mask first, of what can be used."""
+        usable = []
+        for label in sorted(places):
+            name = merged.labels[label]
             if label == 0:
                 report(label, f"{name} left out: 0 is the background in label images")
-                continue
-            if not self._has(name, label, report):
-                continue
-            try:
-                seen = observe_mask(masks, label, frame.camera)
-            except ValueError as error:
-                report(label, f"{name or 'an object'} left out: {error}")
-                continue
-            if frame.image is not None and self.encoder is not None and self.encoder.needs_photo:
+            elif self._has(name, label, report):
+                usable.append(label)
+        observations: dict[int, list[tuple[int, Observation]]] = {label: [] for label in usable}
+        for number, frame in enumerate(frames):
+            masks = checked_masks(frame)
+            depth, scan = self._measured(frame, report)
+            own = [(n, there) for n in usable for i, there in places[n] if i == number]
+            for label, there in own:
                 try:
-                    seen = seen.with_image(frame.image)
-                except CameraError as error:
-                    report(label, f"the encoder cannot look at it: {error}")
-            if depth is not None or scan is not None:
-                seen = measured_in(seen, masks, depth, frame.depth_scale, scan)
-            observations[label] = seen
-            if seen.second_part > TWO_PARTS:
-                report(
-                    label,
-                    f"its mask is in parts, the second of them {seen.second_part:.0%} of it: "
-                    "the pose is to fit all; if they are several objects, give each its own label",
-                )
-        nowhere = observations and all(seen.points is None for seen in observations.values())
-        if nowhere and not (depth is None and scan is None):
-            report(None, "the depth knows nothing within the masks: masks alone are compared")
-        return observations
+                    seen = self._look(frame, masks, there, report)
+                except ValueError as error:
+                    camera = f" in frame {number}" if len(frames) > 1 else ""
+                    report(
+                        label, f"{merged.labels[label] or 'an object'} left out{camera}: {error}"
+                    )
+                    continue
+                if depth is not None or scan is not None:
+                    seen = measured_in(seen, masks, depth, frame.depth_scale, scan)
+                observations[label].append((number, seen))
+                if seen.second_part > TWO_PARTS:
+                    report(
+                        label,
+                        f"its mask is in parts, the second of them {seen.second_part:.0%} of it: "
+                        "the pose is to fit all; if they are several objects, give each its own "
+                        "label",
+                    )
+            found = [seen for each in observations.values() for i, seen in each if i == number]
+            nowhere = found and all(seen.points is None for seen in found)
+            if nowhere and not (depth is None and scan is None):
+                report(None, "the depth knows nothing within the masks: masks alone are compared")
+        for own in observations.values():
+            own.sort(key=lambda one: -one[1].area / one[1].crop.scale ** 2)
+        return {label: own for label, own in observations.items() if own}
+
+    def _look(self, frame: Frame, masks: np.ndarray, label: int, report: Report) -> Observation:
+        """At one label of a frame."""
+        where = frame.reference_from_camera
+        where = None if where is None else np.asarray(where, np.float64)
+        seen = observe_mask(masks, label, frame.camera, reference_from_camera=where)
+        if frame.image is not None and self.encoder is not None and self.encoder.needs_photo:
+            try:
+                return seen.with_image(frame.image)
+            except CameraError as error:
+                report(label, f"the encoder cannot look at it: {error}")
+        return seen
 
     def _measured(
         self, frame: Frame, report: Report
@@ -187,20 +219,28 @@ class Pipeline:
         return False
 
     def _estimate(
-        self, observations: Mapping[int, Observation], names: Mapping[int, str | None]
+        self,
+        observations: Mapping[int, Sequence[tuple[int, Observation]]],
+        names: Mapping[int, str | None],
     ) -> dict[int, Estimate]:
-        """What the encoder says of those that it knows or that have no name."""
+        """What the encoder says of those that it knows or that have no name, by the largest mask of
+        each; poses in the reference."""
         encoder = self.encoder
         if encoder is None:
             return {}
-        asked = [
-            label
-            for label, seen in observations.items()
-            if (seen.rgb is not None or not encoder.needs_photo)
+        asked = {
+            label: own[0][1]
+            for label, own in observations.items()
+            if (own[0][1].rgb is not None or not encoder.needs_photo)
             and (not names[label] or self.library[names[label]].category in encoder.classes)
-        ]
-        estimates = encoder.estimate([observations[label] for label in asked])
-        return dict(zip(asked, estimates, strict=True))
+        }
+        estimates = encoder.estimate(list(asked.values()))
+        return {
+            label: estimate
+            if seen.reference_from_camera is None
+            else estimate.moved(seen.reference_from_camera)
+            for (label, seen), estimate in zip(asked.items(), estimates, strict=True)
+        }
 
     def _names_of(self, estimate: Estimate) -> dict[str, float]:
         """Object name -> probability; classes that no object of the library stands for are there as
@@ -217,14 +257,16 @@ class Pipeline:
 
     def _targets(
         self,
+        frames: Sequence[Frame],
         frame: Frame,
-        observations: Mapping[int, Observation],
+        observations: Mapping[int, Sequence[tuple[int, Observation]]],
         estimates: Mapping[int, Estimate],
         report: Report,
     ) -> list[Target]:
         """What is to be found; objects that nobody can name are left out."""
         targets = []
-        for label, seen in observations.items():
+        for label, own in observations.items():
+            seen = own[0][1]
             # whoever follows the objects may have left it out, or named it
             if label not in frame.labels or not self._has(frame.labels[label], label, report):
                 continue
@@ -243,19 +285,20 @@ class Pipeline:
                     report(label, no_object_for(name, probability))
                     continue
             model = self.library[name]
-            given = self._given(frame, label, model.box_center, report)
+            given = self._given(frame, label, model.box_center, seen, report)
             is_category = estimate is not None and not model.exact_shape
             poses = list(given)
             if estimate is not None and (is_category or not given):
                 guesses = [h.camera_from_object for h in estimate.likely]
-                poses += [pose for pose in guesses if pose_problem(pose, model.box_center) is None]
+                poses += [pose for pose in guesses if not _problem(pose, model.box_center, seen)]
             starts = [
                 Hypothesis(name, p, category_prior(seen, estimate, p) if is_category else None)
                 for p in poses
             ]
             targets.append(
                 Target(
-                    observation=seen,
+                    label=label,
+                    seen=tuple(own),
                     name=name,
                     class_probability=probability,
                     estimate=estimate,
@@ -266,56 +309,64 @@ class Pipeline:
                     due=label in frame.search,
                 )
             )
-        return self._with_images(targets, frame, report)
+        return self._with_images(targets, frames, report)
 
     def _given(
-        self, frame: Frame, label: int, middle: np.ndarray, report: Report
+        self, frame: Frame, label: int, middle: np.ndarray, seen: Observation, report: Report
     ) -> list[np.ndarray]:
         usable = []
         for pose in frame.initial_poses.get(label, ()):
             pose = np.asarray(pose, np.float64)
-            problem = pose_problem(pose, middle)
+            problem = _problem(pose, middle, seen)
             if problem:
                 report(label, f"start pose ignored: {problem}")
             else:
                 usable.append(pose)
         return usable
 
-    def _with_images(self, targets: Sequence[Target], frame: Frame, report: Report) -> list[Target]:
-        """Cut the image for objects that have a field; tell why there is none."""
+    def _with_images(
+        self, targets: Sequence[Target], frames: Sequence[Frame], report: Report
+    ) -> list[Target]:
+        """Cut the images for objects that have a field; tell why there is none."""
         fields = {t.name for t in targets if self.library[t.name].field is not None}
-        if fields and self.settings.photometric != "never" and self.settings.refinement != "solver":
+        unused = self.settings.photometric == "never" or self.settings.refinement != "solver"
+        if fields and unused and self.settings.photometric != "never":
             report(
                 None,
                 f"the photo is not used: the fields of {', '.join(sorted(fields))} are for the "
                 f"refinement solver, not for {self.settings.refinement}",
             )
-        result = []
-        for target in targets:
-            seen = target.observation
-            if target.name in fields:
-                if self.settings.photometric == "never" or self.settings.refinement != "solver":
-                    seen = replace(seen, rgb=None)
-                else:
-                    try:
-                        seen = seen.with_image(frame.image)
-                    except CameraError as error:
-                        report(
-                            target.label,
-                            f"{target.name} has a radiance field, but is placed by its silhouette "
-                            f"alone: {error}",
-                        )
-                target = replace(target, observation=seen)
-            result.append(target)
-        return result
+        return [
+            self._with_image(target, frames, unused, report) if target.name in fields else target
+            for target in targets
+        ]
+
+    def _with_image(
+        self, target: Target, frames: Sequence[Frame], unused: bool, report: Report
+    ) -> Target:
+        own = []
+        for number, seen in target.seen:
+            if unused:
+                seen = replace(seen, rgb=None)
+            else:
+                try:
+                    seen = seen.with_image(frames[number].image)
+                except CameraError as error:
+                    report(
+                        target.label,
+                        f"{target.name} has a radiance field, but is placed by its silhouette "
+                        f"alone: {error}",
+                    )
+            own.append((number, seen))
+        return replace(target, seen=tuple(own))
 
     def _find(
-        self, frame: Frame, targets: Sequence[Target], report: Report
+        self, frames: Sequence[Frame], targets: Sequence[Target], report: Report
     ) -> list[list[Hypothesis]]:
         """The refined hypotheses of each, best first."""
         if self.settings.refinement != "solver":
             return self._find_by_baseline(targets, report)
-        found = self._search.find(frame, targets, self.settings)
+        found = self._search.find(frames, targets, self.settings)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None
             if colours_differ(rms):
@@ -328,9 +379,10 @@ class Pipeline:
                 )
             agrees = depth_agrees(own[0]) if own else None
             if agrees is not None and agrees < WRONG_DEPTH:
-                seen = target.observation
-                pose = seen.crop_from_reference @ own[0].reference_from_object
-                report(target.label, doubt_about(pose, seen.points, self.library[target.name]))
+                measured = [seen for seen in target.observations if seen.points is not None]
+                pose = measured[0].crop_from_reference @ own[0].reference_from_object
+                model = self.library[target.name]
+                report(target.label, doubt_about(pose, measured[0].points, model))
         return found
 
     def _find_by_baseline(
@@ -345,7 +397,7 @@ class Pipeline:
             )
         starts = [target.starts or self._search.views(target, self.settings) for target in targets]
         return self._baseline.refine(
-            [[target.observation] for target in targets], starts, self.settings.keep, report
+            [target.observations for target in targets], starts, self.settings.keep, report
         )
 
     def _judge(self, target: Target, found: Sequence[Hypothesis]) -> ObjectPose:
@@ -382,7 +434,7 @@ def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> O
     outline, pose = found.fits["silhouette"], found.reference_from_object
     covariance = found.covariance
     if target.is_category:
-        covariance = known_as_category(found, target.estimate)
+        covariance = known_as_category(found, target.estimate, target.observations[0].eye)
     if target.given and symmetries.any:
         pose = symmetries.closest_equivalent(pose, target.starts[0].reference_from_object)
         covariance = about(pose[:3, 3] - found.reference_from_object[:3, 3], covariance)
@@ -403,6 +455,14 @@ def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> O
         photo_rms=colour_rms(found),
         depth_agrees=depth_agrees(found),
     )
+
+
+def _problem(pose: np.ndarray, middle: np.ndarray, seen: Observation) -> str | None:
+    """See `pose_problem`, for the camera of an observation."""
+    where = seen.reference_from_camera
+    if where is None or transform_problem(pose):
+        return pose_problem(pose, middle)
+    return pose_problem(inverse(where) @ pose, middle)
 
 
 def _belief_by_colour(found: Sequence[Hypothesis]) -> np.ndarray:

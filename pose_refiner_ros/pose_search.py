@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,14 @@ Found = list[list[Hypothesis]]  # of each object, best first
 class Target:
     """An object that is to be found: what is seen of it, which it is, where to start.
 
-    estimate: the encoder's, if any; is_category: the mesh stands for a category and is not its own;
-    starts: of these the first `given` come from outside; tracked: they are those of the frame
-    before; due: a fresh look at all views is asked for.
+    seen: (number of a frame, what it shows), the largest mask first. estimate: the encoder's, if
+    any; is_category: the mesh stands for a category and is not its own; starts: of these the first
+    `given` come from outside; tracked: they are those of the frame before; due: a fresh look at all
+    views is asked for.
     """
 
-    observation: Observation
+    label: int
+    seen: tuple[tuple[int, Observation], ...]
     name: str
     class_probability: float
     estimate: Any
@@ -65,9 +68,14 @@ class Target:
     tracked: bool
     due: bool
 
-    @property
-    def label(self) -> int:
-        return self.observation.label
+    def looking_again(self, number: int, seen: Observation) -> Target:
+        """The same with another observation of a frame."""
+        own = tuple((k, seen if k == number else one) for k, one in self.seen)
+        return replace(self, seen=own)
+
+    @cached_property
+    def observations(self) -> list[Observation]:
+        return [seen for _, seen in self.seen]
 
 
 class PoseSearch:
@@ -87,7 +95,7 @@ class PoseSearch:
         self, target: Target, settings: Settings, look_beyond: bool = True
     ) -> list[Hypothesis]:
         """Poses from the codebook's views; look_beyond: see `ViewCodebook.match`."""
-        seen = target.observation
+        seen = target.observations[0]
         count = max(settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
         guesses = self.codebook(target.name).match(seen, count, look_beyond)
         if seen.points is not None and guesses:
@@ -99,8 +107,8 @@ class PoseSearch:
             guesses = moved[likely] if np.count_nonzero(likely) >= LEAST_LIKELY else moved
         return [Hypothesis(target.name, seen.reference_from_crop @ pose) for pose in guesses]
 
-    def find(self, frame: Frame, targets: Sequence[Target], settings: Settings) -> Found:
-        """The refined hypotheses of each object of a frame."""
+    def find(self, frames: Sequence[Frame], targets: Sequence[Target], settings: Settings) -> Found:
+        """The refined hypotheses of each object of frames that belong together."""
         starts = [self._at_measured_distance(target) for target in targets]
         found = self._refine(targets, starts, settings.keep)
         for i, target in enumerate(targets):
@@ -110,22 +118,22 @@ class PoseSearch:
         ]
         cut = {i: self._is_worth_looking_beyond(targets[i], found[i], settings) for i in again}
         views = self.refiner.refine(
-            [[targets[i].observation] for i in again],
+            [targets[i].observations for i in again],
             [self.views(targets[i], settings, cut[i]) for i in again],
             [max(settings.keep, self._keep(targets[i], cut[i])) for i in again],
             restart=[not cut[i] for i in again],
             given=False,
         )
         for i, own in zip(again, views, strict=True):
-            found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
+            found[i] = self.refiner.merge(found[i] + own, targets[i].observations)
         self._add_rivals(targets, found, cut, settings.search == "never")
-        self._clear_of_what_is_behind(frame, targets, found, settings.keep)
+        self._clear_of_what_is_behind(frames, targets, found, settings.keep)
         return found
 
     def _at_measured_distance(self, target: Target) -> Sequence[Hypothesis]:
         """Its starts, where they are by the points that were measured on it."""
-        seen = target.observation
-        if seen.points is None or not target.starts or target.tracked:
+        seen = next((one for one in target.observations if one.points is not None), None)
+        if seen is None or not target.starts or target.tracked:
             return target.starts
         poses = [seen.crop_from_reference @ one.reference_from_object for one in target.starts]
         moved = at_measured_distance(np.array(poses), seen.points, self.library[target.name])
@@ -139,14 +147,14 @@ class PoseSearch:
     ) -> list[Hypothesis]:
         """What was found from other starts than the given ones, beside these where they may be
         better."""
-        seen = [target.observation]
+        seen = target.observations
         if tried is target.starts or (found and fits_to_the_pixel(found[0], seen)):
             return found
         return self.refiner.merge(found + self.refiner.evaluate(seen, target.starts), seen)
 
     def _refine(self, targets: Sequence[Target], starts, keep: int) -> Found:
         return self.refiner.refine(
-            [[target.observation] for target in targets],
+            [target.observations for target in targets],
             starts,
             keep,
             [target.tracked for target in targets],
@@ -166,11 +174,13 @@ class PoseSearch:
         """Whether part of it is missing, and it is no track that fits and gets a fresh look: those
         come every third of a second, and cost a frame."""
         overlap = float(found[0].fits["silhouette"].iou) if target.tracked and found else 0.0
-        return overlap < settings.confirm_iou and is_cut(target.observation)
+        # another camera may see what one misses
+        cut = all(is_cut(seen) for seen in target.observations)
+        return overlap < settings.confirm_iou and cut
 
     def _has_colours(self, target: Target) -> bool:
         has_field = self.library[target.name].field is not None
-        return has_field and target.observation.colours is not None
+        return has_field and any(seen.colours is not None for seen in target.observations)
 
     def _keep(self, target: Target, cut: bool) -> int:
         """How many views are followed to the end at least."""
@@ -190,7 +200,7 @@ class PoseSearch:
         for i, target in enumerate(targets):
             vouched_for = never or target.is_category or target.tracked
             several = rivals_to_look_at(found[i], cut.get(i), vouched_for)
-            seen, poses = target.observation, []
+            seen, poses = target.observations[0], []
             for best in found[i][:several]:
                 pose = seen.crop_from_reference @ best.reference_from_object
                 poses += self.codebook(target.name).similar_views(pose, RIVALS, RIVAL_OVERLAP)
@@ -200,7 +210,7 @@ class PoseSearch:
         for i, is_cut_off in cut.items():
             if is_cut_off and found[i]:
                 best, middle = found[i][0], self.library[targets[i].name].box_center
-                angle = restart_angle(best, [targets[i].observation], CUT_RESTART)
+                angle = restart_angle(best, targets[i].observations, CUT_RESTART)
                 if angle is not None:
                     starts[i] = around(best.reference_from_object, angle, middle)
         self._add_from(starts, targets, found)
@@ -210,7 +220,7 @@ class PoseSearch:
         found stays unless the same pose fits clearly better: by less, a rough mask cannot tell."""
         chosen = [i for i, poses in enumerate(starts) if len(poses)]
         more = self.refiner.refine(
-            [[targets[i].observation] for i in chosen],
+            [targets[i].observations for i in chosen],
             [[Hypothesis(targets[i].name, pose) for pose in starts[i]] for i in chosen],
             RIVALS_KEEP,
             restart=False,
@@ -219,10 +229,10 @@ class PoseSearch:
         for i, own in zip(chosen, more, strict=True):
             if targets[i].given:
                 own = [one for one in own if self._is_news(one, targets[i], found[i])]
-            found[i] = self.refiner.merge(found[i] + own, [targets[i].observation])
+            found[i] = self.refiner.merge(found[i] + own, targets[i].observations)
 
     def _is_news(self, one: Hypothesis, target: Target, found: Sequence[Hypothesis]) -> bool:
-        model, camera = self.library[target.name], target.observation.crop_from_reference
+        model, camera = self.library[target.name], target.observations[0].crop_from_reference
         enough = (1.0 + CLEARLY) * (1.0 - one.fits["silhouette"].iou)
         return not any(
             1.0 - other.fits["silhouette"].iou < enough
@@ -231,24 +241,36 @@ class PoseSearch:
         )
 
     def _clear_of_what_is_behind(
-        self, frame: Frame, targets: Sequence[Target], found: Found, keep: int
+        self, frames: Sequence[Frame], targets: Sequence[Target], found: Found, keep: int
     ) -> None:
         """Refine once more those that are found to stand in front of another."""
-        fitting = {
-            target.label: (self.library[target.name], own[0].reference_from_object)
-            for target, own in zip(targets, found, strict=True)
-            if own and own[0].fits["silhouette"].iou >= POOR_IOU
-        }
-        touched = {t.label for t in targets if t.observation.unknown is not None} & set(fitting)
-        if len(fitting) < 2 or not touched:
-            return
-        behind = labels_behind(frame.masks, frame.camera, fitting)
-        again = [i for i, t in enumerate(targets) if t.label in touched and t.label in behind]
-        front = []
-        for target in (targets[i] for i in again):
-            masks = np.where(np.isin(frame.masks, list(behind[target.label])), 0, frame.masks)
-            front.append(replace(target, observation=target.observation.with_masks(masks)))
+        front: dict[int, Target] = {}
+        for number, frame in enumerate(frames):
+            there = {
+                seen.label: (i, seen)
+                for i, target in enumerate(targets)
+                for k, seen in target.seen
+                if k == number and found[i] and found[i][0].fits["silhouette"].iou >= POOR_IOU
+            }
+            touched = {label for label, (_, seen) in there.items() if seen.unknown is not None}
+            if len(there) < 2 or not touched:
+                continue
+            poses = {
+                label: (
+                    self.library[targets[i].name],
+                    seen.camera_from_reference @ found[i][0].reference_from_object,
+                )
+                for label, (i, seen) in there.items()
+            }
+            behind = labels_behind(frame.masks, frame.camera, poses)
+            for label in touched & set(behind):
+                i, seen = there[label]
+                masks = np.where(np.isin(frame.masks, list(behind[label])), 0, frame.masks)
+                front[i] = front.get(i, targets[i]).looking_again(number, seen.with_masks(masks))
+        again = sorted(front)
         # what half an outline has led astray may find its way from the start
         starts = [[*found[i], *targets[i].starts] for i in again]
-        for i, own in zip(again, self._refine(front, starts, keep), strict=True):
+        for i, own in zip(
+            again, self._refine([front[i] for i in again], starts, keep), strict=True
+        ):
             found[i] = own or found[i]

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "pose_refiner_ros"
 NAME = PACKAGE.name
 # From the bottom up; what stands beside each other knows nothing of each other.
 FLOORS = (
-    ("warp_start", "torch_threads", "settings"),
+    ("warp_start", "warp_threads", "torch_threads", "settings"),
     ("geometry", "files"),
     ("fields",),
     ("rendering",),

@@ -13,6 +13,7 @@ import numpy as np
 
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation
+from pose_refiner_ros.refinement.search import WRONG_DEPTH, depth_agrees
 from pose_refiner_ros.refinement.terms.prior import PosePrior
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ def category_prior(
     return PosePrior(hypothesis.camera_from_object, 0.5 * (information + information.T))
 
 
-def known_as_category(found: Hypothesis, estimate: Estimate) -> np.ndarray:
+def known_as_category(found: Hypothesis, estimate: Estimate, eye: np.ndarray) -> np.ndarray:
     """Covariance (6, 6) of a pose refined with a category's mesh: outline and encoder together, and
-    along the ray no better than the encoder has it, since the object's size is not known."""
+    along the ray no better than the encoder has it, since the object's size is not known. Where
+    its distance was measured the size does not matter. eye: (3,) where the camera is."""
     hypothesis = estimate.nearest(found.reference_from_object)
     together = np.linalg.inv(np.linalg.inv(found.covariance) + np.linalg.inv(hypothesis.covariance))
-    t = found.reference_from_object[:3, 3]
-    together[:3, :3] += hypothesis.distance_sigma**2 * np.outer(t, t)
+    if not (depth_agrees(found) or 0.0) > WRONG_DEPTH:
+        t = found.reference_from_object[:3, 3] - eye
+        together[:3, :3] += hypothesis.distance_sigma**2 * np.outer(t, t)
     return 0.5 * (together + together.T)

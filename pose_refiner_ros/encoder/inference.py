@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,19 @@ class Estimate:
         """The hypothesis that is turned least from a pose (4, 4)."""
         R = camera_from_object[:3, :3]
         return max(self.hypotheses, key=lambda h: float((h.camera_from_object[:3, :3] * R).sum()))
+
+    def moved(self, reference_from_camera: np.ndarray) -> Estimate:
+        """The same with poses in a reference that the camera is (4, 4) in."""
+        turn = reference_from_camera[:3, :3]
+        hypotheses = [
+            replace(
+                one,
+                camera_from_object=reference_from_camera @ one.camera_from_object,
+                covariance=in_axes(turn, one.covariance),
+            )
+            for one in self.hypotheses
+        ]
+        return Estimate(self.class_probabilities, hypotheses)
 
     def share_of(self, camera_from_object: np.ndarray) -> float:
         """The weight of the hypothesis nearest to a pose; never so little that nothing else could

@@ -20,9 +20,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from pose_refiner_ros.warp_start import start_warp_quietly
+from pose_refiner_ros.warp_threads import launch_over
 
 from .field import FieldError, RenderedRays, check_state
-from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions, launch_over
+from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions
 from .grid_march import march_kernels
 
 STEP = 0.5  # between samples of a ray, in voxels

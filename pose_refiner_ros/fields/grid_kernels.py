@@ -6,12 +6,8 @@ of such a row depends on the polynomial's degree, so functions and kernels are m
 """
 
 # No postponed annotations here: Warp evaluates them, and they name types made in functions.
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import warp as wp
@@ -206,45 +202,3 @@ def grid_functions(degree: int) -> GridFunctions:
     return GridFunctions(
         Arrays, Row, basis, basis_gradient, clip, jump, first_sample, next_sample, row, colour, look
     )
-
-
-_threads = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="grid")
-
-
-def cpu_threads() -> int:
-    """That launches are shared out among."""
-    return _threads._max_workers
-
-
-def launch_over(
-    kernel: Any, count: int, inputs: Sequence[Any], device: Any, least: int = 256
-) -> None:
-    """Launch a kernel over `count` items; its last parameter is the first item of its share.
-
-    Warp runs a launch on one CPU core, so there the items are shared out among threads, to each at
-    least `least`.
-    """
-    recorded_over(kernel, count, inputs, device, least)()
-
-
-def recorded_over(
-    kernel: Any, count: int, inputs: Sequence[Any], device: Any, least: int = 256
-) -> Callable[[], None]:
-    """What does `launch_over` with these very arrays, whenever it is called."""
-    if count == 0:
-        return lambda: None
-    device = wp.get_device(device)
-    shares = min(cpu_threads(), max(count // least, 1)) if device.is_cpu else 1
-    starts = [count * i // shares for i in range(shares + 1)]
-    launches = [
-        wp.launch(kernel, end - start, [*inputs, start], device=device, record_cmd=True).launch
-        for start, end in pairwise(starts)
-    ]
-    if shares == 1:
-        return launches[0]
-
-    def run() -> None:
-        for job in [_threads.submit(launch) for launch in launches]:
-            job.result()
-
-    return run

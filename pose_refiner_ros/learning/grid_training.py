@@ -25,11 +25,10 @@ from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import MAX_NODES, GridField
 from pose_refiner_ros.fields.grid_kernels import (
     COEFFICIENTS,
-    cpu_threads,
     grid_functions,
-    launch_over,
 )
 from pose_refiner_ros.warp_start import start_warp_quietly
+from pose_refiner_ros.warp_threads import cpu_threads, launch_over
 
 from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
 from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import warp as wp
 
-from pose_refiner_ros.fields.grid_kernels import launch_over
 from pose_refiner_ros.files.cache import cache_key, cached_arrays
+from pose_refiner_ros.warp_threads import launch_over
 
 from .mesh import Mesh
 

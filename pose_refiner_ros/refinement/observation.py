@@ -68,6 +68,12 @@ class Observation:
         """(3, 3) rotation, the identity unless the lens is a fisheye."""
         return (self.crop or self.whole_image).crop_from_camera
 
+    @property
+    def camera_from_reference(self) -> np.ndarray:
+        """(4, 4)."""
+        where = self.reference_from_camera
+        return np.eye(4) if where is None else inverse(where)
+
     @cached_property
     def crop_from_reference(self) -> np.ndarray:
         """(4, 4)."""

@@ -15,8 +15,8 @@ import numpy as np
 import warp as wp
 
 from pose_refiner_ros.fields.coarser import coarser
-from pose_refiner_ros.fields.grid_kernels import recorded_over
 from pose_refiner_ros.rendering.radiance import blur_lattice, mat46, trace_kernel
+from pose_refiner_ros.warp_threads import recorded_over
 
 from ..colours import TILES, ColourImage, Rays, chosen_rays, lattice_rays
 from ..host_buffer import HostBuffer, recorded
