@@ -61,8 +61,10 @@ def read_points(path: Path) -> np.ndarray:
         points = _pcd(path, _bytes(path))
     else:
         raise MeasuredError(f"points {path}: give a .pcd, .ply, .bin (KITTI) or .npy file")
-    if points.ndim != 2 or points.shape[1] < 3:
-        raise MeasuredError(f"points {path} have shape {points.shape}; they must be (N, 3)")
+    if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "iuf":
+        raise MeasuredError(
+            f"points {path} have shape {points.shape} of {points.dtype}; they must be (N, 3) numbers"
+        )
     points = np.asarray(points[:, :3], np.float32)
     return points[np.isfinite(points).all(axis=1)]
 
@@ -89,7 +91,8 @@ def _bytes(path: Path) -> bytes:
 
 def _numpy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise MeasuredError(f"{path} cannot be read as a numpy array: {error}") from error
 
@@ -99,7 +102,8 @@ def _ply(path: Path) -> np.ndarray:
 
     _bytes(path)  # says why, where it cannot be read
     try:
-        return np.asarray(trimesh.load(path, process=False).vertices)
+        loaded = trimesh.load(path, process=False)
+        return np.asarray(getattr(loaded, "vertices", np.zeros((0, 3))))  # else an empty scene
     except Exception as error:
         raise MeasuredError(f"points {path} are no PLY that trimesh can read: {error}") from error
 
@@ -129,7 +133,7 @@ def _pcd(path: Path, data: bytes) -> np.ndarray:
         kind = header[2]
         if kind == b"ascii":
             first = np.cumsum([0, *counts])
-            table = np.array(body.split(), float).reshape(number, -1)
+            table = np.array(body.split(), float).reshape(number, first[-1])
             return table[:, [first[c] for c in columns]]
         if kind == b"binary":
             rows = np.frombuffer(body, row, number)
@@ -140,7 +144,7 @@ def _pcd(path: Path, data: bytes) -> np.ndarray:
             first = np.cumsum([0, *(number * row[n].itemsize for n in row.names)])
             own = [np.frombuffer(body, row[c].base, number, first[c]) for c in columns]
             return np.stack(own, axis=1)
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise MeasuredError(f"points {path} are no PCD that can be read: {error}") from error
     raise MeasuredError(f"points {path}: DATA {kind.decode()} is not known")
 
@@ -161,6 +165,8 @@ def _lzf(data: bytes, size: int) -> bytes:
             i += 1
         begin = len(out) - ((control & 31) << 8) - data[i] - 1
         i += 1
+        if begin < 0:
+            raise ValueError("a copy of what is before the beginning")
         for k in range(begin, begin + length + 2):
             out.append(out[k])
     if len(out) != size:

@@ -85,7 +85,7 @@ def _at(frame: str, link: _Link, stamp: float) -> np.ndarray:
         nearest = min(after, len(stamps) - 1)
         if abs(stamps[nearest] - stamp) > HOLD_SECONDS:
             raise LookupError(
-                f"'{frame}' was last seen {stamp - stamps[nearest]:+.2f} s from the stamp asked for"
+                f"'{frame}' was seen {stamps[nearest] - stamp:+.2f} s from the stamp asked for"
             )
         return poses[nearest]
     before, span = after - 1, stamps[after] - stamps[after - 1]

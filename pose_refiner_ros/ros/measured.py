@@ -73,11 +73,13 @@ def decode_points(message):
     kinds = {fields[axis].datatype for axis in "xyz"}
     if len(kinds) > 1 or not kinds <= set(POINT_TYPES):
         raise BadInput("points", "points: x, y and z must be float32 or float64, all of them alike")
+    if message.width == 0 or message.height == 0:
+        return np.zeros((0, 3), np.float32)
     order, step = ">" if message.is_bigendian else "<", message.point_step
     stored = np.dtype(order + POINT_TYPES[kinds.pop()])
     data = np.frombuffer(message.data, np.uint8)
-    row_step = message.row_step or message.width * step
-    needed = max(message.height - 1, 0) * row_step + message.width * step
+    row_step = max(message.row_step, message.width * step)  # some publishers leave it 0
+    needed = (message.height - 1) * row_step + message.width * step
     farthest = max(fields[axis].offset for axis in "xyz") + stored.itemsize
     if farthest > step or len(data) < needed:
         raise BadInput(
@@ -85,8 +87,6 @@ def decode_points(message):
             f"points: {len(data)} bytes, but {message.width}x{message.height} points of {step} "
             f"bytes need {needed}",
         )
-    if message.width == 0 or message.height == 0:
-        return np.zeros((0, 3), np.float32)
     shape, strides = (message.height, message.width), (row_step, step)
     columns = [
         np.ndarray(shape, stored, data, fields[axis].offset, strides).ravel() for axis in "xyz"

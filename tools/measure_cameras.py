@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a second camera, or a camera that has moved, adds.
+
+    python tools/measure_cameras.py simulated [MESH[:UNIT] ...] [--apart 0.5] [--views 60]
+    python tools/measure_cameras.py lmo DATASET [--images 703 968] [--objects 5 6 8 10 12]
+
+simulated: one camera, and two side by side (metres apart, both turned towards the object); masks
+with borders as a network draws them. lmo: objects that stand still in several images whose cameras
+are known (views.json of the example data), by 1, 2, 4 and 8 images at once. Poses are those of the
+first camera. Columns as tools/measure_depth.py has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from measure_depth import CAMERA, SIGMA, START, Table
+from measure_range_bias import read_mesh, view
+
+from pose_refiner_ros.datasets.bop import BopDataset
+from pose_refiner_ros.evaluation.bop import perturbed
+from pose_refiner_ros.evaluation.mask_noise import move_border
+from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.geometry.pose import inverse, rigid
+from pose_refiner_ros.objects.library import ObjectLibrary
+from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
+from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.rendering.scene import render_scene
+
+MESHES = ("vehicle:sedan", "vehicle:van")
+
+
+def simulated(options: argparse.Namespace, table: Table) -> None:
+    for argument in options.meshes or MESHES:
+        mesh = read_mesh(argument)
+        name = Path(argument.split(":")[1 if argument.startswith("vehicle") else 0]).stem
+        model = ObjectModel(name, mesh, simplify_for_silhouette(mesh))
+        pipeline = Pipeline({name: model}, device="cpu")
+        pipeline.warm_up()
+        rng = np.random.default_rng(options.seed)
+        for _ in range(options.views):
+            truth = view(mesh, rng.uniform(80.0, 240.0), rng, street=False)
+            second = rigid(np.eye(3), (options.apart, 0.0, 0.0))
+            ahead = truth[2, 3]
+            turn = np.arctan2(options.apart, ahead)
+            c, s = np.cos(turn), np.sin(turn)
+            second[:3, :3] = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+            start = perturbed(truth, START[0], 0.3 * model.diameter, rng)
+            frames = []
+            for where in (np.eye(4), second):
+                drawn = render_scene([mesh], (inverse(where) @ truth)[None], CAMERA)
+                mask = move_border((drawn.labels == 1).astype(np.uint8), rng, SIGMA)
+                frames.append(Frame(mask, CAMERA, {1: name}, reference_from_camera=where))
+            frames[0].initial_poses = {1: [start]}
+            for count in (1, 2):
+                began = time.perf_counter()
+                for pose in pipeline.process(frames[:count]):
+                    seconds = time.perf_counter() - began
+                    table.add(f"{name}, {count} cameras", pose, truth, model, seconds)
+
+
+def lmo(options: argparse.Namespace, table: Table) -> None:
+    data = BopDataset(options.dataset, "test")
+    library = ObjectLibrary.load(data.models_path)
+    pipeline = Pipeline(library, device="cpu")
+    pipeline.warm_up()
+    images = {image.im_id: image for image in data}
+    scene = next(iter(images.values())).scene
+    first, last = options.images
+    cameras, still = {}, {}
+    for arrangement in json.loads((scene / "views.json").read_text()):
+        for key, one in arrangement["images"].items():
+            if first <= int(key) <= last:
+                move = np.eye(4)  # camera_from_reference
+                move[:3, :3] = np.reshape(one["cam_R_w2c"], (3, 3))
+                move[:3, 3] = 1e-3 * np.array(one["cam_t_w2c"])
+                cameras[int(key)], still[int(key)] = inverse(move), set(one["still"])
+    order = sorted(cameras)
+    for repeat in range(options.repeats):
+        for anchor in order:
+            rng = np.random.default_rng((repeat, anchor))
+            others = [key for key in order if key != anchor]
+            chosen = [anchor, *rng.permutation(others)]
+            frames = [degraded(images[key], library, options.objects, rng) for key in chosen]
+            for frame, key in zip(frames, chosen, strict=True):
+                frame.reference_from_camera = inverse(cameras[anchor]) @ cameras[key]
+                frame.labels = {n: m for n, m in frame.labels.items() if n in still[key]}
+            truths = {one.obj_id: one.camera_from_object for one in images[anchor].instances}
+            starts = {n: [perturbed(truths[n], *START, rng)] for n in frames[0].labels}
+            frames[0].initial_poses = starts
+            for count in (1, 2, 4, 8):
+                began = time.perf_counter()
+                poses = pipeline.process(frames[:count], report=lambda label, text: None)
+                seconds = (time.perf_counter() - began) / max(len(poses), 1)
+                for pose in poses:
+                    if pose.label in starts:
+                        model = library[pose.name]
+                        table.add(f"{count} images", pose, truths[pose.label], model, seconds)
+
+
+def degraded(image, library: ObjectLibrary, objects, rng) -> Frame:
+    """Masks of objects as a network draws them; labels are BOP's numbers."""
+    masks = np.zeros(image.camera.size, np.uint16)
+    labels = {}
+    for instance in image.instances:
+        mask = image.mask(instance, "visib")
+        if mask is not None:
+            own = move_border(mask.astype(np.uint8), rng, SIGMA)
+            masks[(own > 0) & (masks == 0)] = instance.obj_id
+            model = library.by_bop_id(instance.obj_id)
+            if model is not None and instance.obj_id in objects and mask.sum() > 200:
+                labels[instance.obj_id] = model.name
+    return Frame(masks, image.camera, labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    kinds = parser.add_subparsers(required=True)
+    one = kinds.add_parser("simulated")
+    one.add_argument("meshes", nargs="*")
+    one.add_argument("--apart", type=float, default=0.5)
+    one.add_argument("--views", type=int, default=60)
+    one.add_argument("--seed", type=int, default=1)
+    one.set_defaults(run=simulated)
+    one = kinds.add_parser("lmo")
+    one.add_argument("dataset", type=Path)
+    one.add_argument("--images", type=int, nargs=2, default=(703, 968))
+    one.add_argument("--objects", type=int, nargs="+", default=(5, 6, 8, 10, 12))
+    one.add_argument("--repeats", type=int, default=2)
+    one.set_defaults(run=lmo)
+    options = parser.parse_args()
+    table = Table()
+    options.run(options, table)
+    table.print()
+
+
+if __name__ == "__main__":
+    main()
