@@ -30,6 +30,7 @@ from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.normal_equations import NormalEquations, PoseBatch, allocate
 from pose_refiner_ros.refinement.observation import observe_image, observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.terms.depth import DepthTerm
 from pose_refiner_ros.refinement.terms.prior import PosePrior, PriorTerm
 from pose_refiner_ros.refinement.terms.radiance import RadianceTerm
 from pose_refiner_ros.refinement.terms.silhouette import SilhouetteTerm
@@ -78,6 +79,22 @@ def _silhouette(device: str) -> Figures:
     pivots = {one.name: one.box_center for one in models}
     term = SilhouetteTerm(models, pivots, 16, device)
     seen = [observe_mask(_label_image(), label, CAMERA) for label in (1, 2)]
+    starts = _about(Hypothesis("ell", FRONT), 6) + _about(Hypothesis("box", BACK), 6)
+    return _looked(term, starts, [(i, seen[i // 6]) for i in range(12)], pivots, device)
+
+
+def _depth(device: str) -> Figures:
+    """Measured points on two objects, some of them far off."""
+    models = {"ell": ELL, "box": BOX}
+    pivots = {name: one.box_center for name, one in models.items()}
+    term = DepthTerm(models, pivots, 16, device)
+    rng = np.random.default_rng(3)
+    seen = []
+    for label, thing, at in ((1, ELL, FRONT), (2, BOX, BACK)):
+        points = thing.mesh.vertices[rng.integers(len(thing.mesh.vertices), size=200)]
+        points = points @ at[:3, :3].T + at[:3, 3] + rng.normal(0.0, 0.01, (200, 3))
+        points = np.column_stack([points, np.full(200, 0.003)]).astype(np.float32)
+        seen.append(observe_mask(_label_image(), label, CAMERA).with_points(points, 0.005))
     starts = _about(Hypothesis("ell", FRONT), 6) + _about(Hypothesis("box", BACK), 6)
     return _looked(term, starts, [(i, seen[i // 6]) for i in range(12)], pivots, device)
 
@@ -251,6 +268,7 @@ def _about(one: Hypothesis, count: int) -> list[Hypothesis]:
 
 CASES: dict[str, Callable[[str], Figures]] = {
     "silhouette": _silhouette,
+    "depth": _depth,
     "prior": _prior,
     "radiance": _radiance(exposure=False),
     "radiance with exposure": _radiance(exposure=True),

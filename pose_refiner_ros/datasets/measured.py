@@ -63,7 +63,8 @@ def read_points(path: Path) -> np.ndarray:
         raise MeasuredError(f"points {path}: give a .pcd, .ply, .bin (KITTI) or .npy file")
     if points.ndim != 2 or points.shape[1] < 3 or points.dtype.kind not in "iuf":
         raise MeasuredError(
-            f"points {path} have shape {points.shape} of {points.dtype}; they must be (N, 3) numbers"
+            f"points {path} have shape {points.shape} of {points.dtype}; they must be (N, 3) "
+            "numbers"
         )
     points = np.asarray(points[:, :3], np.float32)
     return points[np.isfinite(points).all(axis=1)]

@@ -106,20 +106,24 @@ def points_of_depth(
     """
     own = (masks == label).view(np.uint8)
     x, y, width, height = cv2.boundingRect(own)
-    stride = int(np.sqrt(width * height / MOST_PIXELS)) or 1
-    part = slice(y, y + height, stride), slice(x, x + width, stride)
-    own, z = np.ascontiguousarray(own[part]), depth[part].astype(np.float32)
-    z *= np.float32(scale)
-    known = (z > 0.0) & (z < FARTHEST)
-    z[~known] = 0.0
-    sigma = DEPTH_SIGMA[0] + DEPTH_SIGMA[1] * z * z
-    nearest = cv2.erode(np.where(known, z, FARTHEST), _BESIDE)
-    smooth = cv2.dilate(z, _BESIDE) - nearest < JUMP * z + 6.0 * sigma
-    inner = cv2.erode(own, _BESIDE, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    for usable in (inner.view(bool) & smooth & known, own.view(bool) & smooth & known):
-        rows, columns = _spread(usable)
+    wide = int(np.sqrt(width * height / MOST_PIXELS)) or 1
+    for stride, border in ((wide, 1), (1, 1), (1, 0)):  # where there is little, closer
+        part = slice(y, y + height, stride), slice(x, x + width, stride)
+        z = depth[part].astype(np.float32)
+        z *= np.float32(scale)
+        known = (z > 0.0) & (z < FARTHEST)
+        z[~known] = 0.0
+        sigma = DEPTH_SIGMA[0] + DEPTH_SIGMA[1] * z * z
+        nearest = cv2.erode(np.where(known, z, FARTHEST), _BESIDE)
+        known &= cv2.dilate(z, _BESIDE) - nearest < JUMP * z + 6.0 * sigma
+        inside = np.ascontiguousarray(own[part])
+        if border:
+            inside = cv2.erode(inside, _BESIDE, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        rows, columns = np.nonzero(inside.view(bool) & known)
         if len(rows) >= LEAST_POINTS:
             break
+    chosen = _evenly(len(rows))
+    rows, columns = rows[chosen], columns[chosen]
     pixels = (stride * np.stack([columns, rows], axis=-1) + (x, y)).astype(np.float64)
     rays = camera.rays(pixels)
     points = rays * (z[rows, columns] / rays[:, 2])[:, None]
@@ -137,14 +141,6 @@ def points_of_scan(scan: np.ndarray, masks: np.ndarray, label: int, camera: Came
     scan = scan[masks[pixels[:, 1], pixels[:, 0]] == label]
     scan = scan[_evenly(len(scan))]
     return np.column_stack([scan, np.full(len(scan), SCAN_SIGMA)]).astype(np.float32)
-
-
-def _spread(usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of at most MOST_POINTS pixels, evenly over a mask (H, W)."""
-    stride = int(np.sqrt(np.count_nonzero(usable) / MOST_POINTS)) or 1
-    rows, columns = np.nonzero(usable[::stride, ::stride])
-    chosen = _evenly(len(rows))
-    return rows[chosen] * stride, columns[chosen] * stride
 
 
 def _evenly(count: int) -> np.ndarray:
@@ -177,7 +173,7 @@ def doubt_about(pose: np.ndarray, points: np.ndarray, model: ObjectModel) -> str
     ratio = float(np.median(measured / found))
     told = (
         f"what was measured of {model.name} does not lie on it in any pose that fits the mask "
-        f"(it is {ratio:.2g} times as far away): the mask alone placed it; "
+        f"(it is {float(f'{ratio:.2g}'):g} times as far away): the mask alone placed it; "
     )
     for factor, why in UNITS.items():
         if abs(abs(np.log(ratio)) - np.log(factor)) < UNIT_TOLERANCE:

@@ -14,6 +14,7 @@ TYPES = {
     "points": ("sensor_msgs/msg/PointCloud2",),
 }
 REQUIRED = ("masks", "camera_info")
+PACKED = ("/compressed", "/compressedDepth")  # what image_transport adds to a topic
 NONE = "none"  # what a user gives for "do without"
 
 MASK_NAME = re.compile(r"mask|segment|label|instance", re.IGNORECASE)
@@ -94,7 +95,7 @@ def _choose(role, types, found):
     near = [t for t in candidates if _namespace(t) in {_namespace(f) for f in found.values() if f}]
     if len(candidates) > 1 and near:
         candidates = near
-    raw = [t for t in candidates if not t.endswith("/compressed")]
+    raw = [t for t in candidates if not t.endswith(PACKED)]
     if len(candidates) > 1 and len(raw) == 1 and _same_but_for_compression(raw[0], candidates):
         candidates = raw
     if len(candidates) == 1:
@@ -116,7 +117,7 @@ def _choose(role, types, found):
 
 
 def _same_but_for_compression(raw, candidates):
-    return all(t == raw or t == f"{raw}/compressed" for t in candidates)
+    return all(t == raw or t in [raw + end for end in PACKED] for t in candidates)
 
 
 def _last(topic):
@@ -124,8 +125,8 @@ def _last(topic):
 
 
 def _namespace(topic):
-    if topic.endswith("/compressed"):
-        topic = topic.removesuffix("/compressed")
+    for end in PACKED:
+        topic = topic.removesuffix(end)
     return topic.rsplit("/", 1)[0]
 
 

@@ -39,7 +39,7 @@ def test_cuda_says_what_the_cpu_says(case):
 
 
 # what reads and writes arrays from the host
-HOST = ["silhouette", "prior", "radiance with exposure", "refiner"]
+HOST = ["silhouette", "depth", "prior", "radiance with exposure", "refiner"]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in HOST])
