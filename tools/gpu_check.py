@@ -66,7 +66,7 @@ PACKAGES = (
 BATCHES = (1, 4, 16, 64, 256, 1024, 4096)
 RAY_BATCHES = (1, 12, 100)
 MOST_OBJECTS = 64  # of a batch; the rest are hypotheses of the same
-LANES = {"terms.silhouette_kernel": 128, "rendering.coverage": 128}  # a block of threads a pose
+LANES = {"terms.silhouette_kernel": 128, "rendering.coverage": 128, "terms.depth_kernel": 64}
 
 
 class OutOfTime(BaseException):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from node_bench import REAL_NODE, ROOT, TIMEOUT, values_of
 from ros_messages import MUG, camera_info, header, image, write_library
-from sensor_msgs.msg import Image, PointCloud2, PointField
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.objects.library import ObjectLibrary
