@@ -382,33 +382,20 @@ def encoder(options: argparse.Namespace, report: Report) -> None:
         times.append((done, time.perf_counter()))
         last.update(figures)
 
-    def speed() -> float:
-        """Steps a second, without the start and the validation."""
-        (first, begun), (done, ended) = times[0], times[-2]
-        return (done - first) / (ended - begun)
-
-    def train(steps: int, every: int) -> None:
-        times.clear()
-        wanted = TrainingOptions(
-            steps, warm_up=min(500, steps // 5), log_every=every, checkpoint_every=10**9,
-            workers=0 if options.quick else max(1, min(8, (os.cpu_count() or 1) - 2)),
+    steps = 60 if options.quick else options.encoder_steps
+    wanted = TrainingOptions(
+        steps, warm_up=min(500, steps // 5), log_every=max(steps // 20, 1), checkpoint_every=10**9,
+        workers=0 if options.quick else max(1, min(8, (os.cpu_count() or 1) - 2)),
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        train_on(
+            collection, EncoderSettings(CLUSTERS), Path(folder), wanted, 1,
+            "cpu" if options.device == "cpu" else "gpu",
+            progress=progress, validation_batches=2 if options.quick else 8,
         )  # fmt: skip
-        accelerator = "cpu" if options.device == "cpu" else "gpu"
-        with TemporaryDirectory() as folder:
-            train_on(
-                collection, EncoderSettings(CLUSTERS), Path(folder), wanted, 1, accelerator,
-                progress=progress, validation_batches=2 if options.quick else 8,
-            )  # fmt: skip
-
-    begun, first = time.perf_counter(), 20 if options.quick else 200
-    train(first, first // 8 or 1)
-    report["steps_per_second, first"] = speed()
-    # starting and ending cost seconds that grow with the workers, and come again
-    beside = report["seconds beside the steps"] = time.perf_counter() - begun - first / speed()
-    seconds = min(options.encoder_seconds, 0.8 * (options.left() - 1.2 * beside))
-    steps = int(min(max(speed() * seconds, 30), 30_000))
-    train(steps, max(steps // 20, 1))
-    report["steps"], report["steps_per_second"] = steps, speed()
+    # the start, and the validation at the end, take most of a minute beside the steps
+    (first, begun), (done, ended) = times[0], times[-2]
+    report["steps"], report["steps_per_second"] = steps, (done - first) / (ended - begun)
     report["loss"] = {k: v for k, v in last.items() if not k.startswith("val_")}
     report |= {name: value for name, value in last.items() if name.startswith("val_")}
     report["passed"] = report["val_accuracy"] > (0.0 if options.quick else 0.6)
@@ -506,7 +493,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bop", type=Path, nargs="*", default=[], help="data sets to be recorded")
     parser.add_argument("--photos", type=Path, help="posed photos, instead of rendered ones")
     parser.add_argument("--field-seconds", type=float, default=25.0)
-    parser.add_argument("--encoder-seconds", type=float, default=60.0)
+    parser.add_argument("--encoder-steps", type=int, default=2500)
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
     if unknown := [name for name in chosen if name not in BLOCKS]:
