@@ -27,7 +27,6 @@ from pose_refiner_ros.frame import (
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.geometry.pose import about, inverse, transform_problem
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.pose_search import PoseSearch, Target
 from pose_refiner_ros.refinement.depth_points import (
     DepthError,
@@ -424,17 +423,18 @@ class Pipeline:
                 target.starts[0].reference_from_object,
             )
             chosen = int((belief * np.exp(-0.5 * (turned / START_SIGMA) ** 2)).argmax())
-        symmetries = self.library[target.name].symmetries
-        return weighed([_object_pose(target, one, symmetries) for one in found], belief, chosen)
+        model = self.library[target.name]
+        return weighed([_object_pose(target, one, model) for one in found], belief, chosen)
 
 
-def _object_pose(target: Target, found: Hypothesis, symmetries: Symmetries) -> ObjectPose:
+def _object_pose(target: Target, found: Hypothesis, model: ObjectModel) -> ObjectPose:
     """A hypothesis as the user gets it, yet without score and quality. Of poses that look the same
     it is the one nearest to where the object was said to be."""
     outline, pose = found.fits["silhouette"], found.reference_from_object
-    covariance = found.covariance
+    covariance, symmetries = found.covariance, model.symmetries
     if target.is_category:
-        covariance = known_as_category(found, target.estimate, target.observations[0].eye)
+        eye = target.observations[0].eye
+        covariance = known_as_category(found, target.estimate, eye, model.diameter)
     if target.given and symmetries.any:
         pose = symmetries.closest_equivalent(pose, target.starts[0].reference_from_object)
         covariance = about(pose[:3, 3] - found.reference_from_object[:3, 3], covariance)

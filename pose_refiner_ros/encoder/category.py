@@ -36,13 +36,17 @@ def category_prior(
     return PosePrior(hypothesis.camera_from_object, 0.5 * (information + information.T))
 
 
-def known_as_category(found: Hypothesis, estimate: Estimate, eye: np.ndarray) -> np.ndarray:
+def known_as_category(
+    found: Hypothesis, estimate: Estimate, eye: np.ndarray, diameter: float
+) -> np.ndarray:
     """Covariance (6, 6) of a pose refined with a category's mesh: outline and encoder together, and
-    along the ray no better than the encoder has it, since the object's size is not known. Where
-    its distance was measured the size does not matter. eye: (3,) where the camera is."""
+    along the ray no better than the encoder has it, since the object's size is not known: its
+    distance, or, where that was measured, how far its middle is behind its surface. eye: (3,) where
+    the camera is; diameter: of the mesh, metres."""
     hypothesis = estimate.nearest(found.reference_from_object)
     together = np.linalg.inv(np.linalg.inv(found.covariance) + np.linalg.inv(hypothesis.covariance))
-    if not (depth_agrees(found) or 0.0) > WRONG_DEPTH:
-        t = found.reference_from_object[:3, 3] - eye
-        together[:3, :3] += hypothesis.distance_sigma**2 * np.outer(t, t)
+    t = found.reference_from_object[:3, 3] - eye
+    if (depth_agrees(found) or 0.0) > WRONG_DEPTH:
+        t *= 0.5 * diameter / np.linalg.norm(t)
+    together[:3, :3] += hypothesis.distance_sigma**2 * np.outer(t, t)
     return 0.5 * (together + together.T)

@@ -102,7 +102,7 @@ def refined(covariance_: np.ndarray) -> Hypothesis:
 
 def test_the_distance_is_as_unsure_as_the_objects_size():
     fit = covariance(1e-4, 1e-3)  # an outline that fits tells everything but the size
-    known = known_as_category(refined(fit), estimate(TRUTH, distance_sigma=0.08), np.zeros(3))
+    known = known_as_category(refined(fit), estimate(TRUTH, distance_sigma=0.08), np.zeros(3), 1.0)
     np.testing.assert_allclose(known, known.T)
     assert (np.linalg.eigvalsh(known) > 0).all()
     ray = TRUTH[:3, 3] / np.linalg.norm(TRUTH[:3, 3])
@@ -115,7 +115,9 @@ def test_the_distance_is_as_unsure_as_the_objects_size():
 
 def test_two_opinions_are_surer_than_one():
     outline = np.diag([1e-4, 1e-4, 1e-2, 1e-2, 1e-2, 100.0])  # an axis that no outline fixes
-    known = known_as_category(refined(outline), estimate(TRUTH, distance_sigma=1e-6), np.zeros(3))
+    known = known_as_category(
+        refined(outline), estimate(TRUTH, distance_sigma=1e-6), np.zeros(3), 1.0
+    )
     said = covariance(0.02, 0.05)
     assert (np.diag(known) <= np.minimum(np.diag(outline), np.diag(said)) + 1e-9).all()
     assert known[5, 5] == pytest.approx(0.05**2, rel=1e-3)
