@@ -55,17 +55,18 @@ class Frame:
 
     Several of one moment, or of a scene that stands still, go into the pipeline together:
     reference_from_camera (4, 4) says where each camera is (None: in the reference), and objects are
-    the same where their labels are, or, where frames have ids (label -> number), their names and
-    numbers.
+    the same where their labels and names are, or, where frames have ids (label -> number), their
+    names and numbers.
 
     masks: (H, W) integer label image, 0 = background; labels: label in masks -> object name, or
     None where the encoder is to say; initial_poses: label -> camera_from_object guesses (4, 4),
     the likeliest first; image: (H, W, 3) uint8 RGB, for objects that have a field (silhouettes do
     not use it); depth: (H, W) registered to the masks, along the optical axis, float metres or
     whole numbers times depth_scale metres, 0 or NaN where unknown; scan: (N, 3) points that a laser
-    scanner, say, has measured, camera axes, metres; tracked: labels whose initial poses come from
-    the frame before, so that no others are tried as long as one of them fits; search: labels for
-    which all views are tried beside the initial poses in any case.
+    scanner, say, has measured, camera axes, metres, scan_age seconds before or after the masks;
+    tracked: labels whose initial poses come from the frame before, so that no others are tried as
+    long as one of them fits; search: labels for which all views are tried beside the initial poses
+    in any case.
     """
 
     masks: np.ndarray
@@ -76,6 +77,7 @@ class Frame:
     depth: np.ndarray | None = None
     depth_scale: float = 0.001
     scan: np.ndarray | None = None
+    scan_age: float = 0.0
     tracked: Collection[int] = ()
     search: Collection[int] = ()
     reference_from_camera: np.ndarray | None = None
@@ -142,6 +144,8 @@ def merged(frames: Sequence[Frame]) -> tuple[Frame, dict[int, list[tuple[int, in
     for i, frame in enumerate(frames):
         for label, name in frame.labels.items():
             same = (name, frame.ids[label]) if frame.ids and label in frame.ids else label
+            if name and (labels.get(numbers.get(same)) or name) != name:
+                same = label, name  # another object under the same label
             if same not in numbers:
                 free = max(places, default=0) + 1
                 numbers[same] = free if label in places else label
@@ -149,9 +153,10 @@ def merged(frames: Sequence[Frame]) -> tuple[Frame, dict[int, list[tuple[int, in
             labels[number] = labels.get(number) or name
             places.setdefault(number, []).append((i, label))
             for pose in frame.initial_poses.get(label, ()):
-                where = frame.reference_from_camera
-                moved = pose if where is None else np.asarray(where) @ np.asarray(pose)
-                starts.setdefault(number, []).append(moved)
+                pose, where = np.asarray(pose, np.float64), frame.reference_from_camera
+                if where is not None and not transform_problem(pose):  # else it is told later
+                    pose = np.asarray(where) @ pose
+                starts.setdefault(number, []).append(pose)
             tracked |= {number} if label in frame.tracked else set()
             search |= {number} if label in frame.search else set()
     one = replace(frames[0], labels=labels, initial_poses=starts, tracked=tracked, search=search)

@@ -97,8 +97,9 @@ class Pipeline:
         labels = {1: model.name}
         if self.encoder is not None:
             masks[4:28, 4:28], labels[2] = 2, None
-        image = np.zeros((96, 96, 3), np.uint8)
-        self.process(Frame(masks, camera, labels, image=image), report=lambda label, text: None)
+        image, depth = np.zeros((96, 96, 3), np.uint8), np.ones((96, 96), np.float32)
+        frame = Frame(masks, camera, labels, image=image, depth=depth)
+        self.process(frame, report=lambda label, text: None)
 
     def process(
         self,
@@ -164,7 +165,7 @@ class Pipeline:
                     )
                     continue
                 if depth is not None or scan is not None:
-                    seen = measured_in(seen, masks, depth, frame.depth_scale, scan)
+                    seen = measured_in(seen, masks, depth, frame.depth_scale, scan, frame.scan_age)
                 observations[label].append((number, seen))
                 if seen.second_part > TWO_PARTS:
                     report(
@@ -176,7 +177,8 @@ class Pipeline:
             found = [seen for each in observations.values() for i, seen in each if i == number]
             nowhere = found and all(seen.points is None for seen in found)
             if nowhere and not (depth is None and scan is None):
-                report(None, "the depth knows nothing within the masks: masks alone are compared")
+                what = "the points (is their transform right?)" if depth is None else "the depths"
+                report(None, f"none of {what} lies within a mask: masks alone are compared")
         for own in observations.values():
             own.sort(key=lambda one: -one[1].area / one[1].crop.scale ** 2)
         return {label: own for label, own in observations.items() if own}
@@ -394,6 +396,8 @@ class Pipeline:
             self._baseline = Baseline(
                 self.settings.refinement, self.refiner, self.encoder, self.device
             )
+        if any(seen.points is not None for target in targets for seen in target.observations):
+            report(None, f"depth is not used: it is for the solver, not for {self._baseline.kind}")
         starts = [target.starts or self._search.views(target, self.settings) for target in targets]
         return self._baseline.refine(
             [target.observations for target in targets], starts, self.settings.keep, report

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pose_refiner_ros.frame import POOR_IOU, Frame
+from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
@@ -98,14 +99,21 @@ class PoseSearch:
         seen = target.observations[0]
         count = max(settings.hypotheses, FIELD_VIEWS if self._has_colours(target) else 0)
         guesses = self.codebook(target.name).match(seen, count, look_beyond)
-        if seen.points is not None and guesses:
-            model = self.library[target.name]
-            moved = at_measured_distance(np.array(guesses), seen.points, model)
+        poses = seen.reference_from_crop @ np.array(guesses).reshape(-1, 4, 4)
+        measured = next((one for one in target.observations if one.points is not None), None)
+        if measured is not None and len(poses):
+            model, camera = self.library[target.name], measured.crop_from_reference
+            before = camera @ poses
+            moved = at_measured_distance(before, measured.points, model)
             # a view whose size tells another distance than what was measured is another view
-            depth, before = (poses_at[:, 2, 3] for poses_at in (moved, np.array(guesses)))
-            likely = np.abs(np.log(depth / before)) < OTHER_DISTANCE
-            guesses = moved[likely] if np.count_nonzero(likely) >= LEAST_LIKELY else moved
-        return [Hypothesis(target.name, seen.reference_from_crop @ pose) for pose in guesses]
+            near, far = (
+                np.linalg.norm(about_point(one, model.box_center)[:, :3, 3], axis=1)
+                for one in (moved, before)
+            )
+            likely = np.abs(np.log(near / far)) < OTHER_DISTANCE
+            moved = moved[likely] if np.count_nonzero(likely) >= LEAST_LIKELY else moved
+            poses = measured.reference_from_crop @ moved
+        return [Hypothesis(target.name, pose) for pose in poses]
 
     def find(self, frames: Sequence[Frame], targets: Sequence[Target], settings: Settings) -> Found:
         """The refined hypotheses of each object of frames that belong together."""

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pose_refiner_ros.geometry.pose import transform_problem
+
 _PCD_TYPES = {"F": "f", "I": "i", "U": "u"}
 
 
@@ -80,6 +82,8 @@ def read_transform(path: Path) -> np.ndarray:
         raise MeasuredError(f"transform {path} has {len(numbers)} numbers; give 4x4 or 3x4")
     transform = np.eye(4)
     transform.ravel()[: len(numbers)] = numbers
+    if problem := transform_problem(transform):
+        raise MeasuredError(f"transform {path}: {problem}")
     return transform
 
 

@@ -128,8 +128,9 @@ def run_bop(
     progress(0, len(images))
     for done, image in enumerate(images, start=1):
         targets = list(_targets(image, library, options.masks, skipped))
+        depth = _depth(image, skipped) if targets and options.depth == "auto" else None
         for repeat in range(options.repeats if targets else 0):
-            attempts = _estimate(pipeline, image, targets, options, repeat)
+            attempts = _estimate(pipeline, image, depth, targets, options, repeat)
             for attempt in attempts:
                 rows.append(_row(image, attempt, repeat, measures))
                 if attempt.pose is not None:
@@ -195,12 +196,24 @@ def _targets(
             yield _Target(instance, mask, candidates)
 
 
+def _depth(image: BopImage, skipped: list[str]) -> np.ndarray | None:
+    try:
+        return image.depth()
+    except BopError as error:
+        skipped.append(f"{image}: depth not used: {error}")
+        return None
+
+
 def _estimate(
-    pipeline: Pipeline, image: BopImage, targets: list[_Target], options: Options, repeat: int
+    pipeline: Pipeline,
+    image: BopImage,
+    depth: np.ndarray | None,
+    targets: list[_Target],
+    options: Options,
+    repeat: int,
 ) -> list[_Attempt]:
     """One attempt at each target of an image, in their order."""
     attempts = []
-    depth = image.depth() if options.depth == "auto" else None
     # Visible masks share one label image, so that each hides the others; full ones overlap.
     groups = [targets] if options.masks == "visib" else [[target] for target in targets]
     for group in groups:

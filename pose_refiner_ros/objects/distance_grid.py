@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from pose_refiner_ros.warp_threads import launch_over
 from .mesh import Mesh
 
 wp.set_module_options({"enable_backward": False})
+log = logging.getLogger(__name__)
 
 _VERSION = 1  # of what is stored
 NODES = 96  # along the longest side
@@ -61,6 +63,7 @@ def signed_distances(
 
 
 def _build(mesh: Mesh, origin: np.ndarray, voxel: float, nodes) -> dict[str, np.ndarray]:
+    log.info("distances to a surface of %d faces are computed, once per mesh", len(mesh.faces))
     points = wp.array((mesh.vertices - origin).astype(np.float32), dtype=wp.vec3, device="cpu")
     faces = wp.array(mesh.faces.astype(np.int32).ravel(), dtype=wp.int32, device="cpu")
     surface = wp.Mesh(points, faces, support_winding_number=True)

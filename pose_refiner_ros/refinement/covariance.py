@@ -22,16 +22,15 @@ MIN_NOISE = 0.05
 GROUPS = (1, 2, 3, 4)
 
 
-def pose_covariance(
-    evidence: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], diameter: np.ndarray
-) -> np.ndarray:
+def pose_covariance(evidence: Sequence[Sequence[np.ndarray]], diameter: np.ndarray) -> np.ndarray:
     """Covariances (B, 6, 6), twist order (v, w), of poses at the minimum of a cost: of outlines, of
     colours, of several kinds of evidence.
 
-    evidence: of each kind (hessian, slope, sectors). hessian: (B, 6, 6) Gauss-Newton matrices,
-    which take the distance to the mask to grow by 1 per pixel; slope: (B,) how fast it really grows
-    across the outline (a rough border is near on both sides); sectors: (B, S, 6) the gradient's
-    parts by direction as seen from the object. diameter: (B,) metres.
+    evidence: of each kind (hessian, slope, sectors) or with least_noise as well. hessian: (B, 6, 6)
+    Gauss-Newton matrices, which take the distance to the mask to grow by 1 per pixel; slope: (B,)
+    how fast it really grows across the outline (a rough border is near on both sides); sectors:
+    (B, S, 6) the gradient's parts by direction as seen from the object; least_noise: (B,) that the
+    noise level is not below. diameter: (B,) metres.
 
     The sandwich H^-1 (sum G G^T) H^-1 with residuals alike within a group of directions (the
     clustered form of White 1980) is reduced to one noise level per pose and kind, which is far
@@ -42,7 +41,7 @@ def pose_covariance(
     scale = np.ones((len(diameter), 6))
     scale[:, :3] = np.asarray(diameter, np.float64)[:, None]
     both = scale[:, :, None] * scale[:, None, :]
-    parts = [_information(*one, scale, both) for one in evidence]
+    parts = [_information(scale, both, *one) for one in evidence]
     values, vectors = parts[0]
     if len(parts) > 1:
         total = sum((v * d[:, None, :]) @ np.swapaxes(v, 1, 2) for d, v in parts)
@@ -52,7 +51,12 @@ def pose_covariance(
 
 
 def _information(
-    hessian: np.ndarray, slope: np.ndarray, sectors: np.ndarray, scale, both
+    scale: np.ndarray,
+    both: np.ndarray,
+    hessian: np.ndarray,
+    slope: np.ndarray,
+    sectors: np.ndarray,
+    least_noise: np.ndarray | float = MIN_NOISE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """slope^2 H / s^2 of one kind of evidence, in units of the object's size: eigenvalues (B, 6)
     and eigenvectors (B, 6, 6)."""
@@ -67,7 +71,7 @@ def _information(
     grouped = grouped @ (scale[:, :, None] * vectors * whitened[:, None, :])
     square = np.add.reduceat((grouped * grouped).sum(axis=2), first, axis=1)
     level = square * used / (np.maximum(parameters, 1) * np.maximum(used - parameters, 1))
-    noise = np.maximum(level.max(axis=1), MIN_NOISE)
+    noise = np.maximum(level.max(axis=1), least_noise)
     return values * (np.clip(slope, 0.3, 1.2) ** 2 / noise)[:, None], vectors
 
 

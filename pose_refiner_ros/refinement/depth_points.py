@@ -22,6 +22,7 @@ DEPTH_OFFSET_SIGMA = 0.005
 DEPTH_PATCH = 60.0  # pixels over which its noise is alike
 SCAN_SIGMA = 0.02  # of a laser scanner's point
 SCAN_OFFSET_SIGMA = 0.01
+SPEED = 3.0  # metres per second that objects may move by between a scan and the mask
 # A depth whose neighbours differ by more than this (share of the distance, beside six standard
 # deviations) mixes what is in front and what is behind.
 JUMP = 0.03
@@ -76,29 +77,30 @@ def measured_in(
     depth: np.ndarray | None,
     depth_scale: float,
     scan: np.ndarray | None,
+    scan_age: float = 0.0,
 ) -> Observation:
     """An observation with what was measured in its mask: of the depth image (H, W) if that shows
-    anything there, else of the scan (N, 3). depth_scale: metres per unit of whole numbers."""
+    anything there, else of the scan (N, 3). depth_scale: metres per unit of whole numbers;
+    scan_age: seconds between scan and mask."""
     label, camera = seen.label, seen.crop.camera
     if depth is not None:
         scale = depth_scale if depth.dtype.kind in "iu" else 1.0
-        points = points_of_depth(depth, masks, label, camera, scale)
+        points, pixels = points_of_depth(depth, masks, label, camera, scale)
         if len(points) >= LEAST_POINTS:
-            pixels = seen.area / seen.crop.scale**2
             alike = max(DEPTH_PATCH * len(points) / pixels, 1.0)
             return seen.with_points(points, DEPTH_OFFSET_SIGMA, alike)
     if scan is not None:
         points = points_of_scan(scan, masks, label, camera)
         if len(points) >= LEAST_POINTS:
-            return seen.with_points(points, SCAN_OFFSET_SIGMA)
+            return seen.with_points(points, np.hypot(SCAN_OFFSET_SIGMA, SPEED * scan_age))
     return seen
 
 
 def points_of_depth(
     depth: np.ndarray, masks: np.ndarray, label: int, camera: Camera, scale: float = 1.0
-) -> np.ndarray:
+) -> tuple[np.ndarray, int]:
     """Points (P, 4) float32 in camera axes, metres, of one label, each with its standard deviation
-    along the ray.
+    along the ray; and of how many pixels with a depth they are.
 
     depth: (H, W) times scale metres along the optical axis, 0 or NaN where unknown; masks: (H, W)
     labels. Pixels at the mask's border and at steps of the depth are left out: there two surfaces
@@ -122,13 +124,13 @@ def points_of_depth(
         rows, columns = np.nonzero(inside.view(bool) & known)
         if len(rows) >= LEAST_POINTS:
             break
-    chosen = _evenly(len(rows))
+    chosen, count = _evenly(len(rows)), stride**2 * len(rows)
     rows, columns = rows[chosen], columns[chosen]
     pixels = (stride * np.stack([columns, rows], axis=-1) + (x, y)).astype(np.float64)
     rays = camera.rays(pixels)
     points = rays * (z[rows, columns] / rays[:, 2])[:, None]
     good = np.isfinite(points).all(axis=1) & (rays[:, 2] > 0.0)
-    return np.column_stack([points, sigma[rows, columns]])[good].astype(np.float32)
+    return np.column_stack([points, sigma[rows, columns]])[good].astype(np.float32), count
 
 
 def points_of_scan(scan: np.ndarray, masks: np.ndarray, label: int, camera: Camera) -> np.ndarray:

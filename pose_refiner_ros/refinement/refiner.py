@@ -14,12 +14,12 @@ from pose_refiner_ros.geometry.pose import about, about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.settings import Settings
 
-from .covariance import pose_covariance, symmetry_covariance
+from .covariance import MIN_NOISE, pose_covariance, symmetry_covariance
 from .hypotheses import Hypothesis, around, best_distinct
 from .observation import Observation
 from .search import colour_rms, colours_differ, fits_to_the_pixel, restart_angle
 from .solver import Level, Solver
-from .terms import ResidualTerm
+from .terms import ResidualTerm, TermFit
 from .terms.depth import DepthTerm
 from .terms.prior import PriorTerm
 from .terms.silhouette import SilhouetteTerm
@@ -394,13 +394,7 @@ class Refiner:
             if not names:
                 continue
             models = [self.models[one.object] for one in own]
-            evidence = [
-                tuple(
-                    np.array([getattr(one.fits[name], part) for one in own], np.float64)
-                    for part in ("hessian", "slope", "sectors")
-                )
-                for name in names
-            ]
+            evidence = [_evidence([one.fits[name] for one in own]) for name in names]
             covariances = pose_covariance(evidence, np.array([m.diameter for m in models]))
             pivots = np.array([self._pivot[one.object] for one in own])
             arms = [one.reference_from_object[:3, :3] for one in own] @ pivots[..., None]
@@ -422,6 +416,13 @@ class Refiner:
         if any(one.fits[name].has_masks for name in names):
             names.remove("silhouette")
         return tuple(names)
+
+
+def _evidence(fits: Sequence[TermFit]) -> list[np.ndarray]:
+    """What `pose_covariance` takes of one kind."""
+    parts = [[getattr(fit, part) for fit in fits] for part in ("hessian", "slope", "sectors")]
+    least = [MIN_NOISE if fit.least_noise is None else fit.least_noise for fit in fits]
+    return [np.array(values, np.float64) for values in (*parts, least)]
 
 
 def _begun(index: int, one: Hypothesis) -> Hypothesis:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pose_refiner_ros.geometry.frame_tree import FrameTree
 from pose_refiner_ros.ros.bag_topics import BagError, BagTopics, find_topics
+from pose_refiner_ros.ros.reports import kind_of
 
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
 
@@ -181,6 +182,7 @@ class _Estimator:
         pipeline.warm_up()
         self._processor = FrameProcessor(pipeline, self._library)
         self._frame_tree = FrameTree()
+        self._told = {}  # kind of a report -> the first of it
         self._processor.transforms = self
         self._assembler = FrameAssembler(on_skip=self._skip, on_jump_back=self._processor.reset)
         self._assembler.options = SyncOptions(
@@ -221,7 +223,7 @@ class _Estimator:
                 continue
             self._frame_tree.add(parent, child, stamp, matrix, static)
 
-    def matrix(self, target_frame, source_frame, stamp):
+    def matrix(self, target_frame, source_frame, stamp, timeout=0.0):
         """target_from_source (4, 4) by the bag's TF, as TransformLookup has it."""
         from pose_refiner_ros.ros.conversions import nanoseconds
 
@@ -253,7 +255,8 @@ class _Estimator:
             self._write(answer, received, recorder)
 
     def _report(self, text):
-        self.summary.reports[text] += 1
+        # what differs in its numbers alone is one
+        self.summary.reports[self._told.setdefault(kind_of(text), text)] += 1
 
     def _write(self, answer, received, recorder):
         from pose_refiner_ros.ros import bag_messages

@@ -19,6 +19,8 @@ NONE = "none"  # what a user gives for "do without"
 
 MASK_NAME = re.compile(r"mask|segment|label|instance", re.IGNORECASE)
 DEPTH_NAME = re.compile(r"depth", re.IGNORECASE)
+NO_DEPTH = re.compile(r"infra|/compressed$")  # another camera's, or what JPEG has left of it
+NO_SCAN = re.compile(r"map|octo|voxel", re.IGNORECASE)
 REGISTERED_NAME = re.compile(r"registered|aligned|depth_to_color|depth/compressedDepth$")
 NO_IMAGE_NAME = re.compile(r"depth|overlay|debug|disparity|infra|left_raw|theora", re.IGNORECASE)
 
@@ -85,9 +87,11 @@ def _choose(role, types, found):
     elif role == "initial_poses":
         candidates = [t for t in candidates if "initial" in t]
     elif role == "depth":  # in the camera's own pixels, or nobody knows where
-        candidates = [t for t in candidates if DEPTH_NAME.search(t)]
+        candidates = [t for t in candidates if DEPTH_NAME.search(t) and not NO_DEPTH.search(t)]
         registered = [t for t in candidates if REGISTERED_NAME.search(t)]
         candidates = registered or [t for t in candidates if _last(t) == "depth"]
+    elif role == "points":
+        candidates = [t for t in candidates if not NO_SCAN.search(t)]
     exact = [t for t in candidates if _last(t) == role]
     if len(candidates) > 1 and len(exact) == 1:
         candidates = exact

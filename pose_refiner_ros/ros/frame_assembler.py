@@ -7,10 +7,14 @@ integer of nanoseconds, `now` is in seconds of any steady clock.
 """
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 INPUTS = ("masks", "image", "camera_info", "detections", "initial_poses", "depth", "points")
+
+# Masks wait for depth where this share of the last ones, so many, had one of their stamp: a camera
+# that is slower than the masks must not slow them down.
+DEPTH_COMES, DEPTH_HISTORY, DEPTH_TRIALS = 0.7, 10, 5
 
 # Stamps that go back further than this are a new recording, not messages out of order.
 JUMP_BACK = 500_000_000
@@ -44,6 +48,7 @@ class SyncOptions:
     # Whether someone publishes them, so that waiting makes sense.
     images_expected: bool = False
     depth_expected: bool = False
+    depth_stopped: bool = False
     detections_expected: bool = False
 
 
@@ -137,6 +142,7 @@ class FrameAssembler:
         self._buffers = {name: StampedBuffer() for name in INPUTS if name != "masks"}
         self._last_taken = None
         self._last_image = None  # the message that take_image gave
+        self._had_depth = deque(maxlen=DEPTH_HISTORY)  # of the last masks
 
     def clear(self):
         with self._lock:
@@ -223,6 +229,8 @@ class FrameAssembler:
 
     def _drop(self, dropped, reason):
         for pending in list(dropped):
+            if pending.waiting_for == WAITING_FOR_DEPTH:
+                self._had_depth.append(False)
             self._pending.remove(pending)
             self._on_skip(reason)
 
@@ -260,15 +268,21 @@ class FrameAssembler:
                     return None
 
         depth, problem = self._partner("depth", pending), ""
-        if depth is None and options.depth_expected:
-            if not expired and self._may_come("depth", pending):
+        if options.depth_expected or options.depth_stopped:
+            before = self._had_depth
+            comes = len(before) < DEPTH_TRIALS or sum(before) >= DEPTH_COMES * len(before)
+            comes &= options.depth_expected
+            if depth is None and comes and not expired and self._may_come("depth", pending):
                 pending.waiting_for = WAITING_FOR_DEPTH
                 return None
-            nearest = self.counts.nearest.get("depth")
-            off = (
-                "none is kept" if nearest is None else f"the nearest is {nearest:+.3f} s from them"
-            )
-            problem = f"no depth with the stamp of the masks ({off}): masks alone are compared"
+            self._had_depth.append(depth is not None)
+            if depth is None and not sum(self._had_depth):
+                nearest = self.counts.nearest.get("depth")
+                off = "" if nearest is None else f" (the nearest is {nearest:+.3f} s from it)"
+                problem = (
+                    f"no depth has the stamp of the masks{off}: masks alone are compared; "
+                    f"sync_slop is {options.sync_slop} s"
+                )
 
         pending.waiting_for = NEWER_FRAME
         return FrameMessages(

@@ -2,6 +2,7 @@
 """One frame's messages to poses: decode, name the labels, follow the objects, refine. Runs in the
 worker thread; publishes nothing."""
 
+import time
 from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
@@ -11,9 +12,11 @@ from pose_refiner_ros.frame import Frame, FrameError, no_object_for, weighed
 from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.ros import images, labels, measured
 from pose_refiner_ros.ros.bad_input import BadInput
-from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose
+from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose, nanoseconds
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
 from pose_refiner_ros.tracking.naming import ClassMemory
+
+RETRY_SECONDS = 1.0  # after which a transform that was not there is asked for again
 
 
 @dataclass
@@ -41,6 +44,7 @@ class FrameProcessor:
         self._tracker = IdentityTracker(library)
         self._classes = ClassMemory()
         self._numbers = {}  # (class, track id) -> published id
+        self._no_transform = {}  # frame of a cloud -> when it was asked for in vain
         self._followed = WeakKeyDictionary()  # track of the class memory -> that of the tracker
 
     def reset(self):
@@ -230,17 +234,30 @@ class FrameProcessor:
             except BadInput as error:
                 report(f"{error}; it is not used")
         if messages.points is not None:
-            source = messages.points.header
-            try:
-                points = measured.decode_points(messages.points)
-                if source.frame_id != header.frame_id:
-                    camera_from_points = self.transforms.matrix(
-                        header.frame_id, source.frame_id, source.stamp
-                    )
-                    points = points @ camera_from_points[:3, :3].T + camera_from_points[:3, 3]
-                frame.scan = points
-            except (BadInput, ValueError, LookupError) as error:
-                report(f"points are not used: {error}")
+            self._add_points(frame, messages, header, report)
+
+    def _add_points(self, frame, messages, header, report):
+        source, now = messages.points.header, time.monotonic()
+        try:
+            move = None
+            if source.frame_id != header.frame_id:
+                if now - self._no_transform.get(source.frame_id, -RETRY_SECONDS) < RETRY_SECONDS:
+                    return  # it has been told
+                try:
+                    # clouds wait for their masks longer than transforms for theirs
+                    stamp, timeout = source.stamp, 0.0
+                    move = self.transforms.matrix(header.frame_id, source.frame_id, stamp, timeout)
+                except LookupError:
+                    self._no_transform[source.frame_id] = now
+                    raise
+            points = measured.decode_points(messages.points)
+            if move is not None:
+                points = points @ move[:3, :3].T + move[:3, 3]
+            frame.scan = points
+            if messages.stamp and nanoseconds(source.stamp):
+                frame.scan_age = abs(nanoseconds(source.stamp) - messages.stamp) / 1e9
+        except (BadInput, ValueError, LookupError) as error:
+            report(f"points are not used: {error}")
 
     def _initial_poses(self, messages, header, names, report):
         """{label: [camera_from_object]} from the message, for the labels they belong to."""

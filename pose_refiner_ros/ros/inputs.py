@@ -74,6 +74,10 @@ class Inputs:
             self._incompatible[topic] = explanation
             self._node.get_logger().error(explanation)
 
+    def stopped(self, name):
+        """Whether a stream was there and is over."""
+        return name in self._last and not self.expected(name)
+
     def expected(self, name):
         """Whether a stream is alive, so that waiting for its next message makes sense."""
         return time.monotonic() - self._last.get(name, -inf) < STREAM_SECONDS

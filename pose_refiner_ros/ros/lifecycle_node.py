@@ -309,6 +309,7 @@ class PoseRefinerNode(LifecycleNode):
             points_max_age=values.points_max_age,
             images_expected=inputs.expected("image"),
             depth_expected=inputs.expected("depth"),
+            depth_stopped=inputs.stopped("depth"),
             detections_expected=inputs.detections_expected,
         )
         # in turns, so that neither keeps the worker from the other

@@ -28,7 +28,8 @@ class TermFit:
     pixels of the outline, or colour in [0, 1]; hessian: (B, 6, 6) Gauss-Newton matrix of this term
     alone; sectors: (B, S, 6) parts of its gradient whose residuals are alike, S a multiple of 12
     (`covariance.py` groups them); slope: (B,) how fast residuals really grow, relative to the
-    matrix; has_masks: (B,) whether all masks of a pose are in this term as well, as opacity.
+    matrix; least_noise: (B,) of the residuals, in the unit of the cost, where it is known
+    beforehand; has_masks: (B,) whether all masks of a pose are in this term as well, as opacity.
 
     Of silhouettes: iou over known pixels; visible: share of the outline on known pixels. Of
     colours: colour_rms: that of the pixels which both mask and field cover, covered: their share of
@@ -40,6 +41,7 @@ class TermFit:
     hessian: np.ndarray | None = None
     sectors: np.ndarray | None = None
     slope: np.ndarray | None = None
+    least_noise: np.ndarray | None = None
     iou: np.ndarray | None = None
     visible: np.ndarray | None = None
     colour_rms: np.ndarray | None = None

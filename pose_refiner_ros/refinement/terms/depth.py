@@ -28,7 +28,7 @@ BLOCK = 64
 CUTOFF = 3.0  # standard deviations: a point farther off may be something else
 COARSE_REACH = 0.1  # diameters: a point nearer than that may be the object's at the coarse scale
 # How exactly a mesh is the object's surface, and one that stands for a category, in diameters.
-SHAPE_SIGMA = 0.002
+SHAPE_SIGMA = 0.004
 CATEGORY_SIGMA = 0.03
 # The cost of an outline says more than it knows: what is wrong with it is alike over a stretch of
 # the border. Its variance times that stretch makes the costs comparable: of a usual mask, photo
@@ -78,6 +78,7 @@ class DepthTerm:
         self._own_buffer = HostBuffer(self._own, ["hessian", "cost"])
         self._kernels: dict[tuple[int, int], Callable[..., None]] = {}
         self._slots: dict[Observation, int] = {}
+        self._units = np.zeros(0)  # of the poses: the mean of their observations'
 
     def prepare(self, names: Sequence[str]) -> None:
         """Have the grids of objects ready."""
@@ -129,9 +130,10 @@ class DepthTerm:
         self._buffer.write("first", np.cumsum([0, *number]))
         self._buffer.write("observation", [self._slots[seen] for _, seen in rows])
         self._buffer.write("grid", [numbers.get(pose.object, 0) for pose in poses])
-        self._buffer.write("offset", np.zeros(len(rows), np.float32))
         self._buffer.write("alike", [_alike(seen, exact[i]) for i, seen in rows])
-        self._buffer.write("unit", [_unit(seen, exact[i]) for i, seen in rows])
+        units = np.array([_unit(seen, exact[i]) for i, seen in rows])
+        self._buffer.write("unit", units)
+        self._units = np.bincount([i for i, _ in rows], units, count) / np.maximum(number, 1)
         sigma = np.where(exact, SHAPE_SIGMA, CATEGORY_SIGMA) * diameters
         self._buffer.write("shape_sigma", sigma)
         self._buffer.write("reach", COARSE_REACH * diameters)
@@ -160,6 +162,7 @@ class DepthTerm:
             hessian=self._own_buffer.read("hessian", count).copy(),
             sectors=self._buffer.read("sectors", count).copy(),
             slope=np.ones(count),
+            least_noise=self._units,
             covered=agree / np.maximum(points, 1.0),
         )
 

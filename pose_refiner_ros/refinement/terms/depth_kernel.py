@@ -17,7 +17,7 @@ wp.set_module_options({"enable_backward": False})
 # Points are grouped by the part of the object that they are on, twelve around it times four along:
 # residuals within one are taken as correlated when the covariance is estimated.
 SECTORS = wp.constant(48)
-BACK = wp.constant(0.0)  # cosine: a surface that looks away by more is not seen
+SETTLING = wp.constant(4)  # every how manyth point tells the offset at first
 AGREES = wp.constant(0.25)  # weight of a point that is as far off as the cutoff
 
 
@@ -46,7 +46,6 @@ class DepthPoints:
     # by row as well
     alike: wp.array(dtype=wp.float32)  # of how many points the noise is one
     unit: wp.array(dtype=wp.float32)  # of the cost: what the noise of an outline costs there
-    offset: wp.array(dtype=wp.float32)  # by which all distances seem to be too large, metres
     # (B,) over all observations: points, those that agree, sums of their robust weights and of
     # weight times (r / sigma)^2
     measures: wp.array(dtype=wp.vec4)
@@ -128,8 +127,10 @@ def compare_point(
     scaled = inverse * (R * wp.vec3(found[0], found[1], found[2]))
     along = wp.dot(scaled, ray)
     share = limit * limit / (limit * limit + z * z)
-    if along > BACK * wp.length(scaled):
-        share = 0.0  # the back of the object is not what was measured
+    # The back of the object is not what was measured; of what is thinner than the grid can tell
+    # both sides are the front.
+    if along > 0.0 and wp.abs(found[3]) > batch.voxel[batch.grid[pose]]:
+        share = 0.0
     turn = wp.cross(arm, scaled)
     J = -wp.spatial_vector(scaled[0], scaled[1], scaled[2], turn[0], turn[1], turn[2])
     # of Geman and McClure
@@ -149,7 +150,7 @@ def linearize_depth(
 ):
     """Normal equations of each active pose by all points that were measured of it, kept in `own`
     and added to `total`. What a change of the offset would explain as well is taken from them
-    (Schur), and it settles from one call to the next."""
+    (Schur)."""
     pose, lane = wp.tid()
     if poses.active[pose] == 0:
         return
@@ -173,7 +174,16 @@ def linearize_depth(
         hessian = wp.spatial_matrix()
         gradient = wp.spatial_vector()
         coupling = wp.spatial_vector()
-        offset = batch.offset[row]
+        sigma = batch.offset_sigma[seen]
+        prior = batch.alike[row] / (float(stride) * sigma * sigma)
+        offset = float(0.0)
+        for _settling in range(2):
+            few = wp.vec2()
+            for i in range(begin, end, SETTLING * lanes * stride):
+                J, told = compare_point(batch, pose, i, offset, R, t, cutoff, coarse)
+                few += told[1] * told[2] * wp.vec2(told[2], told[0])
+            few = float(SETTLING) * wp.tile_sum(wp.tile(few, preserve_type=True))[0]
+            offset -= (few[1] + prior * offset) / (few[0] + prior)
         by_offset = wp.vec2()  # second derivative, first
         counts = wp.vec4()  # cost, weight, points, those that agree
         square = float(0.0)
@@ -202,8 +212,6 @@ def linearize_depth(
         for a in range(6):
             for b in range(a):
                 hessian[a, b] = hessian[b, a]
-        sigma = batch.offset_sigma[seen]
-        prior = batch.alike[row] / (float(stride) * sigma * sigma)
         inverse = 1.0 / (by_offset[0] + prior)
         pull_back = by_offset[1] + prior * offset
         change = -inverse * pull_back
@@ -221,7 +229,6 @@ def linearize_depth(
                 unit * cost,
                 unit * counts[1],
             )
-            batch.offset[row] = offset + change
         measures += wp.vec4(counts[2], counts[3], counts[1], square)
         if with_sectors != 0:
             for i in range(begin, end, lanes * stride):
