@@ -31,6 +31,8 @@ TOPICS = [
     ("masks", "Instance masks, a label image, sensor_msgs/Image"),
     ("detections", "Class of each label in the masks, vision_msgs/Detection2DArray"),
     ("initial_poses", "Poses to start from (optional), vision_msgs/Detection3DArray"),
+    ("depth", "Depth image registered to that camera (optional), sensor_msgs/Image"),
+    ("points", "Points of a laser scanner (optional), sensor_msgs/PointCloud2"),
     (
         "initialpose",
         "Where the camera is in scene_field, geometry_msgs/PoseWithCovarianceStamped",

@@ -12,9 +12,9 @@ from pose_refiner_ros.objects.surface import ranges_to_surface
 
 from .observation import Observation
 
-MOST_POINTS = 256  # of an observation; more say little more
+MOST_POINTS = 192  # of an observation; more say little more
 LEAST_POINTS = 8
-MOST_PIXELS = 64**2  # around an object that are looked at
+MOST_PIXELS = 48**2  # around an object that are looked at
 # Standard deviation of a depth: constant and by the distance squared, as stereo and structured
 # light have it; and of what all depths of a picture are off by together.
 DEPTH_SIGMA = 0.002, 0.002

@@ -20,7 +20,8 @@ Around it:
     parameters.py       the table of all parameters; docs/parameters.md is made from it;
                         declaration.py what one of them is
     qos.py              publishers and subscriptions whose QoS can be overridden
-    conversions.py      cameras and poses; images.py pictures; labels.py which label is which object
+    conversions.py      cameras and poses; images.py pictures; measured.py depths and points;
+                        labels.py which label is which object
     watchdog.py         says why nothing is published; diagnostics.py /diagnostics;
                         statistics.py counts and times; reports.py throttles the log;
                         log_bridge.py passes on what the core logs

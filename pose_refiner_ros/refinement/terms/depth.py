@@ -28,7 +28,7 @@ BLOCK = 64
 CUTOFF = 3.0  # standard deviations: a point farther off may be something else
 COARSE_REACH = 0.1  # diameters: a point nearer than that may be the object's at the coarse scale
 # How exactly a mesh is the object's surface, and one that stands for a category, in diameters.
-SHAPE_SIGMA = 0.004
+SHAPE_SIGMA = 0.003
 CATEGORY_SIGMA = 0.03
 # The cost of an outline says more than it knows: what is wrong with it is alike over a stretch of
 # the border. Its variance times that stretch makes the costs comparable: of a usual mask, photo
