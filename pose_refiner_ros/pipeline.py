@@ -122,6 +122,7 @@ class Pipeline:
         if follow is not None:
             nameless = [label for label in estimates if not frame.labels[label]]
             follow({label: self._names_of(estimates[label]) for label in nameless})
+            frame, _ = merged(frames)  # which it may have changed
         targets = self._targets(frames, frame, observations, estimates, report)
         poses = []
         for target, found in zip(targets, self._find(frames, targets, report), strict=True):

@@ -203,6 +203,28 @@ class FrameAssembler:
                     return frame
             return None
 
+    def take_near(self, stamp, now):
+        """The complete frame whose masks have this stamp, within the slop, or None. Older masks are
+        skipped."""
+        with self._lock:
+            slop = self.options.sync_slop * 1e9
+            near = [p for p in self._pending if abs(p.stamp - stamp) <= slop]
+            self._drop([p for p in self._pending if p.stamp < stamp - slop], NEWER_FRAME)
+            for pending in sorted(near, key=lambda p: abs(p.stamp - stamp)):
+                frame = self._complete(pending, now)
+                if frame is not None:
+                    self._pending.remove(pending)
+                    self._last_taken = pending.stamp
+                    return frame
+            return None
+
+    def may_have(self, stamp):
+        """Whether masks with this stamp are there, or may still come."""
+        with self._lock:
+            slop = self.options.sync_slop * 1e9
+            newest = max([p.stamp for p in self._pending] + [self._last_taken or 0])
+            return newest <= stamp + slop
+
     def take_image(self):
         """The newest image, with its calibration and without masks; None if it was taken so before,
         or is not complete."""

@@ -13,6 +13,7 @@ from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.ros import images, labels, measured
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose, nanoseconds
+from pose_refiner_ros.tracking.across_cameras import same_objects
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
 from pose_refiner_ros.tracking.naming import ClassMemory
 
@@ -53,8 +54,9 @@ class FrameProcessor:
         self._classes.reset()
         self._numbers.clear()
 
-    def process(self, messages, parameters, with_image, report):
-        """An Answer to FrameMessages; BadInput if there can be none.
+    def process(self, messages, parameters, with_image, report, others=None):
+        """An Answer to FrameMessages; BadInput if there can be none. others: {name: FrameMessages}
+        of further cameras.
 
         report(text) receives what was wrong with parts of the frame.
         """
@@ -95,7 +97,8 @@ class FrameProcessor:
             tracks.update(self._follow(messages.stamp, observations, frame.labels, named))
             self._add_starts(frame, tracks, messages, header, parameters, note)
 
-        poses = self._estimate(frame, named, parameters, note, follow)
+        frames = [frame, *self._others(frame, header, others or {}, parameters, report)]
+        poses = self._estimate(frames, named, parameters, note, follow)
         if parameters.labels_are_ids:
             ids = {label: label for label in tracks}
         else:
@@ -123,7 +126,41 @@ class FrameProcessor:
                 report(label, no_object_for(one.name, one.probability))
         return {label: one for label, one in named.items() if one.name in self.library}
 
-    def _estimate(self, frame, named, parameters, report, follow):
+    def _others(self, frame, header, others, parameters, report):
+        """Frames of further cameras, with the labels of the first one's objects."""
+        frames = []
+        for name, messages in others.items():
+            try:
+                masks = images.decode_labels(messages.masks)
+                rectified = parameters.image_is_rectified
+                camera = camera_from_info(messages.camera_info, masks.shape, rectified)
+                own = self._header(messages, lambda label, text: None)
+                if own.frame_id == header.frame_id:
+                    raise BadInput("camera frame", f"its frame is the first's, '{own.frame_id}'")
+                where = self.transforms.matrix(header.frame_id, own.frame_id, own.stamp, 0.0)
+            except (BadInput, LookupError) as error:
+                report(f"camera {name} is left out: {error}")
+                continue
+            names = labels.name_labels(
+                labels.labels_in(masks),
+                messages.detections,
+                labels.parse_label_names(parameters.label_names),
+                self.library,
+                lambda label, text, name=name: report(f"camera {name}: label {label}: {text}"),
+                False,
+            )
+            other = Frame(masks, camera, names, reference_from_camera=where)
+            other.ids = same_objects(frame, other, self.library)
+            other.labels = {label: names[label] for label in other.ids}
+            if parameters.depth != "never":
+                self._add_measured(other, messages, own, report)
+            frames.append(other)
+        if frames:
+            frame.ids = {label: label for label in frame.labels}
+        return frames
+
+    def _estimate(self, frames, named, parameters, report, follow):
+        frame = frames[0]
         self.pipeline.settings = replace(
             self.pipeline.settings,
             hypotheses=parameters.max_hypotheses,
@@ -133,7 +170,8 @@ class FrameProcessor:
             depth=parameters.depth,
         )
         try:
-            poses = self.pipeline.process(frame, report, follow)
+            seen = frame if len(frames) == 1 else frames
+            poses = self.pipeline.process(seen, report, follow)
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
         poses = [_with_class(pose, named.get(pose.label)) for pose in poses]

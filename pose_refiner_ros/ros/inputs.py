@@ -19,8 +19,9 @@ STREAM_SECONDS = 2.0
 class Inputs:
     """Subscribes, and hands every message to the assembler."""
 
-    def __init__(self, node, assembler, wake, compressed, depth_transport):
-        """depth_transport: raw or compressedDepth; "" for no depth and no points."""
+    def __init__(self, node, assembler, wake, compressed, depth_transport, camera=""):
+        """depth_transport: raw or compressedDepth; "" for no depth and no points. camera: before
+        the names of the topics, where there are several."""
         self._node = node
         self._assembler = assembler
         self._wake = wake
@@ -30,9 +31,10 @@ class Inputs:
         self._incompatible = {}  # topic -> explanation
         self._last = {}  # of streams that masks wait for: seconds when something came
         self._detections_published = False
+        self._camera = f"{camera}/" if camera else ""
         image_topic = "image"
         if compressed:  # where image_transport puts it, also after remapping of `image`
-            image_topic = node.resolve_topic_name("image") + "/compressed"
+            image_topic = node.resolve_topic_name(f"{self._camera}image") + "/compressed"
         self._subscribe("image", CompressedImage if compressed else Image, image_topic)
         self._subscribe("camera_info", CameraInfo)
         self._subscribe("masks", Image)
@@ -41,18 +43,22 @@ class Inputs:
         if depth_transport:
             depth_topic, compressed = "depth", depth_transport != "raw"
             if compressed:
-                depth_topic = f"{node.resolve_topic_name('depth')}/{depth_transport}"
+                depth_topic = node.resolve_topic_name(f"{self._camera}depth")
+                depth_topic += f"/{depth_transport}"
             self._subscribe("depth", CompressedImage if compressed else Image, depth_topic)
             self._subscribe("points", PointCloud2)
 
     def _subscribe(self, name, message_type, topic=None):
+        topic = topic or name
+        if not topic.startswith("/"):
+            topic = self._camera + topic
         package = message_type.__module__.split(".")[0]
         self._types[name] = f"{package}/msg/{message_type.__name__}"
-        self._topics[name] = self._node.resolve_topic_name(topic or name)
+        self._topics[name] = self._node.resolve_topic_name(topic)
         self._subscriptions[name] = qos.create_subscription(
             self._node,
             message_type,
-            topic or name,
+            topic,
             partial(self._on_message, name),
             self._on_incompatible,
         )

@@ -17,6 +17,7 @@ from std_srvs.srv import Trigger
 
 from pose_refiner_ros.ros import diagnostics, log_bridge, parameters, watchdog
 from pose_refiner_ros.ros.bad_input import BadInput, TransformError
+from pose_refiner_ros.ros.camera_set import CameraSet
 from pose_refiner_ros.ros.frame_assembler import FrameAssembler, InputCounts, SyncOptions
 from pose_refiner_ros.ros.inputs import Inputs
 from pose_refiner_ros.ros.loading import LoadError, load
@@ -69,6 +70,8 @@ class PoseRefinerNode(LifecycleNode):
         self._load_error = ""
         self._transforms = TransformLookup(self)
         self._inputs = None
+        self._others = {}  # name -> Inputs of further cameras
+        self._cameras = CameraSet(self._assembler, {})
         self._outputs = None
         self._scene = None  # a SceneCamera, where there is a scene_field
         self._scene_next = False  # of masks and images that wait, which are looked at first
@@ -77,7 +80,7 @@ class PoseRefinerNode(LifecycleNode):
         self._worker = Worker(
             self._take,
             self._process,
-            lambda: self._assembler.wait_seconds(time.monotonic()),
+            lambda: self._cameras.wait_seconds(time.monotonic()),
             self._on_error,
         )
         self.create_service(Trigger, "~/reset", self._on_reset)
@@ -159,6 +162,8 @@ class PoseRefinerNode(LifecycleNode):
     def on_activate(self, state):
         values = parameters.read(self)
         frames = {"target_frame": values.target_frame}
+        if len(values.cameras) > 1:
+            frames["cameras"] = ", ".join(values.cameras)
         if self._scene is not None:
             frames["scene_tf_child"] = values.scene_tf_child
         for name, frame in frames.items():
@@ -183,13 +188,19 @@ class PoseRefinerNode(LifecycleNode):
         self._assembler.counts = InputCounts()
         self._statistics.last_answer = None
         self._processor.reset()
-        self._inputs = Inputs(
-            self,
-            self._assembler,
-            self._worker.wake,
-            values.image_transport == "compressed",
-            "" if values.depth == "never" else values.depth_transport,
+        first, *others = [name for name in values.cameras if name] or [""]
+        self._cameras = CameraSet(
+            self._assembler, {name: FrameAssembler(self._statistics.skip) for name in others}
         )
+        depth_transport = "" if values.depth == "never" else values.depth_transport
+        compressed = values.image_transport == "compressed"
+
+        def subscribe(assembler, camera):
+            wake = self._worker.wake
+            return Inputs(self, assembler, wake, compressed, depth_transport, camera)
+
+        self._inputs = subscribe(self._assembler, first)
+        self._others = {name: subscribe(one, name) for name, one in self._cameras.others.items()}
         self._inputs.look_at_graph()
         self._active_since = time.monotonic()
         topics = ", ".join(self._inputs.topics().values())
@@ -222,9 +233,10 @@ class PoseRefinerNode(LifecycleNode):
     def _stop_work(self, timeout=FRAME_SECONDS):
         self._active_since = None
         if self._inputs is not None:
-            self._inputs.destroy()
-            self._inputs = None
-        self._assembler.clear()
+            for inputs in (self._inputs, *self._others.values()):
+                inputs.destroy()
+            self._inputs, self._others = None, {}
+        self._cameras.clear()
         if not self._worker.wait_idle(timeout):
             self.get_logger().warning("the worker is still busy")
         if self._outputs is not None:
@@ -245,7 +257,7 @@ class PoseRefinerNode(LifecycleNode):
     # ---- services ----
 
     def _on_reset(self, request, response):
-        self._assembler.clear()
+        self._cameras.clear()
         processor = self._processor
         if processor is not None:
             self._worker.submit(self._forget)
@@ -298,25 +310,15 @@ class PoseRefinerNode(LifecycleNode):
         if self._active_since is None or inputs is None:
             return None
         values = parameters.read(self)
-        self._assembler.options = SyncOptions(
-            sync_slop=values.sync_slop,
-            sync_timeout=values.sync_timeout,
-            require_image=values.require_image,
-            use_detections=values.use_detections,
-            initial_pose_max_age=values.initial_pose_max_age,
-            buffer_size=values.buffer_size,
-            buffer_megabytes=values.buffer_megabytes,
-            points_max_age=values.points_max_age,
-            images_expected=inputs.expected("image"),
-            depth_expected=inputs.expected("depth"),
-            depth_stopped=inputs.stopped("depth"),
-            detections_expected=inputs.detections_expected,
-        )
+        self._assembler.options = _sync_options(values, inputs)
+        for name, other in self._others.items():
+            self._cameras.others[name].options = _sync_options(values, other)
         # in turns, so that neither keeps the worker from the other
         self._scene_next = not self._scene_next
         for of_scene in (self._scene_next, not self._scene_next):
             if not of_scene:
-                messages = self._assembler.take(time.monotonic())
+                alive = {name for name, one in self._others.items() if one.expected("masks")}
+                messages = self._cameras.take(time.monotonic(), alive)
             else:
                 messages = self._assembler.take_image() if self._scene is not None else None
             if messages is not None:
@@ -325,10 +327,10 @@ class PoseRefinerNode(LifecycleNode):
 
     def _process(self, frame):
         messages, values = frame
-        if messages.masks is None:
-            self._locate_camera(messages, values)
+        if isinstance(messages, tuple):
+            self._find_objects(*messages, values)
         else:
-            self._find_objects(messages, values)
+            self._locate_camera(messages, values)
 
     def _locate_camera(self, messages, values):
         try:
@@ -337,11 +339,15 @@ class PoseRefinerNode(LifecycleNode):
             self._scene.state = str(error)
             self._reports.warn(f"scene: {error}")
 
-    def _find_objects(self, messages, values):
+    def _find_objects(self, messages, others, missing, values):
+        for text in missing:
+            self._report(text)
         started = time.monotonic()
         outputs = self._outputs
         try:
-            answer = self._processor.process(messages, values, outputs.overlay_wanted, self._report)
+            answer = self._processor.process(
+                messages, values, outputs.overlay_wanted, self._report, others
+            )
             outputs.publish(answer, values)
         except BadInput as error:
             self._statistics.skip(error.kind, str(error))
@@ -471,3 +477,21 @@ class PoseRefinerNode(LifecycleNode):
         stopped = self._worker.stop(END_SECONDS)
         log_bridge.disconnect(self._log_handler)
         return stopped
+
+
+def _sync_options(values, inputs):
+    """How the messages of a camera are paired."""
+    return SyncOptions(
+        sync_slop=values.sync_slop,
+        sync_timeout=values.sync_timeout,
+        require_image=values.require_image,
+        use_detections=values.use_detections,
+        initial_pose_max_age=values.initial_pose_max_age,
+        points_max_age=values.points_max_age,
+        buffer_size=values.buffer_size,
+        buffer_megabytes=values.buffer_megabytes,
+        images_expected=inputs.expected("image"),
+        depth_expected=inputs.expected("depth"),
+        depth_stopped=inputs.stopped("depth"),
+        detections_expected=inputs.detections_expected,
+    )

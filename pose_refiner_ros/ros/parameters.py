@@ -52,6 +52,12 @@ GROUPS = {
         Declaration("image_is_rectified", False,
             "The masks belong to rectified images (image_rect): use P of camera_info and no "
             "distortion, instead of K and D."),
+        Declaration("cameras", [""],
+            "Names of several cameras that see the same objects, such as [left, right]: each has "
+            "the inputs below its name, `left/masks`, `left/camera_info` and so on, and a frame in "
+            "TF (needs tf2_ros). The objects of the first camera's masks get poses, in its frame, "
+            "by all cameras that see them. Empty: one camera, without a name.",
+            ACTIVATE, pattern=r"/?[A-Za-z][A-Za-z0-9_/]*"),
         Declaration("depth", "auto",
             "Whether depths are used: auto, where they come on `depth` (registered to the colour "
             "camera, stamped like the masks) or as a point cloud on `points`; never.",

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several cameras of one node: frames of one moment, which objects are the same, their poses."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ros_messages import camera_info, detections, image
+from shapes import angle_deg, box, ell, model, pose, silhouette
+
+from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.geometry.pose import inverse
+from pose_refiner_ros.pipeline import Pipeline
+from pose_refiner_ros.ros import parameters
+from pose_refiner_ros.ros.bad_input import TransformError
+from pose_refiner_ros.ros.camera_set import CameraSet
+from pose_refiner_ros.ros.frame_assembler import FrameAssembler, FrameMessages, SyncOptions
+from pose_refiner_ros.ros.frame_processor import FrameProcessor
+from pose_refiner_ros.tracking.across_cameras import same_objects
+
+MS = 1_000_000
+START = 1000 * 1000 * MS
+SIZE = (240, 320)
+CAMERA = Camera(np.reshape(camera_info(SIZE).k, (3, 3)), SIZE)
+RIGHT = pose((0.0, -0.6, 0.0), (0.5, 0.0, 0.1))  # left_from_right
+BACK = pose((0.3, -0.4, 0.2), (-0.15, 0.05, 0.9))
+FRONT = pose((0.6, -0.7, 0.4), (0.1, -0.02, 0.7))
+
+# ---- frames of one moment ----
+
+
+class Cameras:
+    """Two assemblers that know their cameras; stamps in milliseconds."""
+
+    def __init__(self, **options):
+        self.skipped = Counter()
+        left, right = (FrameAssembler(lambda reason: self.skipped.update([reason])) for _ in "lr")
+        for one in (left, right):
+            one.options = SyncOptions(**options)
+            one.add("camera_info", START, "info")
+        self.left, self.right, self.both = left, right, CameraSet(left, {"right": right})
+
+    def masks(self, which, ms, now=0.0):
+        which.add_masks(START + ms * MS, f"masks {ms}", 10, now)
+
+    def take(self, now=0.0, alive=("right",)):
+        return self.both.take(now, alive)
+
+
+def test_masks_of_one_stamp_make_a_set():
+    cameras = Cameras(sync_slop=0.01)
+    cameras.masks(cameras.left, 0)
+    assert cameras.take() is None  # the other's may still come
+    cameras.masks(cameras.right, 4)
+    first, others, missing = cameras.take()
+    assert (first.masks, others["right"].masks, missing) == ("masks 0", "masks 4", [])
+    assert cameras.take() is None and not cameras.skipped
+
+
+def test_a_late_camera_is_left_out_after_the_timeout():
+    cameras = Cameras(sync_timeout=0.2)
+    cameras.masks(cameras.left, 0, now=5.0)
+    assert cameras.take(5.0) is None
+    assert cameras.both.wait_seconds(5.05) == pytest.approx(0.15)
+    first, others, missing = cameras.take(5.2)
+    assert first.masks == "masks 0" and others == {}
+    assert missing == ["camera right is left out: no masks have the stamp of the first's"]
+    cameras.masks(cameras.right, 0, now=5.3)  # too late: the next set is not held up by it
+    cameras.masks(cameras.left, 33, now=5.3)
+    cameras.masks(cameras.right, 33, now=5.3)
+    assert cameras.take(5.3)[1]["right"].masks == "masks 33"
+
+
+def test_a_silent_camera_is_not_waited_for_and_may_return():
+    cameras = Cameras()
+    cameras.masks(cameras.left, 0)
+    first, others, missing = cameras.take(alive=())
+    assert first.masks == "masks 0" and missing == ["camera right is left out: no masks come"]
+    cameras.masks(cameras.left, 33)
+    cameras.masks(cameras.right, 33)
+    assert cameras.take()[2] == []
+
+
+def test_a_camera_that_is_ahead_is_not_waited_for():
+    cameras = Cameras()
+    cameras.masks(cameras.right, 100)
+    cameras.masks(cameras.left, 0)
+    assert len(cameras.take()[2]) == 1
+    cameras.masks(cameras.left, 100)
+    assert cameras.take()[1]["right"].masks == "masks 100"
+
+
+def test_clearing_forgets_what_waits():
+    cameras = Cameras()
+    cameras.masks(cameras.left, 0)
+    cameras.take()
+    cameras.both.clear()
+    assert cameras.take(10.0) is None and cameras.both.wait_seconds(0.0) is None
+
+
+# ---- which objects are the same ----
+
+LIBRARY = {"ell": model("ell", ell()), "box": model("box", box(0.1, 0.15, 0.3))}
+
+
+def drawn(where, objects) -> Frame:
+    """objects: label -> name, pose in the reference."""
+    masks = np.zeros(SIZE, np.uint16)
+    for label in sorted(objects, key=lambda n: -(inverse(where) @ objects[n][1])[2, 3]):
+        name, at = objects[label]
+        masks[silhouette(LIBRARY[name].mesh, inverse(where) @ at, CAMERA) > 0] = label
+    names = {label: name for label, (name, _) in objects.items()}
+    return Frame(masks, CAMERA, names, reference_from_camera=where)
+
+
+def test_the_same_class_in_both_is_the_same_object():
+    left = drawn(np.eye(4), {1: ("ell", FRONT), 2: ("box", BACK)})
+    right = drawn(RIGHT, {1: ("box", BACK), 5: ("ell", FRONT)})
+    assert same_objects(left, right, LIBRARY) == {1: 2, 5: 1}
+
+
+def test_two_of_a_class_are_told_apart_by_where_they_are():
+    left = drawn(np.eye(4), {1: ("ell", FRONT), 2: ("ell", BACK)})
+    right = drawn(RIGHT, {1: ("ell", BACK), 2: ("ell", FRONT)})
+    assert same_objects(left, right, LIBRARY) == {1: 2, 2: 1}
+
+
+def test_another_of_the_class_somewhere_else_is_another():
+    left = drawn(np.eye(4), {1: ("ell", FRONT)})
+    right = drawn(RIGHT, {1: ("ell", pose((0, 0, 0), (0.1, 0.45, 0.9)))})
+    assert same_objects(left, right, LIBRARY) == {}
+    empty = replace(right, masks=np.zeros(SIZE, np.uint8))
+    assert same_objects(left, empty, LIBRARY) == {}
+
+
+# ---- their poses ----
+
+
+class Library(dict):
+    """Enough of an ObjectLibrary."""
+
+    def resolve(self, name):
+        return self.get(name)
+
+    def by_label(self, label):
+        return None
+
+
+class Transforms:
+    def __init__(self, answer=RIGHT):
+        self.answer = answer
+
+    def matrix(self, target, source, stamp, timeout=0.1):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        assert (target, source) == ("left", "right")
+        return self.answer
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(LIBRARY, device="cpu")
+
+
+def messages(frame_id, where, objects) -> FrameMessages:
+    labels, names = drawn(where, objects).masks, {n: o[0] for n, o in objects.items()}
+    at = {"stamp": START, "frame_id": frame_id}
+    return FrameMessages(
+        START,
+        image(labels, "mono16", **at),
+        camera_info(SIZE, **at),
+        detections=detections(names, **at),
+    )
+
+
+def answer(pipeline, others, transforms):
+    told = []
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    processor.transforms = transforms
+    left = messages("left", np.eye(4), {1: ("ell", FRONT), 2: ("box", BACK)})
+    values = parameters.defaults()
+    values.label_names = []
+    found = processor.process(left, values, False, told.append, others)
+    return {pose.name: pose for pose in found.poses}, told
+
+
+def test_poses_are_by_both_cameras_and_in_the_frame_of_the_first(pipeline):
+    right = messages("right", RIGHT, {1: ("box", BACK), 5: ("ell", FRONT)})
+    alone, _ = answer(pipeline, {}, Transforms())
+    both, told = answer(pipeline, {"right": right}, Transforms())
+    assert not told
+    for name, truth in (("ell", FRONT), ("box", BACK)):
+        ray = truth[:3, 3] / np.linalg.norm(truth[:3, 3])
+        sigma = [np.sqrt(ray @ poses[name].covariance[:3, :3] @ ray) for poses in (alone, both)]
+        assert sigma[1] < 0.6 * sigma[0]
+        assert np.linalg.norm(both[name].camera_from_object[:3, 3] - truth[:3, 3]) < 0.004
+    assert angle_deg(both["ell"].camera_from_object, FRONT) < 1.0
+
+
+@pytest.mark.parametrize(
+    "frame_id, transforms, words",
+    [
+        ("right", Transforms(TransformError("there is no transform")), "there is no transform"),
+        ("left", Transforms(), "its frame is the first's, 'left'"),
+    ],
+)
+def test_a_camera_without_a_place_is_left_out(pipeline, frame_id, transforms, words):
+    right = messages(frame_id, RIGHT, {5: ("ell", FRONT)})
+    found, told = answer(pipeline, {"right": right}, transforms)
+    assert set(found) == {"ell", "box"}
+    assert len(told) == 1 and told[0].startswith("camera right is left out: ") and words in told[0]
+
+
+def test_bad_masks_of_one_camera_harm_nobody(pipeline):
+    right = messages("right", RIGHT, {5: ("ell", FRONT)})
+    right.masks.encoding = "rgb8"
+    found, told = answer(pipeline, {"right": right}, Transforms())
+    assert set(found) == {"ell", "box"} and "rgb8" in told[0]
