@@ -4,7 +4,7 @@
 A frame's way through the files:
 
     inputs.py           subscriptions; callbacks only put messages away
-    frame_assembler.py  pairs messages by stamp, in bounded memory
+    frame_assembler.py  pairs messages by stamp, in bounded memory; camera_set.py those of cameras
     worker.py           the thread that takes the newest complete frame
     frame_processor.py  messages -> core types -> pipeline -> poses with ids
     outputs.py          publishes poses, TF (transforms.py), markers (markers.py) and the overlay
