@@ -6,7 +6,8 @@ A frame's way through the files:
     inputs.py           subscriptions; callbacks only put messages away
     frame_assembler.py  pairs messages by stamp, in bounded memory; camera_set.py those of cameras
     worker.py           the thread that takes the newest complete frame
-    frame_processor.py  messages -> core types -> pipeline -> poses with ids
+    frame_processor.py  messages -> core types -> pipeline -> poses with ids; across_cameras.py
+                        which objects in two cameras are the same
     outputs.py          publishes poses, TF (transforms.py), markers (markers.py) and the overlay
 
 Beside objects, where the scene has a radiance field:

@@ -11,9 +11,9 @@ import numpy as np
 from pose_refiner_ros.frame import Frame, FrameError, no_object_for, weighed
 from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.ros import images, labels, measured
+from pose_refiner_ros.ros.across_cameras import same_objects
 from pose_refiner_ros.ros.bad_input import BadInput
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose, nanoseconds
-from pose_refiner_ros.tracking.across_cameras import same_objects
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
 from pose_refiner_ros.tracking.naming import ClassMemory
 

@@ -14,11 +14,11 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import inverse
 from pose_refiner_ros.pipeline import Pipeline
 from pose_refiner_ros.ros import parameters
+from pose_refiner_ros.ros.across_cameras import same_objects
 from pose_refiner_ros.ros.bad_input import TransformError
 from pose_refiner_ros.ros.camera_set import CameraSet
 from pose_refiner_ros.ros.frame_assembler import FrameAssembler, FrameMessages, SyncOptions
 from pose_refiner_ros.ros.frame_processor import FrameProcessor
-from pose_refiner_ros.tracking.across_cameras import same_objects
 
 MS = 1_000_000
 START = 1000 * 1000 * MS
