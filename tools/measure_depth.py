@@ -5,14 +5,16 @@
     python tools/measure_depth.py lmo DATASET [--image 3] [--repeats 10]
     python tools/measure_depth.py camera MESH[:UNIT] ... [--views 60]
     python tools/measure_depth.py scan [MESH[:UNIT] ...] [--views 60]
+    python tools/measure_depth.py cost MESH[:UNIT] [--views 30]
 
 lmo: a real image in BOP's layout with depth, masks with borders as a network draws them
 (`evaluation/mask_noise.py`), starts 20 degrees and 5 cm off. camera: simulated depth as stereo
 cameras have it: noise that grows with the distance squared and is alike over some pixels, edges
 that bleed, holes, an offset of each picture. scan: 64 lines of a laser scanner over vehicles 8 to
 30 m away, on the ground, of a known shape and, by the shipped encoder, of a known category; without
-meshes generated ones. Rows: with and without; median errors, along the ray as well; the mean of the
-normalised squared error of the pose, 6 where covariances are right; milliseconds for each object.
+meshes generated ones. cost: of an object that is followed. Rows: with and without; median errors,
+along the ray as well; the mean of the normalised squared error of the pose, 6 where covariances
+are right; milliseconds for each object.
 """
 
 from __future__ import annotations
@@ -159,6 +161,28 @@ def camera(options: argparse.Namespace, table: Table) -> None:
             compare(table, pipeline, model, truth, start, mask, name, depth=depth)
 
 
+def cost(options: argparse.Namespace, table: Table) -> None:
+    """Each view four times, of which the fastest counts."""
+    (mesh,) = map(read_mesh, options.meshes)
+    model = ObjectModel("object", mesh, simplify_for_silhouette(mesh))
+    pipeline = Pipeline({"object": model}, device="cpu")
+    pipeline.warm_up()
+    rng = np.random.default_rng(options.seed)
+    for _ in range(options.views):
+        truth = view(mesh, rng.uniform(80.0, 240.0), rng, street=False)
+        scene = render_scene([mesh], truth[None], CAMERA)
+        mask = (scene.labels == 1).astype(np.uint8)
+        start = perturbed(truth, 4.0, 0.02 * model.diameter, rng)
+        for how, depth in (("without", None), ("with", noisy_depth(scene.depth, rng))):
+            frame = Frame(mask, CAMERA, {1: "object"}, {1: [start]}, depth=depth, tracked=[1])
+            seconds = []
+            for _ in range(4):
+                began = time.perf_counter()
+                (pose,) = pipeline.process(frame)
+                seconds.append(time.perf_counter() - began)
+            table.add(how, pose, truth, model, min(seconds))
+
+
 def compare(table, pipeline, model, truth, start, mask, name, **measured) -> None:
     for how, given in (("without", {}), ("with", measured)):
         frame = Frame(mask, CAMERA, {1: model.name}, {1: [start]}, **given)
@@ -247,6 +271,11 @@ def main() -> None:
     one.add_argument("--views", type=int, default=60)
     one.add_argument("--seed", type=int, default=1)
     one.set_defaults(run=camera)
+    one = kinds.add_parser("cost")
+    one.add_argument("meshes", nargs=1)
+    one.add_argument("--views", type=int, default=30)
+    one.add_argument("--seed", type=int, default=0)
+    one.set_defaults(run=cost)
     one = kinds.add_parser("scan")
     one.add_argument("meshes", nargs="*")
     one.add_argument("--views", type=int, default=60)
