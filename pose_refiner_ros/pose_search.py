@@ -174,8 +174,9 @@ class PoseSearch:
         if target.is_category and found:  # the encoder knows more than the codebook
             return False
         start = target.starts[0].reference_from_object if target.starts else None
+        model = self.library[target.name]
         return needs_views(
-            found, start, self.library[target.name], settings, target.tracked, target.due
+            found, target.observations, start, model, settings, target.tracked, target.due
         )
 
     def _is_worth_looking_beyond(self, target: Target, found, settings: Settings) -> bool:

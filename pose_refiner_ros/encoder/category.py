@@ -15,15 +15,10 @@ from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.search import WRONG_DEPTH, depth_agrees
 from pose_refiner_ros.refinement.terms.prior import PosePrior
+from pose_refiner_ros.refinement.terms.silhouette import outline_noise
 
 if TYPE_CHECKING:
     from .inference import Estimate
-
-# How wrong the outline of a category's mesh is, and over which stretch alike, as shares of the
-# crop's side. The cost of a contour d pixels off, all along, is d^2/2 a pixel; dividing it by
-# variance times stretch makes it a log likelihood, so the prior is multiplied by that instead.
-SHAPE_SIGMA = 0.025
-SHAPE_STRETCH = 0.15
 
 
 def category_prior(
@@ -31,7 +26,7 @@ def category_prior(
 ) -> PosePrior:
     """The encoder's hypothesis nearest to a pose (4, 4), in units of the silhouette's cost."""
     hypothesis = estimate.nearest(camera_from_object)
-    scale = SHAPE_SIGMA**2 * SHAPE_STRETCH * observation.crop.size**3
+    scale = outline_noise(observation, exact_shape=False)
     information = np.linalg.inv(hypothesis.covariance) * scale
     return PosePrior(hypothesis.camera_from_object, 0.5 * (information + information.T))
 

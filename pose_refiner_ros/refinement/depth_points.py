@@ -154,22 +154,23 @@ def at_measured_distance(poses: np.ndarray, points: np.ndarray, model: ObjectMod
     where it was measured (in the median). Those whose surface the rays miss stay, and those that
     would be moved by far."""
     poses = np.array(poses, np.float64)
-    for pose, (measured, found) in zip(poses, _ranges(poses, points, model), strict=True):
-        if len(found) < LEAST_MET * START_RAYS:
-            continue
-        shift = np.median(measured - found)
-        middle = pose[:3, :3] @ model.box_center + pose[:3, 3]
-        away = np.linalg.norm(middle)
-        if abs(shift) < FARTHEST_SHIFT * away:
-            pose[:3, 3] += middle * (shift / away)
+    measured, found = _ranges(poses, points, model)
+    shift = np.ma.median(np.ma.masked_invalid(measured - found), axis=1).filled(np.inf)
+    middle = poses[:, :3, :3] @ model.box_center + poses[:, :3, 3]
+    share = shift / np.linalg.norm(middle, axis=1)
+    met = np.isfinite(found).sum(axis=1) >= LEAST_MET * START_RAYS
+    moved = met & (np.abs(share) < FARTHEST_SHIFT)
+    poses[moved, :3, 3] += middle[moved] * share[moved, None]
     return poses
 
 
 def doubt_about(pose: np.ndarray, points: np.ndarray, model: ObjectModel) -> str:
     """What may be wrong where points (P, 4) do not lie on an object at a pose (4, 4) that fits its
     mask."""
-    ((measured, found),) = _ranges(pose[None], points, model)
-    if not len(found):
+    measured, (found,) = _ranges(pose[None], points, model)
+    met = np.isfinite(found)
+    measured, found = measured[met], found[met]
+    if not met.any():
         measured = np.linalg.norm(points[:, :3], axis=1)
         found = np.linalg.norm(pose[:3, :3] @ model.box_center + pose[:3, 3])
     ratio = float(np.median(measured / found))
@@ -184,10 +185,9 @@ def doubt_about(pose: np.ndarray, points: np.ndarray, model: ObjectModel) -> str
 
 
 def _ranges(poses: np.ndarray, points: np.ndarray, model: ObjectModel):
-    """Of each pose (N, 4, 4) the ranges that were measured and those of its surface, along the rays
-    that meet it."""
+    """The ranges (R,) that were measured along some rays, and (N, R) those of the surface in each
+    pose (N, 4, 4), infinite where a ray misses it."""
     chosen = np.linspace(0, len(points) - 1, min(START_RAYS, len(points))).astype(int)
     points = points[chosen, :3].astype(np.float64)
     measured = np.linalg.norm(points, axis=1)
-    ranges = ranges_to_surface(model, poses, points / measured[:, None])
-    return [(measured[met], own[met]) for own, met in zip(ranges, np.isfinite(ranges), strict=True)]
+    return measured, ranges_to_surface(model, poses, points / measured[:, None])

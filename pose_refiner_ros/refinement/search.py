@@ -90,6 +90,7 @@ def restart_angle(
 
 def needs_views(
     found: Sequence[Hypothesis],
+    observations: Sequence[Observation],
     start: np.ndarray | None,
     model: ObjectModel,
     settings: Settings,
@@ -127,7 +128,9 @@ def needs_views(
         return False
     agrees = depth_agrees(best)
     sure = agrees is not None and agrees > SURE_DEPTH
-    return turned > START_SIGMA or not (sure or overlap >= settings.accept_iou)
+    # The overlap of a large object is high in local minima, too: the outline tells them.
+    near = restart_angle(best, observations) is None
+    return turned > START_SIGMA or not (sure or (near and overlap >= settings.accept_iou))
 
 
 def rivals_to_look_at(found: Sequence[Hypothesis], cut: bool | None, vouched_for: bool) -> int:

@@ -41,11 +41,12 @@ class Inputs:
         self._subscribe("detections", Detection2DArray)
         self._subscribe("initial_poses", Detection3DArray)
         if depth_transport:
-            depth_topic, compressed = "depth", depth_transport != "raw"
-            if compressed:
+            depth_topic, depth_type = "depth", Image
+            if depth_transport != "raw":
                 depth_topic = node.resolve_topic_name(f"{self._camera}depth")
                 depth_topic += f"/{depth_transport}"
-            self._subscribe("depth", CompressedImage if compressed else Image, depth_topic)
+                depth_type = CompressedImage
+            self._subscribe("depth", depth_type, depth_topic)
             self._subscribe("points", PointCloud2)
 
     def _subscribe(self, name, message_type, topic=None):

@@ -96,7 +96,7 @@ def test_what_fits_to_the_pixel():
 
 def asks(best, start=TRUTH, settings=None, tracked=False, due=False, shape=ELL) -> bool:
     found = [] if best is None else [best]
-    return needs_views(found, start, shape, settings or Settings(), tracked, due)
+    return needs_views(found, [crop()], start, shape, settings or Settings(), tracked, due)
 
 
 def test_views_are_tried_as_the_user_wants_it():
@@ -125,6 +125,13 @@ def test_how_far_it_had_to_turn_decides(iou):
     assert asks(at(0.0, 0.2 * ELL.diameter)) == (iou < 0.97)
     assert not asks(at(0.0, 0.1 * ELL.diameter))
     assert not asks(at(1.1 * START_SIGMA), tracked=True)
+
+
+def test_a_large_overlap_with_a_poor_outline_is_not_believed():
+    turned_by = turned(TRUTH, (0, 1.1 * CONFIRM_ANGLE, 0))
+    limit = RESTART_OUTLINE * 256
+    assert not asks(result(0.99, rms=0.9 * limit, at=turned_by))
+    assert asks(result(0.99, rms=1.1 * limit, at=turned_by))
 
 
 def test_symmetries_and_far_origins_do_not_count_as_turns():

@@ -3,6 +3,7 @@
 
 silhouette.py   the outline against the mask
 radiance.py     a radiance field's colours against the image (iNeRF, 2021)
+depth.py        measured points against the surface
 prior.py        what was known of a pose before
 """
 

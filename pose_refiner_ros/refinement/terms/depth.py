@@ -23,6 +23,7 @@ from ..normal_equations import NormalEquations, PoseBatch, allocate
 from ..observation import Observation
 from . import TermFit
 from .depth_kernel import SECTORS, DepthPoints, linearize_depth
+from .silhouette import outline_noise
 
 BLOCK = 64
 CUTOFF = 3.0  # standard deviations: a point farther off may be something else
@@ -30,11 +31,6 @@ COARSE_REACH = 0.1  # diameters: a point nearer than that may be the object's at
 # How exactly a mesh is the object's surface, and one that stands for a category, in diameters.
 SHAPE_SIGMA = 0.003
 CATEGORY_SIGMA = 0.03
-# The cost of an outline says more than it knows: what is wrong with it is alike over a stretch of
-# the border. Its variance times that stretch makes the costs comparable: of a usual mask, photo
-# pixels; of a mesh that stands for a category, shares of the crop's side (`encoder/category.py`).
-MASK_NOISE = 10.0
-CATEGORY_NOISE = 1e-4
 CATEGORY_PATCHES = 12  # of such a surface, each wrong for itself
 # Every how manyth point is looked at, and whether points may still be far off.
 SCALES = ((2, 1), (1, 0))
@@ -173,8 +169,4 @@ def _alike(seen: Observation, exact: bool) -> float:
 
 
 def _unit(seen: Observation, exact: bool) -> float:
-    if seen.crop is None:
-        return 1.0
-    return (
-        max(MASK_NOISE * seen.crop.scale**3, 1.0) if exact else CATEGORY_NOISE * seen.crop.size**3
-    )
+    return 1.0 if seen.crop is None else outline_noise(seen, exact)

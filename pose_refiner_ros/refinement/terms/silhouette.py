@@ -37,6 +37,21 @@ AT_A_RESOLUTION = {"distance", "scale", "size", "pinhole", "image_bounds", "pixe
 # itself is never rounded.
 SCALES = ((0, 2, True), (1, 2, False), (1, 1, False))
 
+# How wrong an outline is, in variance times the stretch of the border along which it is alike: that
+# of a usual mask, photo pixels; and of a mesh that stands for a category, shares of the crop's side
+# (2.5 % of it, along 15 %).
+MASK_NOISE = 10.0
+CATEGORY_NOISE = 0.025**2 * 0.15
+
+
+def outline_noise(observation: Observation, exact_shape: bool) -> float:
+    """The cost of an outline of which nothing is known but its noise: of one d crop pixels off, all
+    along, the cost is d^2/2 a pixel, and dividing that by variance times stretch makes it a log
+    likelihood, comparable with other evidence."""
+    if exact_shape:
+        return max(MASK_NOISE * observation.crop.scale**3, 1.0)
+    return CATEGORY_NOISE * observation.crop.size**3
+
 
 class SilhouetteTerm:
     """Silhouettes of up to `capacity` poses against up to `capacity` masks at a time.
