@@ -19,7 +19,7 @@ import numpy as np
 from pose_refiner_ros.frame import POOR_IOU, Frame
 from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.codebook import ViewCodebook, is_cut
+from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
@@ -105,12 +105,15 @@ class PoseSearch:
             model, camera = self.library[target.name], measured.crop_from_reference
             before = camera @ poses
             moved = at_measured_distance(before, measured.points, model)
-            # a view whose size tells another distance than what was measured is another view
+            # A view whose size tells another distance than what was measured is another view. That
+            # distance is the outline's, up to half a diameter before or behind the middle, which
+            # from nearer or farther than the stored views are from makes another difference.
             near, far = (
                 np.linalg.norm(about_point(one, model.box_center)[:, :3, 3], axis=1)
                 for one in (moved, before)
             )
-            likely = np.abs(np.log(near / far)) < OTHER_DISTANCE
+            perspective = 0.5 * np.abs(model.diameter / near - 1.0 / VIEW_DISTANCE)
+            likely = np.abs(np.log(near / far)) < OTHER_DISTANCE + perspective
             moved = moved[likely] if np.count_nonzero(likely) >= LEAST_LIKELY else moved
             poses = measured.reference_from_crop @ moved
         return [Hypothesis(target.name, pose) for pose in poses]

@@ -6,9 +6,12 @@ import re
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from shapes import box, ell, model, pinhole_camera, pose, silhouette, turned
 
 from pose_refiner_ros.frame import Frame
+from pose_refiner_ros.geometry.pose import rotation_angle
+from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.surface import ranges_to_surface
 from pose_refiner_ros.pipeline import Pipeline, Settings
 from pose_refiner_ros.refinement.depth_points import points_of_depth, points_of_scan
@@ -21,12 +24,12 @@ START = turned(TRUTH, (0.2, -0.1, 0.15), (0.01, -0.01, 0.05))
 WALL = 0.9  # metres
 
 
-def depth_of(thing=ELL, truth=TRUTH, noise=0.001, seed=0) -> np.ndarray:
+def depth_of(thing=ELL, truth=TRUTH, noise=0.001, seed=0, camera=CAMERA) -> np.ndarray:
     """(H, W) float32 metres, a wall behind the object."""
-    rows, columns = np.mgrid[: CAMERA.height, : CAMERA.width]
-    rays = CAMERA.rays(np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(float))
+    rows, columns = np.mgrid[: camera.height, : camera.width]
+    rays = camera.rays(np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(float))
     ranges = ranges_to_surface(thing, truth[None], rays)[0]
-    z = np.where(np.isfinite(ranges), ranges * rays[:, 2], WALL).reshape(CAMERA.size)
+    z = np.where(np.isfinite(ranges), ranges * rays[:, 2], WALL).reshape(camera.size)
     return (z + np.random.default_rng(seed).normal(0.0, noise, z.shape)).astype(np.float32)
 
 
@@ -123,6 +126,23 @@ def test_depth_decides_between_two_distances_of_a_scaled_twin():
     frame = Frame(MASK, CAMERA, {1: "ell"}, depth=depth_of())
     Pipeline({"ell": small}, device="cpu").process(frame, lambda label, text: told.append(text))
     assert len(told) == 1 and "25 times" in told[0] and "mesh" in told[0]
+
+
+def test_a_long_object_from_near_does_not_flip():
+    """From 1.5 diameters the size of its view tells another distance than its middle's."""
+    camera = pinhole_camera(320, 250.0)
+    long = model("ell", Mesh(ELL.mesh.vertices * np.float32([3, 1, 1]), ELL.mesh.faces))
+    truth = pose(Rotation.random(random_state=46).as_rotvec(), (0, 0, 1.5 * long.diameter))
+    truth[:3, 3] -= truth[:3, :3] @ long.box_center
+    frame = Frame(
+        silhouette(long.mesh, truth, camera),
+        camera,
+        {1: "ell"},
+        depth=depth_of(long, truth, noise=0.0, camera=camera),
+    )
+    (found,) = Pipeline({"ell": long}, device="cpu").process(frame)
+    turned_by = rotation_angle(truth[:3, :3].T @ found.camera_from_object[:3, :3])
+    assert turned_by < np.radians(1.0)
 
 
 def test_points_keep_away_from_borders_and_steps():

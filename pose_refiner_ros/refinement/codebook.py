@@ -38,10 +38,10 @@ VIEWS = 400
 RINGS, RAYS = 16, 64
 REACH = 3.0  # outermost ring, in radii of the circle with the silhouette's area
 _PICTURE = 96
-_DISTANCE = 4.0  # of the stored views, in diameters: near enough to show perspective
+VIEW_DISTANCE = 4.0  # of the stored views, in diameters: near enough to show perspective
 
 # Views for masks that are cut, which are often near: distances in diameters, the first as above.
-_DISTANCES = (_DISTANCE, 2.3, 1.5)
+_DISTANCES = (VIEW_DISTANCE, 2.3, 1.5)
 _CUT_RAYS = 32  # rotations that are tried of them
 _SIZE_CLASSES = 4  # views of about the same size: their distance is that of one book for all
 # Where the whole silhouette may lie: its radius and its centroid's shifts towards the hidden side
