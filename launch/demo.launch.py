@@ -46,7 +46,7 @@ def generate_launch_description():
             "objects_file": str(LIBRARY),
             "device": LaunchConfiguration("device"),
             "rviz": LaunchConfiguration("rviz"),
-            "fixed_frame": "map",
+            "rviz_frame": "map",
         }.items(),
     )
     printer = Node(

@@ -12,6 +12,7 @@ import numpy as np
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import about_point, transform_problem
 from pose_refiner_ros.refinement.search import colours_differ
+from pose_refiner_ros.refinement.sighting import Sighting
 
 FARTHEST = 1e5  # metres; start poses beyond are mistakes
 POOR_IOU = 0.7  # below: poor
@@ -82,6 +83,8 @@ class Frame:
     search: Collection[int] = ()
     reference_from_camera: np.ndarray | None = None
     ids: Mapping[int, int] | None = None
+    earlier: Mapping[int, Sequence[Sighting]] | None = None
+    still: Collection[int] = ()
 
 
 @dataclass(eq=False)
@@ -102,7 +105,8 @@ class ObjectPose:
     hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS distance of
     outline and mask border, photo pixels. cost: robust area between silhouette and mask, crop
     pixels squared. visible_fraction: share of the model's outline that could be compared with the
-    mask. reason: why the refinement stopped.
+    mask. reason: why the refinement stopped. frames: by how many frames of an object that stands
+    still; sighting: for frames to come (both: see `Frame.earlier`).
     """
 
     label: int
@@ -121,6 +125,8 @@ class ObjectPose:
     class_probability: float = 1.0
     photo_rms: float | None = None
     depth_agrees: float | None = None
+    frames: int = 1
+    sighting: Sighting | None = field(default=None, repr=False)
     alternatives: list[ObjectPose] = field(default_factory=list)
 
 

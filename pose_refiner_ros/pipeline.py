@@ -47,6 +47,7 @@ from pose_refiner_ros.refinement.search import (
     depth_agrees,
 )
 from pose_refiner_ros.settings import Settings
+from pose_refiner_ros.still_objects import by_earlier_frames
 
 if TYPE_CHECKING:  # torch is imported where an encoder is used
     from pose_refiner_ros.encoder.inference import Estimate, PoseEncoder
@@ -124,7 +125,7 @@ class Pipeline:
             follow({label: self._names_of(estimates[label]) for label in nameless})
             frame, _ = merged(frames)  # which it may have changed
         targets = self._targets(frames, frame, observations, estimates, report)
-        poses = []
+        poses, found_targets = [], []
         for target, found in zip(targets, self._find(frames, targets, report), strict=True):
             found = [one for one in found if np.isfinite(one.reference_from_object).all()]
             if not found and self.settings.search == "never":
@@ -134,7 +135,10 @@ class Pipeline:
                 report(target.label, f"no pose of {target.name} found that overlaps its mask")
                 continue
             poses.append(self._judge(target, found))
-        return poses
+            found_targets.append(target)
+        if frame.earlier is None or self.settings.refinement != "solver":
+            return poses
+        return by_earlier_frames(self.refiner, self.library, found_targets, poses)
 
     def _observe(
         self,
@@ -309,6 +313,8 @@ class Pipeline:
                     given=len(given),
                     tracked=label in frame.tracked,
                     due=label in frame.search,
+                    earlier=tuple((frame.earlier or {}).get(label, ())),
+                    still=label in frame.still,
                 )
             )
         return self._with_images(targets, frames, report)

@@ -32,6 +32,7 @@ from pose_refiner_ros.refinement.search import (
     restart_angle,
     rivals_to_look_at,
 )
+from pose_refiner_ros.refinement.sighting import Sighting
 from pose_refiner_ros.settings import Settings
 
 # With a field the image tells views apart that silhouettes do not: more are followed, for it to
@@ -55,7 +56,7 @@ class Target:
     seen: (number of a frame, what it shows), the largest mask first. estimate: the encoder's, if
     any; is_category: the mesh stands for a category and is not its own; starts: of these the first
     `given` come from outside; tracked: they are those of the frame before; due: a fresh look at all
-    views is asked for.
+    views is asked for; earlier, still: see `Frame`.
     """
 
     label: int
@@ -68,6 +69,8 @@ class Target:
     given: int
     tracked: bool
     due: bool
+    earlier: tuple[Sighting, ...] = ()
+    still: bool = False
 
     def looking_again(self, number: int, seen: Observation) -> Target:
         """The same with another observation of a frame."""

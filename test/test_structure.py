@@ -19,6 +19,7 @@ FLOORS = (
     ("refinement",),
     ("frame", "tracking", "encoder", "scene_localiser"),
     ("scene", "baselines", "shipped", "pose_search"),
+    ("still_objects",),
     ("pipeline", "drawing"),
     ("learning",),
     ("evaluation",),

@@ -24,6 +24,8 @@ from .signed_distance import (
 
 MIN_PIXELS = 25  # a smaller mask says next to nothing about a pose
 MARGIN = 0.3  # room around the mask for a start pose that is too near or beside it
+# Of an observation, what is computed once and does not depend on where the camera is.
+OF_THE_CAMERA = {"colours", "area", "second_part", "least_cost"}
 
 
 class ObservationError(ValueError):
@@ -115,6 +117,16 @@ class Observation:
     def least_cost(self) -> float:
         """The cost of a silhouette that covers exactly the mask."""
         return cv2.sumElems(cv2.min(self.distances[-1], 0.0))[0]
+
+    def told_in(self, other_from_reference: np.ndarray) -> Observation:
+        """The same in another reference, by where that one lies (4, 4)."""
+        where = other_from_reference
+        if self.reference_from_camera is not None:
+            where = where @ self.reference_from_camera
+        moved = replace(self, reference_from_camera=where)
+        kept = {name: value for name, value in vars(self).items() if name in OF_THE_CAMERA}
+        vars(moved).update(kept)
+        return moved
 
     def with_masks(self, masks: np.ndarray) -> Observation:
         """The same with other labels beside the object's own in the label image (H, W)."""

@@ -13,6 +13,7 @@ from pose_refiner_ros.geometry.pose import about
 from pose_refiner_ros.ros import images, labels, measured
 from pose_refiner_ros.ros.across_cameras import same_objects
 from pose_refiner_ros.ros.bad_input import BadInput
+from pose_refiner_ros.ros.camera_motion import CameraJump, CameraMotion
 from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose, nanoseconds
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
 from pose_refiner_ros.tracking.naming import ClassMemory
@@ -47,12 +48,14 @@ class FrameProcessor:
         self._numbers = {}  # (class, track id) -> published id
         self._no_transform = {}  # frame of a cloud -> when it was asked for in vain
         self._followed = WeakKeyDictionary()  # track of the class memory -> that of the tracker
+        self._motion = CameraMotion()
 
     def reset(self):
         """Forget every object followed so far."""
         self._tracker.reset()
         self._classes.reset()
         self._numbers.clear()
+        self._motion = CameraMotion()
 
     def process(self, messages, parameters, with_image, report, others=None):
         """An Answer to FrameMessages; BadInput if there can be none. others: {name: FrameMessages}
@@ -87,6 +90,7 @@ class FrameProcessor:
         frame = Frame(masks, camera, names, image=image)
         if parameters.depth != "never":
             self._add_measured(frame, messages, header, report)
+        fixed_from_camera = self._fixed_from_camera(frame, header, parameters, report)
         named, tracks = {}, {}
 
         def follow(shares):
@@ -96,9 +100,11 @@ class FrameProcessor:
                 frame.labels = {label: one.name for label, one in named.items()}
             tracks.update(self._follow(messages.stamp, observations, frame.labels, named))
             self._add_starts(frame, tracks, messages, header, parameters, note)
+            self._add_earlier(frame, tracks, messages.stamp, fixed_from_camera, parameters)
 
         frames = [frame, *self._others(frame, header, others or {}, parameters, report)]
         poses = self._estimate(frames, named, parameters, note, follow)
+        self._remember(poses, tracks, messages.stamp, fixed_from_camera)
         if parameters.labels_are_ids:
             ids = {label: label for label in tracks}
         else:
@@ -117,6 +123,44 @@ class FrameProcessor:
                 if last:
                     frame.tracked.add(label)
         frame.search = {self._tracker.due_for_search()} & frame.tracked
+
+    def _fixed_from_camera(self, frame, header, parameters, report):
+        """Where the camera is in the frame that stands still, (4, 4), if that is known; tracks are
+        moved to where they are seen from there."""
+        if not parameters.fixed_frame:
+            return None
+        try:
+            fixed_from_camera, moved = self._motion.next(
+                header, parameters.fixed_frame, self.transforms
+            )
+        except LookupError as error:
+            report(f"how the camera moves is not known: {error}")
+            if isinstance(error, CameraJump):
+                self._tracker.forget_sightings()
+            return None
+        if moved is not None:
+            for tracker in (self._tracker, self._classes):
+                tracker.camera_moved(moved, frame.camera)
+        return fixed_from_camera
+
+    def _add_earlier(self, frame, tracks, stamp, fixed_from_camera, parameters):
+        """What was seen before of objects that may stand still."""
+        if fixed_from_camera is None:
+            return
+        most = parameters.still_frames - 1
+        frame.earlier = {
+            label: track.memory.earlier(stamp / 1e9, fixed_from_camera, most)
+            for label, track in tracks.items()
+        }
+        known = parameters.still_objects
+        frame.still = {label for label, track in tracks.items() if track.name in known}
+
+    @staticmethod
+    def _remember(poses, tracks, stamp, fixed_from_camera):
+        for pose in poses:
+            if fixed_from_camera is not None and pose.sighting and pose.quality != "poor":
+                memory, sighting = tracks[pose.label].memory, pose.sighting
+                memory.add(stamp / 1e9, sighting.told_in(fixed_from_camera), pose.frames > 1)
 
     def _settle_classes(self, stamp, observations, shares, report):
         """{label: Named} of all that have a name, or get that of an object from the encoder."""

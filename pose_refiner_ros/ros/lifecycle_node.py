@@ -161,7 +161,7 @@ class PoseRefinerNode(LifecycleNode):
     @_logged
     def on_activate(self, state):
         values = parameters.read(self)
-        frames = {"target_frame": values.target_frame}
+        frames = {"target_frame": values.target_frame, "fixed_frame": values.fixed_frame}
         if len(values.cameras) > 1:
             frames["cameras"] = ", ".join(values.cameras)
         if self._scene is not None:

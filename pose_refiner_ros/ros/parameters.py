@@ -103,6 +103,20 @@ GROUPS = {
             "A message on `initial_poses` is used while its stamp differs from that of the masks "
             "by no more than this many seconds.", minimum=0.0, maximum=60.0),
     ],
+    "Moving camera": [
+        Declaration("fixed_frame", "",
+            "A TF frame in which the world stands still and the camera moves without jumps, such "
+            "as odom (needs tf2_ros): objects are followed through the camera's motion, and those "
+            "that are found to stand still get poses by several frames. Empty: each frame for "
+            "itself.",
+            ACTIVATE, pattern=TF_NAME),
+        Declaration("still_frames", 5,
+            "By how many frames at most, this one and earlier ones that were taken from other "
+            "places. 1: only follow objects through the camera's motion.", minimum=1, maximum=16),
+        Declaration("still_objects", [""],
+            "Names of objects that never move. All others are found to stand still where the poses "
+            "of single frames agree, within their covariances."),
+    ],
     "Estimation": [
         Declaration("max_hypotheses", 16,
             "Views that are tried for an object when nothing is known of its pose; each at up to "

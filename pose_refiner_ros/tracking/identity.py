@@ -15,10 +15,12 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import about_point, rotated, twist_between
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.tracking.belief import rivals, weigh
+from pose_refiner_ros.tracking.sighting_memory import SightingMemory
 
 SMOOTHING = 0.5  # weight of the newest velocity in the running mean
 JUMP = np.pi / 4  # radians from one pose to the next: a correction of the estimate, not a motion
@@ -58,6 +60,7 @@ class Track:
     rivals: list[tuple[np.ndarray, float]] = field(default_factory=list)  # other poses, beliefs
     velocity: np.ndarray | None = None  # (6,) m/s and rad/s, camera axes, about the middle
     middle: np.ndarray = field(default_factory=lambda: np.zeros(3))  # of the object, its frame
+    memory: SightingMemory = field(default_factory=SightingMemory)
 
     def predicted_center(self, stamp: float) -> np.ndarray:
         """(2,) pixels where its mask should be, moving as it did."""
@@ -78,6 +81,21 @@ class Track:
     def initial_poses(self, stamp: float) -> list[np.ndarray]:
         """Hypotheses for this frame, likeliest first."""
         return [pose for pose, _ in self.known(stamp)]
+
+    def camera_moved(self, camera_from_before: np.ndarray, camera: Camera) -> None:
+        """See it from where the camera is now: what is left of its motion is its own."""
+        ray = np.append(camera.rays(self.center_px), 0.0)  # far away, where no pose is known
+        if self.pose is not None:
+            ray = np.append(about_point(self.pose, self.middle)[:3, 3], 1.0)
+            self.pose = camera_from_before @ self.pose
+        self.rivals = [(camera_from_before @ pose, belief) for pose, belief in self.rivals]
+        if self.velocity is not None:
+            self.velocity = np.kron(np.eye(2), camera_from_before[:3, :3]) @ self.velocity
+        before, now = ray[:3], (camera_from_before @ ray)[:3]
+        shift = camera.project(now) - camera.project(before)
+        if np.isfinite(shift).all():
+            self.center_px = self.center_px + shift
+            self.size_px *= float(np.linalg.norm(before) / np.linalg.norm(now))
 
     def _moved_on(self, pose: np.ndarray, stamp: float) -> np.ndarray:
         if self.velocity is None:
@@ -117,6 +135,16 @@ class IdentityTracker:
         self._stamp = -np.inf
         self._current: dict[int, Track] = {}  # label -> track, of the frame in work
         self._last_used: dict[tuple[str, int], float] = {}  # ended (class, id) -> stamp
+
+    def camera_moved(self, camera_from_before: np.ndarray, camera: Camera) -> None:
+        """The camera is not where it was in the frame before: (4, 4), how that one lies now."""
+        for track in self.tracks.values():
+            track.camera_moved(camera_from_before, camera)
+
+    def forget_sightings(self) -> None:
+        """What was seen before is no evidence any more: the frame that stood still did not."""
+        for track in self.tracks.values():
+            track.memory = SightingMemory()
 
     def begin_frame(self, stamp: float, observations: Iterable[Observation]) -> dict[int, Track]:
         """The track of each observation, by label; new ones where none fits.

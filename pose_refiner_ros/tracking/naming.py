@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.tracking.identity import FAR, IdentityTracker, Observation, Track
 
 MEMORY = 0.95  # of what was said before, per frame: about twenty frames count
@@ -88,6 +89,10 @@ class ClassMemory:
     def reset(self) -> None:
         """Forget all."""
         self._tracker.reset()
+
+    def camera_moved(self, camera_from_before: np.ndarray, camera: Camera) -> None:
+        """See `IdentityTracker.camera_moved`."""
+        self._tracker.camera_moved(camera_from_before, camera)
 
     def settle(
         self,
