@@ -3,10 +3,14 @@
 """What a second camera, or a camera that has moved, adds.
 
     python tools/measure_cameras.py simulated [MESH[:UNIT] ...] [--apart 0.5] [--views 60]
+    python tools/measure_cameras.py moving [MESH[:UNIT] ...] [--views 60]
     python tools/measure_cameras.py lmo DATASET [--images 703 968] [--objects 5 6 8 10 12]
 
 simulated: one camera, and two side by side (metres apart, both turned towards the object); masks
-with borders as a network draws them. lmo: objects that stand still in several images whose cameras
+with borders as a network draws them. moving: a camera that goes past an object that stands still, a
+tenth of the distance from frame to frame, by 1, 2, 3 and 5 frames as the node joins them; and the
+share of frames that are joined although the object moves by a hundredth of the distance a frame.
+lmo: objects that stand still in several images whose cameras
 are known (views.json of the example data), by 1, 2, 4 and 8 images at once. Poses are those of the
 first camera. Columns as tools/measure_depth.py has them.
 """
@@ -26,12 +30,13 @@ from pose_refiner_ros.datasets.bop import BopDataset
 from pose_refiner_ros.evaluation.bop import perturbed
 from pose_refiner_ros.evaluation.mask_noise import move_border
 from pose_refiner_ros.frame import Frame
-from pose_refiner_ros.geometry.pose import inverse, rigid
+from pose_refiner_ros.geometry.pose import inverse, rigid, rotated
 from pose_refiner_ros.objects.library import ObjectLibrary
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Pipeline
 from pose_refiner_ros.rendering.scene import render_scene
+from pose_refiner_ros.tracking.sighting_memory import SightingMemory
 
 MESHES = ("vehicle:sedan", "vehicle:van")
 
@@ -63,6 +68,57 @@ def simulated(options: argparse.Namespace, table: Table) -> None:
                 for pose in pipeline.process(frames[:count]):
                     seconds = time.perf_counter() - began
                     table.add(f"{name}, {count} cameras", pose, truth, model, seconds)
+
+
+def moving(options: argparse.Namespace, table: Table) -> None:
+    joined = []
+    for argument in options.meshes or MESHES:
+        mesh = read_mesh(argument)
+        name = Path(argument.split(":")[1 if argument.startswith("vehicle") else 0]).stem
+        model = ObjectModel(name, mesh, simplify_for_silhouette(mesh))
+        pipeline = Pipeline({name: model}, device="cpu")
+        pipeline.warm_up()
+        rng = np.random.default_rng(options.seed)
+        for _ in range(options.views):
+            truth = view(mesh, rng.uniform(80.0, 240.0), rng, street=False)
+            walk = rng.normal(size=3) * (1.0, 0.5, 0.2)
+            step = 0.12 * truth[2, 3] * walk / np.linalg.norm(walk)
+            drift = 0.01 * truth[2, 3] * rng.permutation((1.0, 0.0, 0.0))
+            for speed in (0.0, 1.0):
+                memory = SightingMemory()
+                for frame in range(5):
+                    fixed_from_camera = looking_at(truth[:3, 3], frame * step)
+                    at = rigid(np.eye(3), speed * frame * drift) @ truth
+                    at = inverse(fixed_from_camera) @ at
+                    masks = render_scene([mesh], at[None], CAMERA).labels == 1
+                    masks = move_border(masks.astype(np.uint8), rng, SIGMA)
+                    earlier = memory.earlier(frame / 10, fixed_from_camera, 4)
+                    start = [perturbed(at, 5.0, 0.03 * model.diameter, rng)]
+                    began = time.perf_counter()
+                    for pose in pipeline.process(
+                        Frame(
+                            masks, CAMERA, {1: name}, {1: start}, tracked={1}, earlier={1: earlier}
+                        )
+                    ):
+                        seconds = time.perf_counter() - began
+                        sighting = pose.sighting.told_in(fixed_from_camera)
+                        memory.add(frame / 10, sighting, pose.frames > 1)
+                        if speed:
+                            joined.append((frame, pose.frames > 1))
+                        elif pose.frames in (1, 2, 3, 5):
+                            table.add(f"{name}, {pose.frames} frames", pose, at, model, seconds)
+    for frame in range(1, 5):
+        share = np.mean([yes for number, yes in joined if number == frame])
+        print(f"of moving objects joined with what was seen before, frame {frame}: {share:.2f}")
+
+
+def looking_at(point: np.ndarray, eye: np.ndarray) -> np.ndarray:
+    """fixed_from_camera (4, 4) of a camera that sees a point where it was seen from the origin."""
+    before, now = (v / np.linalg.norm(v) for v in (point, point - eye))
+    axis = np.cross(before, now)
+    sine = np.linalg.norm(axis)
+    turn = axis * (np.arctan2(sine, before @ now) / max(sine, 1e-12))
+    return rotated(rigid(np.eye(3), eye), turn)
 
 
 def lmo(options: argparse.Namespace, table: Table) -> None:
@@ -128,6 +184,11 @@ def main() -> None:
     one.add_argument("--views", type=int, default=60)
     one.add_argument("--seed", type=int, default=1)
     one.set_defaults(run=simulated)
+    one = kinds.add_parser("moving")
+    one.add_argument("meshes", nargs="*")
+    one.add_argument("--views", type=int, default=60)
+    one.add_argument("--seed", type=int, default=1)
+    one.set_defaults(run=moving)
     one = kinds.add_parser("lmo")
     one.add_argument("dataset", type=Path)
     one.add_argument("--images", type=int, nargs=2, default=(703, 968))
