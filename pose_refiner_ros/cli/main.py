@@ -124,6 +124,15 @@ def bag(
     encoder: EncoderOption = "",
     refinement: RefinementOption = "solver",
     exposure: ExposureOption = False,
+    fixed_frame: Annotated[
+        str,
+        typer.Option(
+            metavar="FRAME", help="In which the world stands still, such as odom: the camera moves."
+        ),
+    ] = "",
+    still: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Objects that never move.")
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Add poses, TF and overlay to a recorded bag. Needs no ROS."""
@@ -137,7 +146,7 @@ def bag(
         }  # fmt: skip
         options = BagOptions(
             objects, topics, device, overlay, overwrite, rectified, namespace, encoder,
-            refinement, exposure,
+            refinement, exposure, fixed_frame, still or [],
         )  # fmt: skip
         with progress_bar("Estimating poses") as progress:
             summary = run_bag(source, target, options, progress)

@@ -15,6 +15,7 @@ from pose_refiner_ros.ros.bag_topics import BagError, BagTopics, find_topics
 from pose_refiner_ros.ros.reports import kind_of
 
 TRANSFORMS = "tf2_msgs/msg/TFMessage"
+AHEAD_SECONDS = 0.5  # by so much transforms are read before the rest: masks lie between two of them
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class BagOptions:
     image, camera_info, detections, initial_poses, depth, points: topic}, found by itself where
     missing. rectified: the image is, so that CameraInfo's P holds. namespace: of the new topics;
     "refined" if the bag has some of that name. encoder, refinement, exposure: as the node's
-    encoder_file, refinement and photo_exposure.
+    encoder_file, refinement and photo_exposure; fixed_frame, still_objects: as the node's.
     """
 
     objects: Path | None = None
@@ -36,6 +37,8 @@ class BagOptions:
     encoder: str = ""
     refinement: str = "solver"
     exposure: bool = False
+    fixed_frame: str = ""
+    still_objects: list = field(default_factory=list)
 
 
 @dataclass
@@ -69,8 +72,9 @@ def run_bag(
     source, target = Path(source), Path(target)
     _check_paths(source, target, options.overwrite)
     try:
-        reader = AnyReader([source], default_typestore=typestore())
+        reader, ahead = (AnyReader([source], default_typestore=typestore()) for _ in range(2))
         reader.open()
+        ahead.open()
     except (AnyReaderError, OSError) as error:
         raise BagError(f"{source} cannot be read as a ROS 2 bag: {error}") from None
     try:
@@ -83,14 +87,13 @@ def run_bag(
                 _copy_topic(recorder, connection)
             total = reader.message_count
             done = 0
+            transforms = _Transforms(ahead, estimator.add_transforms)
             try:
                 for connection, stamp, data in reader.messages():
                     recorder.write(connection.topic, connection.msgtype, stamp, data)
+                    transforms.read_until(stamp + int(AHEAD_SECONDS * 1e9))
                     role = topics.names().get(connection.topic)
-                    if connection.msgtype == TRANSFORMS:
-                        message = reader.deserialize(data, connection.msgtype)
-                        estimator.add_transforms(message, connection.topic.endswith("_static"))
-                    elif role is not None:
+                    if role is not None:
                         message = reader.deserialize(data, connection.msgtype)
                         estimator.add(role, message, stamp, recorder)
                     done += 1
@@ -100,7 +103,26 @@ def run_bag(
             estimator.finish(recorder)
     finally:
         reader.close()
+        ahead.close()
     return summary
+
+
+class _Transforms:
+    """Those of a bag, in the order in which they were recorded."""
+
+    def __init__(self, reader, take):
+        """take(message, whether they are static)."""
+        self._reader, self._take = reader, take
+        connections = [one for one in reader.connections if one.msgtype == TRANSFORMS]
+        self._messages = reader.messages(connections) if connections else iter(())
+        self._next = next(self._messages, None)
+
+    def read_until(self, stamp):
+        while self._next is not None and self._next[1] <= stamp:
+            connection, _, data = self._next
+            message = self._reader.deserialize(data, connection.msgtype)
+            self._take(message, connection.topic.endswith("_static"))
+            self._next = next(self._messages, None)
 
 
 def _check_paths(source, target, overwrite):
@@ -177,6 +199,8 @@ class _Estimator:
         self._parameters.encoder_file = options.encoder
         self._parameters.refinement = options.refinement
         self._parameters.photo_exposure = options.exposure
+        self._parameters.fixed_frame = options.fixed_frame.strip("/")
+        self._parameters.still_objects = options.still_objects
         self._library = ObjectLibrary.load(options.objects or shipped.OBJECTS)
         pipeline = default_pipeline(self._library, self._parameters)
         pipeline.warm_up()

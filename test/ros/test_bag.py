@@ -16,6 +16,7 @@ from pose_refiner_ros.datasets.vehicles import DATA, VEHICLES, make_vehicle
 from pose_refiner_ros.evaluation.metrics import pose_errors
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.rendering.scene import render_scene
+from pose_refiner_ros.ros import bag_messages
 from pose_refiner_ros.ros.bag import BagOptions, output_topics, run_bag
 from pose_refiner_ros.ros.bag_messages import IMAGE, serialize_image
 from pose_refiner_ros.ros.bag_topics import BagError, BagTopics, find_topics
@@ -343,3 +344,50 @@ def test_a_recording_appears_only_when_it_is_whole(tmp_path):
     assert (tmp_path / "bag" / "metadata.yaml").exists()
     with pytest.raises(FileExistsError, match="exists already"):
         BagRecorder(tmp_path / "bag")
+
+
+def test_a_camera_that_moves_gathers_evidence_by_the_bags_tf(tmp_path, library):
+    """Its transforms come between the frames, those after a frame later than its masks."""
+    mesh = make_vehicle(VEHICLES["sedan"]).mesh
+    still = true_pose(0)
+
+    def odom_from_camera(frame):
+        pose = np.eye(4)
+        pose[0, 3] = 1.2 * frame
+        return pose
+
+    def turned_to(frame):
+        return np.linalg.inv(odom_from_camera(frame)) @ still
+
+    pictures = [render_scene([mesh], turned_to(i - 1)[None], CAMERA) for i in range(3)]
+    with Writer(tmp_path / "in", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        types = {"/masks": IMAGE, "/camera_info": INFO, "/tf": bag_messages.TRANSFORMS}
+        topics = {
+            topic: writer.add_connection(topic, kind, typestore=typestore())
+            for topic, kind in types.items()
+        }
+        for i, picture in enumerate(pictures):
+            now = 100_000_000_000 + i * 100_000_000
+            writer.write(topics["/camera_info"], now, info_message(i))
+            writer.write(topics["/masks"], now + 1, mask_message(i, picture.labels))
+            for half in (-0.5, 0.5) if i == 0 else (0.5,):
+                at = SimpleNamespace(
+                    stamp=SimpleNamespace(
+                        sec=100 if i + half >= 0 else 99,
+                        nanosec=int((i + half) % 10 * 1e8) if i + half >= 0 else 950_000_000,
+                    ),
+                    frame_id="odom",
+                )
+                moved = {"camera": odom_from_camera(i + half - 1)}
+                data = bag_messages.serialize_transforms(at, moved)
+                writer.write(topics["/tf"], now + 50_000_000, data)
+    found = {}
+    for frame in ("", "odom"):
+        options = BagOptions(library, fixed_frame=frame)
+        summary = run_bag(tmp_path / "in", tmp_path / f"out{frame}", options)
+        assert (summary.poses, sum(summary.reports.values())) == (3, 0)
+        _, messages = contents(tmp_path / f"out{frame}")
+        found[frame] = messages["/object_poses"][-1].detections[0].results[0].pose
+    variance = {frame: one.covariance.reshape(6, 6)[2, 2] for frame, one in found.items()}
+    assert variance["odom"] < 0.5 * variance[""]
+    assert abs(found["odom"].pose.position.z - turned_to(1)[2, 3]) < 0.05
