@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from pose_refiner_ros.frame import Frame, FrameError, no_object_for, weighed
-from pose_refiner_ros.geometry.pose import about
+from pose_refiner_ros.frame import Frame, FrameError, merged, no_object_for, weighed
+from pose_refiner_ros.geometry.pose import about, inverse
 from pose_refiner_ros.ros import images, labels, measured
 from pose_refiner_ros.ros.across_cameras import same_objects
 from pose_refiner_ros.ros.bad_input import BadInput
@@ -92,37 +92,46 @@ class FrameProcessor:
             self._add_measured(frame, messages, header, report)
         fixed_from_camera = self._fixed_from_camera(frame, header, parameters, report)
         named, tracks = {}, {}
+        further = self._others(frame, header, others or {}, parameters, report)
+        frames = [frame, *further.values()]
+        elsewhere = _seen_by_others_alone(frames, ["", *further], parameters.labels_are_ids)
 
         def follow(shares):
             """Settle the names, then start each object where it was a moment ago."""
             if self.encoder is not None:
                 named.update(self._settle_classes(messages.stamp, observations, shares, note))
                 frame.labels = {label: one.name for label, one in named.items()}
-            tracks.update(self._follow(messages.stamp, observations, frame.labels, named))
-            self._add_starts(frame, tracks, messages, header, parameters, note)
+            names = {**frame.labels, **{one.label: one.name for one in elsewhere}}
+            seen = [*observations, *elsewhere]
+            tracks.update(self._follow(messages.stamp, seen, names, named))
+            self._add_starts(frames, tracks, messages, header, parameters, note)
             self._add_earlier(frame, tracks, messages.stamp, fixed_from_camera, parameters)
 
-        frames = [frame, *self._others(frame, header, others or {}, parameters, report)]
         poses = self._estimate(frames, named, parameters, note, follow)
         self._remember(poses, tracks, messages.stamp, fixed_from_camera)
         if parameters.labels_are_ids:
-            ids = {label: label for label in tracks}
+            ids = {label: track.id for label, track in tracks.items()}
         else:
             ids = {label: self._published_id(track) for label, track in tracks.items()}
         poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
-        return Answer(header, frame, poses, ids, len(found), reasons)
+        return Answer(header, frame, poses, ids, len(found) + len(elsewhere), reasons)
 
-    def _add_starts(self, frame, tracks, messages, header, parameters, report):
+    def _add_starts(self, frames, tracks, messages, header, parameters, report):
         """Start poses from the message and from the tracks, and which object to search afresh."""
+        frame = frames[0]
         frame.initial_poses = self._initial_poses(messages, header, frame.labels, report)
-        frame.tracked = set()
-        if parameters.use_last_pose:
-            for label, track in tracks.items():
-                last = track.initial_poses(messages.stamp / 1e9)
-                frame.initial_poses[label] = last + frame.initial_poses.get(label, [])
-                if last:
-                    frame.tracked.add(label)
-        frame.search = {self._tracker.due_for_search()} & frame.tracked
+        for one in frames:
+            one.tracked, one.search = set(), set()
+        places = merged(frames)[1] if parameters.use_last_pose else {}
+        for number in tracks.keys() & places.keys():
+            at, label = places[number][0]
+            last = tracks[number].initial_poses(messages.stamp / 1e9)
+            if at:
+                last = [inverse(frames[at].reference_from_camera) @ pose for pose in last]
+            frames[at].initial_poses[label] = last + frames[at].initial_poses.get(label, [])
+            if last:
+                frames[at].tracked.add(label)
+                frames[at].search |= {label} if number == self._tracker.due_for_search() else set()
 
     def _fixed_from_camera(self, frame, header, parameters, report):
         """Where the camera is in the frame that stands still, (4, 4), if that is known; tracks are
@@ -171,34 +180,48 @@ class FrameProcessor:
         return {label: one for label, one in named.items() if one.name in self.library}
 
     def _others(self, frame, header, others, parameters, report):
-        """Frames of further cameras, with the labels of the first one's objects."""
-        frames = []
+        """{name: Frame} of further cameras, with ids that say which of their objects the first one
+        sees, or another before them."""
+        frames, taken = {}, set()
         for name, messages in others.items():
             try:
                 masks = images.decode_labels(messages.masks)
                 rectified = parameters.image_is_rectified
                 camera = camera_from_info(messages.camera_info, masks.shape, rectified)
-                own = self._header(messages, lambda label, text: None)
-                if own.frame_id == header.frame_id:
-                    raise BadInput("camera frame", f"its frame is the first's, '{own.frame_id}'")
-                where = self.transforms.matrix(header.frame_id, own.frame_id, own.stamp, 0.0)
+                at = self._header(messages, lambda label, text: None)
+                if at.frame_id == header.frame_id:
+                    raise BadInput("camera frame", f"its frame is the first's, '{at.frame_id}'")
+                where = self.transforms.matrix(header.frame_id, at.frame_id, at.stamp, 0.0)
             except (BadInput, LookupError) as error:
                 report(f"camera {name} is left out: {error}")
                 continue
+            there = labels.labels_in(masks)
             names = labels.name_labels(
-                labels.labels_in(masks),
+                there,
                 messages.detections,
                 labels.parse_label_names(parameters.label_names),
                 self.library,
                 lambda label, text, name=name: report(f"camera {name}: label {label}: {text}"),
                 False,
             )
-            other = Frame(masks, camera, names, reference_from_camera=where)
-            other.ids = same_objects(frame, other, self.library)
-            other.labels = {label: names[label] for label in other.ids}
+            other = Frame(masks, camera, names, {}, reference_from_camera=where)
+            other.ids = {}
+            for before in (frame, *frames.values()):  # the rest is seen here for the first time
+                known = before.ids or {label: label for label in before.labels}
+                rest = replace(other, labels={n: names[n] for n in names.keys() - other.ids.keys()})
+                same = same_objects(before, rest, self.library)
+                other.ids.update({own: known[its] for own, its in same.items()})
+                taken |= {*known.values()}
+            for label in sorted(names.keys() - other.ids.keys()):
+                number = label if label not in taken else max({*taken, *there, *names}) + 1
+                if number != label:  # each is to have a number of its own
+                    other.masks = np.where(other.masks == label, np.uint16(number), other.masks)
+                    other.labels[number] = other.labels.pop(label)
+                other.ids[number] = number
+                taken.add(number)
             if parameters.depth != "never":
-                self._add_measured(other, messages, own, report)
-            frames.append(other)
+                self._add_measured(other, messages, at, report)
+            frames[name] = other
         if frames:
             frame.ids = {label: label for label in frame.labels}
         return frames
@@ -219,7 +242,8 @@ class FrameProcessor:
         except FrameError as error:
             raise BadInput("frame", str(error)) from None
         poses = [_with_class(pose, named.get(pose.label)) for pose in poses]
-        poses = [self._believed(pose, pose.label in frame.search) for pose in poses]
+        due = merged(frames)[0].search
+        poses = [self._believed(pose, pose.label in due) for pose in poses]
         # A pose that does not fit its mask is no place to start from in the next frame.
         steady = self._tracker.end_frame(
             {pose.label: pose.camera_from_object for pose in poses if pose.quality != "poor"}
@@ -393,6 +417,17 @@ class FrameProcessor:
             )
             return False
         return True
+
+
+def _seen_by_others_alone(frames, cameras, labels_are_ids):
+    """What the tracker takes of the objects that the first frame does not show."""
+    found = []
+    for number, ((at, label), *_) in merged(frames)[1].items():
+        if at:
+            for one in observe(frames[at].masks, {label: frames[at].labels[label]}):
+                own = number if labels_are_ids else None
+                found.append(replace(one, label=number, camera=cameras[at], caller_id=own))
+    return found
 
 
 def _with_class(pose, named):

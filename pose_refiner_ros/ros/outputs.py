@@ -81,7 +81,8 @@ class Outputs:
         # Imported late, like all of the core: it takes its time.
         from pose_refiner_ros.drawing.overlay import draw_overlay
 
-        picture = draw_overlay(frame.image, frame.camera, self._library, answer.poses)
+        seen = [pose for pose in answer.poses if pose.label in frame.labels]  # by this camera
+        picture = draw_overlay(frame.image, frame.camera, self._library, seen)
         self._overlay.publish(images.encode_image(picture, answer.header))
 
     def publish_scene_view(self, answer, parameters, report):

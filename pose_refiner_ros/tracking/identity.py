@@ -38,6 +38,7 @@ class Observation:
     center_px: tuple[float, float]  # (x, y) centroid of the mask
     size_px: float  # diagonal of the mask's box: the object's diameter as it appears
     caller_id: int | None = None  # an id that the caller keeps stable itself; used as it is
+    camera: str = ""  # in whose pixels that is; of several, the first is ""
 
 
 @dataclass(eq=False)
@@ -61,6 +62,7 @@ class Track:
     velocity: np.ndarray | None = None  # (6,) m/s and rad/s, camera axes, about the middle
     middle: np.ndarray = field(default_factory=lambda: np.zeros(3))  # of the object, its frame
     memory: SightingMemory = field(default_factory=SightingMemory)
+    camera: str = ""  # in whose pixels it is followed
 
     def predicted_center(self, stamp: float) -> np.ndarray:
         """(2,) pixels where its mask should be, moving as it did."""
@@ -91,6 +93,8 @@ class Track:
         self.rivals = [(camera_from_before @ pose, belief) for pose, belief in self.rivals]
         if self.velocity is not None:
             self.velocity = np.kron(np.eye(2), camera_from_before[:3, :3]) @ self.velocity
+        if self.camera:
+            return  # its pixels are another camera's
         before, now = ray[:3], (camera_from_before @ ray)[:3]
         shift = camera.project(now) - camera.project(before)
         if np.isfinite(shift).all():
@@ -242,6 +246,8 @@ class IdentityTracker:
 
     def _cost(self, observation: Observation, track: Track, stamp: float) -> float:
         """How little an observation looks like a track; FAR where it cannot be that."""
+        if observation.camera != track.camera:
+            return FAR
         size = max(observation.size_px, track.size_px, 1.0)
         away = np.linalg.norm(track.predicted_center(stamp) - observation.center_px) / size
         if away > self.gate + (stamp - track.stamp):
@@ -260,6 +266,7 @@ class IdentityTracker:
         if track is None:
             number = self._free_id(observation.name, stamp) if caller_id is None else caller_id
             track = Track(observation.name, number, stamp, center, observation.size_px)
+            track.camera = observation.camera
             if observation.name in self.library:
                 track.middle = self.library[observation.name].box_center
             self.tracks[(track.name, track.id)] = track

@@ -164,11 +164,11 @@ def pipeline():
     return Pipeline(LIBRARY, device="cpu")
 
 
-def messages(frame_id, where, objects) -> FrameMessages:
+def messages(frame_id, where, objects, later=0) -> FrameMessages:
     labels, names = drawn(where, objects).masks, {n: o[0] for n, o in objects.items()}
-    at = {"stamp": START, "frame_id": frame_id}
+    at = {"stamp": START + later, "frame_id": frame_id}
     return FrameMessages(
-        START,
+        START + later,
         image(labels, "mono16", **at),
         camera_info(SIZE, **at),
         detections=detections(names, **at),
@@ -218,3 +218,39 @@ def test_bad_masks_of_one_camera_harm_nobody(pipeline):
     right.masks.encoding = "rgb8"
     found, told = answer(pipeline, {"right": right}, Transforms())
     assert set(found) == {"ell", "box"} and "rgb8" in told[0]
+
+
+def test_what_only_another_camera_sees_gets_a_pose_and_keeps_its_id(pipeline):
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    processor.transforms = Transforms()
+    values, told, ids = parameters.defaults(), [], []
+    values.label_names = []
+    for n in range(3):
+        shift = n * 100 * MS
+        left = messages("left", np.eye(4), {1: ("ell", FRONT)}, shift)
+        right = messages("right", RIGHT, {1: ("box", BACK), 2: ("ell", FRONT)}, shift)
+        found = processor.process(left, values, False, told.append, {"right": right})
+        by_name = {pose.name: pose for pose in found.poses}
+        assert found.objects == 2 and set(by_name) == {"ell", "box"} and not told
+        box_pose = by_name["box"].camera_from_object
+        assert np.linalg.norm(box_pose[:3, 3] - BACK[:3, 3]) < 0.03
+        assert angle_deg(box_pose, BACK) < 3.0
+        ids.append({pose.name: found.ids[pose.label] for pose in found.poses})
+    assert ids[0] == ids[1] == ids[2] and ids[0]["ell"] != ids[0]["box"]
+    (track,) = (one for one in processor._tracker.tracks.values() if one.name == "box")
+    assert track.camera == "right" and track.pose is not None
+    processor.process(left, values, False, told.append)  # the other one is silent
+    assert not told
+
+
+def test_what_two_further_cameras_see_is_one_object(pipeline):
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    processor.transforms = Transforms()
+    values, told = parameters.defaults(), []
+    values.label_names = []
+    left = messages("left", np.eye(4), {1: ("ell", FRONT)})
+    right = messages("right", RIGHT, {1: ("box", BACK)})
+    third = messages("right", RIGHT, {4: ("box", BACK), 1: ("ell", FRONT)})
+    others = {"right": right, "third": third}
+    found = processor.process(left, values, False, told.append, others)
+    assert sorted(pose.name for pose in found.poses) == ["box", "ell"] and not told
