@@ -55,8 +55,8 @@ GROUPS = {
         Declaration("cameras", [""],
             "Names of several cameras that see the same objects, such as [left, right]: each has "
             "the inputs below its name, `left/masks`, `left/camera_info` and so on, and a frame in "
-            "TF (needs tf2_ros). Objects get poses in the first camera's frame, by all cameras that "
-            "see them. Empty: one camera, without a name.",
+            "TF (needs tf2_ros). Objects get poses in the first camera's frame, by all cameras "
+            "that see them. Empty: one camera, without a name.",
             ACTIVATE, pattern=r"/?[A-Za-z][A-Za-z0-9_/]*"),
         Declaration("depth", "auto",
             "Whether depths are used: auto, where they come on `depth` (registered to the colour "
