@@ -131,3 +131,28 @@ def test_a_camera_that_is_nowhere_is_refused(pipeline, where):
 def test_no_frame_at_all(pipeline):
     with pytest.raises(FrameError, match="no frame"):
         pipeline.process([])
+
+
+def test_a_camera_that_is_not_where_it_is_said_to_be_is_left_out(pipeline):
+    first = frame(np.eye(4), {1: ("ell", TRUTH), 2: ("box", OTHER)})
+    second = frame(RIGHT, {1: ("ell", TRUTH)})
+    second.reference_from_camera = turned(RIGHT, (0.0, 0.05, 0.0), (0.05, 0.03, 0.0))
+    told = []
+    found = pipeline.process([first, second], lambda label, text: told.append((label, text)))
+    alone = pipeline.process(first)
+    (where,) = told
+    assert where[0] == 1 and "cameras 1 and 2 do not agree on where ell is" in where[1]
+    for one, other in zip(found, alone, strict=True):
+        assert angle_deg(one.camera_from_object, other.camera_from_object) < 0.2
+        assert one.quality == other.quality
+
+
+def test_rough_masks_are_no_contradiction(pipeline):
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        frames = [frame(np.eye(4)), frame(RIGHT)]
+        for one in frames:
+            one.masks = move_border(one.masks, rng, 2.0)
+        told = []
+        pipeline.process(frames, lambda label, text, told=told: told.append(text))
+        assert not told
