@@ -413,7 +413,10 @@ class Pipeline:
             if restart_angle(found[0], target.observations) is None:
                 continue
             parts = [replace(target, seen=(own,)) for own in sorted(target.seen, key=_number)]
-            alone = self._search.find(frames, parts, self.settings)
+            starts = [Hypothesis(one.object, one.reference_from_object, one.prior) for one in found]
+            alone = self.refiner.refine(
+                [part.observations for part in parts], [starts] * len(parts), keep=1, restart=False
+            )
             rms = [own[0].fits["silhouette"].rms if own else np.inf for own in alone]
             together = found[0].fits["silhouette"].rms
             if together > DISAGREE * max(rms):
