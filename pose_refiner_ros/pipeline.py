@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import warp as wp
 
+from pose_refiner_ros.camera_agreement import leave_out_contradictions
 from pose_refiner_ros.encoder.category import category_prior, known_as_category
 from pose_refiner_ros.frame import (
     Follow,
@@ -45,7 +46,6 @@ from pose_refiner_ros.refinement.search import (
     colour_rms,
     colours_differ,
     depth_agrees,
-    restart_angle,
 )
 from pose_refiner_ros.settings import Settings
 from pose_refiner_ros.still_objects import by_earlier_frames
@@ -56,7 +56,6 @@ if TYPE_CHECKING:  # torch is imported where an encoder is used
 TWO_PARTS = 0.1  # share of a mask that a part apart from the rest must have to be mentioned
 SHARPNESS = 0.25  # lack of overlap that matters, as a share of what the best pose lacks
 CATEGORY_SHARPNESS = 1.0
-DISAGREE = 2.0  # times as far off the outline of all cameras is as that of each, if one is astray
 LEAST_DEPTH = 0.02  # a share of the points that says little
 LEAST_COLOUR = 0.005  # a difference of colours, robust RMS, that says little
 
@@ -127,10 +126,8 @@ class Pipeline:
             follow({label: self._names_of(estimates[label]) for label in nameless})
             frame, _ = merged(frames)  # which it may have changed
         targets = self._targets(frames, frame, observations, estimates, report)
-        results = self._find(frames, targets, report)
-        self._leave_out_contradictions(frames, targets, results, report)
         poses, found_targets = [], []
-        for target, found in zip(targets, results, strict=True):
+        for target, found in zip(targets, self._find(frames, targets, report), strict=True):
             found = [one for one in found if np.isfinite(one.reference_from_object).all()]
             if not found and self.settings.search == "never":
                 report(target.label, f"{target.name} has no start pose, and search is 'never'")
@@ -373,12 +370,15 @@ class Pipeline:
         return replace(target, seen=tuple(own))
 
     def _find(
-        self, frames: Sequence[Frame], targets: Sequence[Target], report: Report
+        self, frames: Sequence[Frame], targets: list[Target], report: Report
     ) -> list[list[Hypothesis]]:
-        """The refined hypotheses of each, best first."""
+        """The refined hypotheses of each, best first. Of targets that cameras contradict each other
+        about, the first one's view is left."""
         if self.settings.refinement != "solver":
             return self._find_by_baseline(targets, report)
         found = self._search.find(frames, targets, self.settings)
+        if leave_out_contradictions(self.refiner, targets, found, report):
+            found = self._search.find(frames, targets, self.settings)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None
             if colours_differ(rms):
@@ -396,41 +396,6 @@ class Pipeline:
                 model = self.library[target.name]
                 report(target.label, doubt_about(pose, measured[0].points, model))
         return found
-
-    def _leave_out_contradictions(
-        self,
-        frames: Sequence[Frame],
-        targets: list[Target],
-        results: list[list[Hypothesis]],
-        report: Report,
-    ) -> None:
-        """Where no pose fits what several cameras show of an object, and one fits each of them,
-        they are not where they are said to be: the pose is that of the first one alone."""
-        astray = False
-        for i, (target, found) in enumerate(zip(targets, results, strict=True)):
-            if len(target.seen) < 2 or not found or self.settings.refinement != "solver":
-                continue
-            if restart_angle(found[0], target.observations) is None:
-                continue
-            parts = [replace(target, seen=(own,)) for own in sorted(target.seen, key=_number)]
-            starts = [Hypothesis(one.object, one.reference_from_object, one.prior) for one in found]
-            alone = self.refiner.refine(
-                [part.observations for part in parts], [starts] * len(parts), keep=1, restart=False
-            )
-            rms = [own[0].fits["silhouette"].rms if own else np.inf for own in alone]
-            together = found[0].fits["silhouette"].rms
-            if together > DISAGREE * max(rms):
-                targets[i], astray = parts[0], True
-                cameras = " and ".join(str(part.seen[0][0] + 1) for part in parts)
-                report(
-                    target.label,
-                    f"cameras {cameras} do not agree on where {target.name} is (its outline is off "
-                    f"by {together:.1f} pixels by all, at most {max(rms):.1f} by each alone): the "
-                    "first of them places it; are the transforms between them and their clocks "
-                    "right?",
-                )
-        if astray:  # with all others, of which some may stand in front
-            results[:] = self._search.find(frames, targets, self.settings)
 
     def _find_by_baseline(
         self, targets: Sequence[Target], report: Report
@@ -505,11 +470,6 @@ def _object_pose(target: Target, found: Hypothesis, model: ObjectModel) -> Objec
         photo_rms=colour_rms(found),
         depth_agrees=depth_agrees(found),
     )
-
-
-def _number(seen: tuple[int, Observation]) -> int:
-    """Of the frame that shows it."""
-    return seen[0]
 
 
 def _problem(pose: np.ndarray, middle: np.ndarray, seen: Observation) -> str | None:

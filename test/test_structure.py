@@ -19,7 +19,7 @@ FLOORS = (
     ("refinement",),
     ("frame", "tracking", "encoder", "scene_localiser"),
     ("scene", "baselines", "shipped", "pose_search"),
-    ("still_objects",),
+    ("still_objects", "camera_agreement"),
     ("pipeline", "drawing"),
     ("learning",),
     ("evaluation",),

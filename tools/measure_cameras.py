@@ -32,6 +32,7 @@ from pose_refiner_ros.evaluation.mask_noise import move_border
 from pose_refiner_ros.frame import Frame
 from pose_refiner_ros.geometry.pose import inverse, rigid, rotated
 from pose_refiner_ros.objects.library import ObjectLibrary
+from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Pipeline
@@ -41,13 +42,19 @@ from pose_refiner_ros.tracking.sighting_memory import SightingMemory
 MESHES = ("vehicle:sedan", "vehicle:van")
 
 
+def made_for(argument: str) -> tuple[str, Mesh, ObjectModel, Pipeline]:
+    """Name, mesh and model of an object, and a pipeline for it."""
+    mesh = read_mesh(argument)
+    name = Path(argument.split(":")[1 if argument.startswith("vehicle") else 0]).stem
+    model = ObjectModel(name, mesh, simplify_for_silhouette(mesh))
+    pipeline = Pipeline({name: model}, device="cpu")
+    pipeline.warm_up()
+    return name, mesh, model, pipeline
+
+
 def simulated(options: argparse.Namespace, table: Table) -> None:
     for argument in options.meshes or MESHES:
-        mesh = read_mesh(argument)
-        name = Path(argument.split(":")[1 if argument.startswith("vehicle") else 0]).stem
-        model = ObjectModel(name, mesh, simplify_for_silhouette(mesh))
-        pipeline = Pipeline({name: model}, device="cpu")
-        pipeline.warm_up()
+        name, mesh, model, pipeline = made_for(argument)
         rng = np.random.default_rng(options.seed)
         for _ in range(options.views):
             truth = view(mesh, rng.uniform(80.0, 240.0), rng, street=False)
@@ -73,11 +80,7 @@ def simulated(options: argparse.Namespace, table: Table) -> None:
 def moving(options: argparse.Namespace, table: Table) -> None:
     joined = []
     for argument in options.meshes or MESHES:
-        mesh = read_mesh(argument)
-        name = Path(argument.split(":")[1 if argument.startswith("vehicle") else 0]).stem
-        model = ObjectModel(name, mesh, simplify_for_silhouette(mesh))
-        pipeline = Pipeline({name: model}, device="cpu")
-        pipeline.warm_up()
+        name, mesh, model, pipeline = made_for(argument)
         rng = np.random.default_rng(options.seed)
         for _ in range(options.views):
             truth = view(mesh, rng.uniform(80.0, 240.0), rng, street=False)
@@ -102,7 +105,7 @@ def moving(options: argparse.Namespace, table: Table) -> None:
                     ):
                         seconds = time.perf_counter() - began
                         sighting = pose.sighting.told_in(fixed_from_camera)
-                        memory.add(frame / 10, sighting, pose.frames > 1)
+                        memory.add(frame / 10, sighting, bool(earlier) and pose.frames == 1)
                         if speed:
                             joined.append((frame, pose.frames > 1))
                         elif pose.frames in (1, 2, 3, 5):

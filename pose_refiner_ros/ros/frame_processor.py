@@ -108,7 +108,7 @@ class FrameProcessor:
             self._add_earlier(frame, tracks, messages.stamp, fixed_from_camera, parameters)
 
         poses = self._estimate(frames, named, parameters, note, follow)
-        self._remember(poses, tracks, messages.stamp, fixed_from_camera)
+        self._remember(poses, frame.earlier, tracks, messages.stamp, fixed_from_camera)
         if parameters.labels_are_ids:
             ids = {label: track.id for label, track in tracks.items()}
         else:
@@ -123,6 +123,7 @@ class FrameProcessor:
         for one in frames:
             one.tracked, one.search = set(), set()
         places = merged(frames)[1] if parameters.use_last_pose else {}
+        due = self._tracker.due_for_search()
         for number in tracks.keys() & places.keys():
             at, label = places[number][0]
             last = tracks[number].initial_poses(messages.stamp / 1e9)
@@ -131,7 +132,7 @@ class FrameProcessor:
             frames[at].initial_poses[label] = last + frames[at].initial_poses.get(label, [])
             if last:
                 frames[at].tracked.add(label)
-                frames[at].search |= {label} if number == self._tracker.due_for_search() else set()
+                frames[at].search |= {label} if number == due else set()
 
     def _fixed_from_camera(self, frame, header, parameters, report):
         """Where the camera is in the frame that stands still, (4, 4), if that is known; tracks are
@@ -165,11 +166,13 @@ class FrameProcessor:
         frame.still = {label for label, track in tracks.items() if track.name in known}
 
     @staticmethod
-    def _remember(poses, tracks, stamp, fixed_from_camera):
+    def _remember(poses, earlier, tracks, stamp, fixed_from_camera):
+        """Keep what was seen for the frames to come."""
         for pose in poses:
             if fixed_from_camera is not None and pose.sighting and pose.quality != "poor":
-                memory, sighting = tracks[pose.label].memory, pose.sighting
-                memory.add(stamp / 1e9, sighting.told_in(fixed_from_camera), pose.frames > 1)
+                sighting = pose.sighting.told_in(fixed_from_camera)
+                contradicts = bool(earlier[pose.label]) and pose.frames == 1
+                tracks[pose.label].memory.add(stamp / 1e9, sighting, contradicts)
 
     def _settle_classes(self, stamp, observations, shares, report):
         """{label: Named} of all that have a name, or get that of an object from the encoder."""

@@ -25,26 +25,23 @@ class SightingMemory:
 
     def __init__(self) -> None:
         self._held: list[tuple[float, Sighting]] = []
-        self._asked = False  # whether anything was given to join with the frame in work
         self._contradictions = 0
         self._rests_until = -np.inf
 
     def earlier(self, stamp: float, fixed_from_camera: np.ndarray, most: int) -> list[Sighting]:
         """Those to join with a frame, at most so many, told in its camera; oldest first."""
-        self._asked = False
         if stamp < self._rests_until or most < 1:
             return []
         self._held = [one for one in self._held if stamp - one[0] <= OLDEST]
         eye, camera_from_fixed = fixed_from_camera[:3, 3], inverse(fixed_from_camera)
         found = [one for _, one in self._held if _is_elsewhere(eye, one)][-most:]
-        self._asked = bool(found)
         return [one.told_in(camera_from_fixed) for one in found]
 
-    def add(self, stamp: float, sighting: Sighting, agrees: bool) -> None:
-        """Of a frame, told in the fixed frame; agrees: with those that `earlier` gave."""
+    def add(self, stamp: float, sighting: Sighting, contradicts: bool) -> None:
+        """Of a frame, told in the fixed frame; contradicts: those that `earlier` gave."""
         if stamp < self._rests_until:
             return
-        if self._asked and not agrees:
+        if contradicts:
             self._contradictions += 1
             if self._contradictions >= CONTRADICTIONS:
                 self._held, self._contradictions = [], 0
