@@ -105,7 +105,8 @@ class FrameProcessor:
             seen = [*observations, *elsewhere]
             tracks.update(self._follow(messages.stamp, seen, names, named))
             self._add_starts(frames, tracks, messages, header, parameters, note)
-            self._add_earlier(frame, tracks, messages.stamp, fixed_from_camera, parameters)
+            if fixed_from_camera is not None:
+                self._add_earlier(frame, tracks, messages, fixed_from_camera, parameters, report)
 
         poses = self._estimate(frames, named, parameters, note, follow)
         self._remember(poses, frame.earlier, tracks, messages.stamp, fixed_from_camera)
@@ -153,17 +154,21 @@ class FrameProcessor:
                 tracker.camera_moved(moved, frame.camera)
         return fixed_from_camera
 
-    def _add_earlier(self, frame, tracks, stamp, fixed_from_camera, parameters):
-        """What was seen before of objects that may stand still."""
-        if fixed_from_camera is None:
-            return
-        most = parameters.still_frames - 1
+    def _add_earlier(self, frame, tracks, messages, fixed_from_camera, parameters, report):
+        """What was seen before of objects that may stand still, and which are known to."""
+        stamp, most = messages.stamp / 1e9, parameters.still_frames - 1
         frame.earlier = {
-            label: track.memory.earlier(stamp / 1e9, fixed_from_camera, most)
+            label: track.memory.earlier(stamp, fixed_from_camera, most)
             for label, track in tracks.items()
         }
-        known = parameters.still_objects
-        frame.still = {label for label, track in tracks.items() if track.name in known}
+        known = {name: self.library.resolve(name) for name in parameters.still_objects}
+        for name in [name for name, model in known.items() if model is None]:
+            report(
+                f"still_objects: {name!r} is not in the object library (it has "
+                f"{', '.join(sorted(self.library))})"
+            )
+        names = {model.name for model in known.values() if model is not None}
+        frame.still = {label for label, track in tracks.items() if track.name in names}
 
     @staticmethod
     def _remember(poses, earlier, tracks, stamp, fixed_from_camera):

@@ -162,3 +162,11 @@ def test_faster_than_any_robot_is_a_jump():
     motion.next(header(START, "camera"), "odom", transforms)
     with pytest.raises(CameraJump, match=r"100\.00 m"):
         motion.next(header(START + SECOND, "camera"), "odom", transforms)
+
+
+def test_a_name_of_still_objects_that_nobody_knows_is_told(pipeline):
+    bench = Bench(pipeline, still_objects=["ell", "mugg"])
+    moved = turned(TRUTH, (0, 0, 0), (0.1, 0.0, 0.0))
+    answers = [bench.next({1: at}) for at in (TRUTH, TRUTH, moved)]
+    assert frames_of(answers[-1]) == [3]  # it never moves, it was said
+    assert bench.reports[0].startswith("still_objects: 'mugg' is not in the object library")
