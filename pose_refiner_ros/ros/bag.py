@@ -45,9 +45,11 @@ class BagOptions:
 class BagSummary:
     topics: BagTopics
     written: dict  # role -> topic
+    fixed_frame: str = ""
     masks: int = 0
     frames: int = 0
     poses: int = 0
+    joined: int = 0  # of these, by several frames
     skipped: Counter = field(default_factory=Counter)  # reason -> masks
     reports: Counter = field(default_factory=Counter)  # text -> frames
     seconds: float = 0.0  # of estimation
@@ -80,7 +82,7 @@ def run_bag(
     try:
         types = {connection.topic: connection.msgtype for connection in reader.connections}
         topics = find_topics(types, options.topics)
-        summary = BagSummary(topics, output_topics(types, options))
+        summary = BagSummary(topics, output_topics(types, options), options.fixed_frame)
         estimator = _Estimator(options, summary)
         with BagRecorder(target, options.overwrite) as recorder:
             for connection in reader.connections:
@@ -276,6 +278,7 @@ class _Estimator:
                 self.summary.seconds += time.perf_counter() - started
             self.summary.frames += 1
             self.summary.poses += len(answer.poses)
+            self.summary.joined += sum(pose.frames > 1 for pose in answer.poses)
             self._write(answer, received, recorder)
 
     def _report(self, text):
@@ -334,6 +337,8 @@ def summary_lines(summary):
         f"{summary.poses} poses in {summary.frames} of {summary.masks} frames, {per_frame:.1f} ms "
         "per frame"
     )
+    if summary.fixed_frame:
+        yield f"{summary.joined} of them by several frames, through the camera's motion in TF"
     for reason, count in summary.skipped.most_common(5):
         yield f"{count} frames left out: {reason}"
     for text, count in summary.reports.most_common(5):

@@ -386,6 +386,7 @@ def test_a_camera_that_moves_gathers_evidence_by_the_bags_tf(tmp_path, library):
         options = BagOptions(library, fixed_frame=frame)
         summary = run_bag(tmp_path / "in", tmp_path / f"out{frame}", options)
         assert (summary.poses, sum(summary.reports.values())) == (3, 0)
+        assert summary.joined == (2 if frame else 0)
         _, messages = contents(tmp_path / f"out{frame}")
         found[frame] = messages["/object_poses"][-1].detections[0].results[0].pose
     variance = {frame: one.covariance.reshape(6, 6)[2, 2] for frame, one in found.items()}
