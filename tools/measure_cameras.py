@@ -5,14 +5,16 @@
     python tools/measure_cameras.py simulated [MESH[:UNIT] ...] [--apart 0.5] [--views 60]
     python tools/measure_cameras.py moving [MESH[:UNIT] ...] [--views 60]
     python tools/measure_cameras.py lmo DATASET [--images 703 968] [--objects 5 6 8 10 12]
+    python tools/measure_cameras.py lmo-moving DATASET
 
 simulated: one camera, and two side by side (metres apart, both turned towards the object); masks
 with borders as a network draws them. moving: a camera that goes past an object that stands still, a
 tenth of the distance from frame to frame, by 1, 2, 3 and 5 frames as the node joins them; and the
 share of frames that are joined although the object moves by a hundredth of the distance a frame.
-lmo: objects that stand still in several images whose cameras
-are known (views.json of the example data), by 1, 2, 4 and 8 images at once. Poses are those of the
-first camera. Columns as tools/measure_depth.py has them.
+lmo: objects that stand still in several images whose cameras are known (views.json of the example
+data), by 1, 2, 4 and 8 images at once. Poses are those of the first camera. lmo-moving: all of its
+images one after the other, as the node joins them: each by itself, and by all that were offered.
+Columns as tools/measure_depth.py has them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +98,11 @@ def moving(options: argparse.Namespace, table: Table) -> None:
                     at = inverse(fixed_from_camera) @ at
                     masks = render_scene([mesh], at[None], CAMERA).labels == 1
                     masks = move_border(masks.astype(np.uint8), rng, SIGMA)
-                    earlier = memory.earlier(frame / 10, fixed_from_camera, 4)
                     start = [perturbed(at, 5.0, 0.03 * model.diameter, rng)]
-                    began = time.perf_counter()
-                    for pose in pipeline.process(
-                        Frame(
-                            masks, CAMERA, {1: name}, {1: start}, tracked={1}, earlier={1: earlier}
-                        )
+                    seen = Frame(masks, CAMERA, {1: name}, {1: start}, tracked={1})
+                    for pose, seconds in joined_with_earlier(
+                        pipeline, seen, {1: memory}, frame / 10, fixed_from_camera
                     ):
-                        seconds = time.perf_counter() - began
-                        sighting = pose.sighting.told_in(fixed_from_camera)
-                        memory.add(frame / 10, sighting, bool(earlier) and pose.frames == 1)
                         if speed:
                             joined.append((frame, pose.frames > 1))
                         elif pose.frames in (1, 2, 3, 5):
@@ -113,6 +110,21 @@ def moving(options: argparse.Namespace, table: Table) -> None:
     for frame in range(1, 5):
         share = np.mean([yes for number, yes in joined if number == frame])
         print(f"of moving objects joined with what was seen before, frame {frame}: {share:.2f}")
+
+
+def joined_with_earlier(pipeline, frame: Frame, memories, stamp, fixed_from_camera):
+    """Poses of a frame, and the seconds that each took, by what the memories (label -> memory)
+    hold; what it shows is added to them."""
+    frame.earlier = {
+        label: memory.earlier(stamp, fixed_from_camera, 4) for label, memory in memories.items()
+    }
+    began = time.perf_counter()
+    poses = pipeline.process(frame, report=lambda label, text: None)
+    seconds = (time.perf_counter() - began) / max(len(poses), 1)
+    for pose in poses:
+        contradicts = bool(frame.earlier[pose.label]) and pose.frames == 1
+        memories[pose.label].add(stamp, pose.sighting.told_in(fixed_from_camera), contradicts)
+    return [(pose, seconds) for pose in poses]
 
 
 def looking_at(point: np.ndarray, eye: np.ndarray) -> np.ndarray:
@@ -125,21 +137,13 @@ def looking_at(point: np.ndarray, eye: np.ndarray) -> np.ndarray:
 
 
 def lmo(options: argparse.Namespace, table: Table) -> None:
-    data = BopDataset(options.dataset, "test")
-    library = ObjectLibrary.load(data.models_path)
-    pipeline = Pipeline(library, device="cpu")
-    pipeline.warm_up()
-    images = {image.im_id: image for image in data}
-    scene = next(iter(images.values())).scene
+    images, library, pipeline = lmo_images(options.dataset)
     first, last = options.images
     cameras, still = {}, {}
-    for arrangement in json.loads((scene / "views.json").read_text()):
-        for key, one in arrangement["images"].items():
-            if first <= int(key) <= last:
-                move = np.eye(4)  # camera_from_reference
-                move[:3, :3] = np.reshape(one["cam_R_w2c"], (3, 3))
-                move[:3, 3] = 1e-3 * np.array(one["cam_t_w2c"])
-                cameras[int(key)], still[int(key)] = inverse(move), set(one["still"])
+    for arrangement in still_views(images):
+        for key, (reference_from_camera, names) in arrangement.items():
+            if first <= key <= last:
+                cameras[key], still[key] = reference_from_camera, names
     order = sorted(cameras)
     for repeat in range(options.repeats):
         for anchor in order:
@@ -161,6 +165,59 @@ def lmo(options: argparse.Namespace, table: Table) -> None:
                     if pose.label in starts:
                         model = library[pose.name]
                         table.add(f"{count} images", pose, truths[pose.label], model, seconds)
+
+
+def lmo_moving(options: argparse.Namespace, table: Table) -> None:
+    images, library, pipeline = lmo_images(options.dataset)
+    joined: dict[str, list[bool]] = {}
+    for repeat in range(options.repeats):
+        for arrangement in still_views(images):
+            memories: dict[int, SightingMemory] = {}
+            for count, (key, (fixed_from_camera, still)) in enumerate(arrangement.items()):
+                rng = np.random.default_rng((repeat, key))
+                frame = degraded(images[key], library, still, rng)
+                truths = {one.obj_id: one.camera_from_object for one in images[key].instances}
+                frame.initial_poses = {n: [perturbed(truths[n], *START, rng)] for n in frame.labels}
+                own = {n: memories.setdefault(n, SightingMemory()) for n in frame.labels}
+                for pose, seconds in joined_with_earlier(
+                    pipeline, frame, own, count / 10, fixed_from_camera
+                ):
+                    offered = f"{len(frame.earlier[pose.label]) + 1} frames"
+                    alone = replace(
+                        pose,
+                        camera_from_object=pose.sighting.reference_from_object,
+                        covariance=pose.sighting.covariance,
+                    )
+                    model, truth = library[pose.name], truths[pose.label]
+                    table.add(f"{offered}, the last", alone, truth, model, seconds)
+                    table.add(f"{offered}, joined", pose, truth, model, seconds)
+                    if frame.earlier[pose.label]:
+                        joined.setdefault(offered, []).append(pose.frames > 1)
+    for offered, yes in sorted(joined.items()):
+        print(f"of those offered as {offered}, joined: {np.mean(yes):.2f}")
+
+
+def lmo_images(dataset: Path):
+    data = BopDataset(dataset, "test")
+    library = ObjectLibrary.load(data.models_path)
+    pipeline = Pipeline(library, device="cpu")
+    pipeline.warm_up()
+    return {image.im_id: image for image in data}, library, pipeline
+
+
+def still_views(images) -> list[dict[int, tuple[np.ndarray, set[int]]]]:
+    """Of each arrangement of the objects: image -> (reference_from_camera, which stand still)."""
+    scene = next(iter(images.values())).scene
+    arrangements = []
+    for arrangement in json.loads((scene / "views.json").read_text()):
+        views = {}
+        for key, one in sorted(arrangement["images"].items(), key=lambda item: int(item[0])):
+            if int(key) in images:
+                rotation = np.reshape(one["cam_R_w2c"], (3, 3))
+                move = rigid(rotation, 1e-3 * np.array(one["cam_t_w2c"]))
+                views[int(key)] = inverse(move), set(one["still"])
+        arrangements.append(views)
+    return arrangements
 
 
 def degraded(image, library: ObjectLibrary, objects, rng) -> Frame:
@@ -198,6 +255,10 @@ def main() -> None:
     one.add_argument("--objects", type=int, nargs="+", default=(5, 6, 8, 10, 12))
     one.add_argument("--repeats", type=int, default=2)
     one.set_defaults(run=lmo)
+    one = kinds.add_parser("lmo-moving")
+    one.add_argument("dataset", type=Path)
+    one.add_argument("--repeats", type=int, default=2)
+    one.set_defaults(run=lmo_moving)
     options = parser.parse_args()
     table = Table()
     options.run(options, table)
