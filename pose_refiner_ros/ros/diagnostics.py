@@ -54,6 +54,9 @@ def poses_status(node_name, state, statistics, counts, silence, recent_error, no
             values[f"nearest {name}"] = f"{difference:+.3f} s from the last masks"
     values["frames answered"] = statistics.frames
     values["poses published"] = statistics.poses
+    if statistics.with_motion:
+        joined = f"{statistics.joined} of {statistics.with_motion}"
+        values["poses joined with earlier frames"] = joined
     values["frames skipped"] = sum(statistics.skipped.values())
     for reason, count in statistics.skipped.most_common():
         values[f"frames skipped: {reason}"] = count

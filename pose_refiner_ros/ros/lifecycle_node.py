@@ -367,6 +367,7 @@ class PoseRefinerNode(LifecycleNode):
             answer.objects,
             answer.reasons,
         )
+        self._statistics.add_joined([one.frames for one in answer.poses if one.sighting])
         outputs.publish_overlay(answer)
         outputs.publish_scene_view(answer, values, self._reports.warn)
 

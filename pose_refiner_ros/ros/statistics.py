@@ -18,6 +18,8 @@ class Statistics:
         self._answers = deque(maxlen=2000)  # (now, latency, processing), the last seconds
         self.frames = 0
         self.poses = 0
+        self.with_motion = 0  # of these, in frames before which the camera's motion was known
+        self.joined = 0  # of those, by several frames
         self.skipped = Counter()  # frames that were not answered, by reason
         self._skipped_at_answer = Counter()
         self.left_out = Counter()  # objects in answered frames without a pose, by reason
@@ -36,6 +38,13 @@ class Statistics:
             if poses or not objects:
                 self.last_answer = now
                 self._skipped_at_answer = self.skipped.copy()
+
+    def add_joined(self, frames):
+        """Of the poses of a frame before which the camera's motion was known: by how many frames
+        each is known."""
+        with self._lock:
+            self.with_motion += len(frames)
+            self.joined += sum(count > 1 for count in frames)
 
     def skip(self, reason, text=""):
         """reason: a short name to count by; text: what to tell the user, if there is more."""

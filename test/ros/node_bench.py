@@ -27,6 +27,7 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 ROOT = Path(__file__).parents[2]
+TF2 = str(Path(__file__).parent / "tf2_stand_in")  # for PYTHONPATH
 STUB_NODE = [str(Path(__file__).parent / "stub_node.py")]
 REAL_NODE = ["-m", "pose_refiner_ros.ros.node"]
 TIMEOUT = 30.0

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node and two cameras over DDS: one pose by both; one stops, is told of, and returns. The
-wheels have no tf2_ros: a stand-in for it listens to /tf."""
+"""The node and two cameras over DDS: one pose by both; one stops, is told of, and returns."""
 
-import textwrap
 import time
 
 import numpy as np
 import pytest
-from node_bench import REAL_NODE, ROOT
+from node_bench import REAL_NODE, ROOT, TF2
 from ros_messages import camera_info, header, image, write_library
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
@@ -23,41 +21,6 @@ SIZE = (240, 320)
 CAMERA = Camera(np.reshape(camera_info(SIZE).k, (3, 3)), SIZE)
 AHEAD = np.array([[0.8, -0.6, 0, -0.5], [0, 0, -1, 0.5], [0.6, 0.8, 0, 9], [0, 0, 0, 1.0]])
 ASIDE = np.array([[0.8, 0, -0.6, 5.0], [0, 1, 0, 0], [0.6, 0, 0.8, 1.5], [0, 0, 0, 1.0]])
-TF2 = """
-    from types import SimpleNamespace
-    from geometry_msgs.msg import TransformStamped
-    from tf2_msgs.msg import TFMessage
-    from pose_refiner_ros.geometry.frame_tree import FrameTree
-    from pose_refiner_ros.ros.conversions import matrix_from_transform, transform_from_matrix
-
-    class Buffer:
-        def __init__(self, node):
-            self.tree = FrameTree()
-
-        def lookup_transform(self, target, source, time, timeout):
-            matrix = self.tree.matrix(target, source, time.nanoseconds / 1e9)
-            header = TransformStamped().header
-            return transform_from_matrix(matrix, header, source)
-
-    class TransformListener:
-        def __init__(self, buffer, node):
-            self.buffer = buffer
-            node.create_subscription(TFMessage, "/tf", self.take, 100)
-
-        def take(self, message):
-            for one in message.transforms:
-                if one.header.frame_id in ("left", "right"):
-                    matrix = matrix_from_transform(one.transform)
-                    frames = one.header.frame_id, one.child_frame_id
-                    self.buffer.tree.add(*frames, 0.0, matrix, True)
-
-    class TransformBroadcaster:
-        def __init__(self, node):
-            self.publisher = node.create_publisher(TFMessage, "/tf", 100)
-
-        def sendTransform(self, transforms):
-            self.publisher.publish(TFMessage(transforms=transforms))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +31,9 @@ def library_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(start_nodes, library_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tf2")
-    (folder / "tf2_ros.py").write_text(textwrap.dedent(TF2))
+def client(start_nodes, library_file):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder), prepend=":")
+        patch.setenv("PYTHONPATH", TF2, prepend=":")
         client = start_nodes(
             REAL_NODE,
             device="cpu",
