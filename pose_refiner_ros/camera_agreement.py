@@ -21,11 +21,13 @@ def leave_out_contradictions(
     refiner: Refiner,
     targets: list[Target],
     found: Sequence[Sequence[Hypothesis]],
+    cameras: Sequence[str],
     report: Report,
 ) -> bool:
     """Where no pose fits what several cameras show of an object, and one fits each of them, they
     are not where they are said to be: only the first one's view is left in the target, and the
-    answer is True. found: the results by all cameras, best first."""
+    answer is True. found: the results by all cameras, best first; cameras: their
+    names."""
     doubtful = [
         i
         for i, (target, own) in enumerate(zip(targets, found, strict=True))
@@ -53,10 +55,10 @@ def leave_out_contradictions(
         if together <= DISAGREE * each:
             continue
         astray, targets[i] = True, own[0][0]
-        cameras = " and ".join(str(part.seen[0][0] + 1) for part, _ in own)
+        names = " and ".join(cameras[part.seen[0][0]] for part, _ in own)
         report(
             targets[i].label,
-            f"cameras {cameras} do not agree on where {targets[i].name} is (its outline is off by "
+            f"cameras {names} do not agree on where {targets[i].name} is (its outline is off by "
             f"{together:.1f} pixels by all, at most {each:.1f} by each alone): the first of them "
             "places it; are the transforms between them and their clocks right?",
         )

@@ -67,7 +67,7 @@ class Frame:
     scanner, say, has measured, camera axes, metres, scan_age seconds before or after the masks;
     tracked: labels whose initial poses come from the frame before, so that no others are tried as
     long as one of them fits; search: labels for which all views are tried beside the initial poses
-    in any case.
+    in any case. name: of the camera, for messages about it.
     """
 
     masks: np.ndarray
@@ -85,6 +85,7 @@ class Frame:
     ids: Mapping[int, int] | None = None
     earlier: Mapping[int, Sequence[Sighting]] | None = None
     still: Collection[int] = ()
+    name: str = ""
 
 
 @dataclass(eq=False)

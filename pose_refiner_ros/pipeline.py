@@ -377,7 +377,8 @@ class Pipeline:
         if self.settings.refinement != "solver":
             return self._find_by_baseline(targets, report)
         found = self._search.find(frames, targets, self.settings)
-        if leave_out_contradictions(self.refiner, targets, found, report):
+        cameras = [frame.name or str(number) for number, frame in enumerate(frames, 1)]
+        if leave_out_contradictions(self.refiner, targets, found, cameras, report):
             found = self._search.find(frames, targets, self.settings)
         for target, own in zip(targets, found, strict=True):
             rms = colour_rms(own[0]) if own else None

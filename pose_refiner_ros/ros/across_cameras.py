@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -15,12 +15,19 @@ APART = 1.0  # diameters: rays through the middles of one object's masks pass ne
 FARTHEST = 1e6
 
 
-def same_objects(first: Frame, other: Frame, library: Mapping[str, ObjectModel]) -> dict[int, int]:
+def same_objects(
+    first: Frame,
+    other: Frame,
+    library: Mapping[str, ObjectModel],
+    followed: tuple[Mapping[int, Hashable], Mapping[int, Hashable]] = ({}, {}),
+) -> dict[int, int]:
     """Label in the other frame -> label in the first, of the objects that both see.
 
     The only one of its class in both is the same, if that is possible at all; where there are
-    several, those are whose rays through the middles of their masks pass nearest. Both frames have
-    names for their labels, and `reference_from_camera` (None: the reference).
+    several, those are whose rays through the middles of their masks pass nearest. followed: label
+    -> which object of earlier frames it looks like, in either; what looks like different ones is
+    not the same. Both frames have names for their labels, and `reference_from_camera` (None: the
+    reference).
     """
     found = {}
     for name in {name for name in first.labels.values() if name in library}:
@@ -32,6 +39,10 @@ def same_objects(first: Frame, other: Frame, library: Mapping[str, ObjectModel])
         cost = np.array([[_apart(a, b) for b in rays[1]] for a in rays[0]]).reshape(
             len(here), len(there)
         )
+        for i, own in enumerate(followed[0].get(label) for label in here):
+            for j, its in enumerate(followed[1].get(label) for label in there):
+                if own is not None and its is not None:
+                    cost[i, j] = 0.0 if own == its else np.inf
         gate = APART * library[name].diameter
         for i, j in zip(*linear_sum_assignment(np.minimum(cost, FARTHEST)), strict=True):
             if cost[i, j] < gate:

@@ -87,12 +87,13 @@ class FrameProcessor:
         with_image |= self.encoder is not None and self.encoder.needs_photo
         with_image |= self._has_fields and parameters.photometric != "never"
         image = self._image(messages.image, masks.shape, report) if with_image else None
-        frame = Frame(masks, camera, names, image=image)
+        frame = Frame(masks, camera, names, image=image, name=(parameters.cameras or [""])[0])
         if parameters.depth != "never":
             self._add_measured(frame, messages, header, report)
         fixed_from_camera = self._fixed_from_camera(frame, header, parameters, report)
         named, tracks = {}, {}
         further = self._others(frame, header, others or {}, parameters, report)
+        self._number(frame, further, messages.stamp / 1e9)
         frames = [frame, *further.values()]
         elsewhere = _seen_by_others_alone(frames, ["", *further], parameters.labels_are_ids)
 
@@ -103,7 +104,7 @@ class FrameProcessor:
                 frame.labels = {label: one.name for label, one in named.items()}
             names = {**frame.labels, **{one.label: one.name for one in elsewhere}}
             seen = [*observations, *elsewhere]
-            tracks.update(self._follow(messages.stamp, seen, names, named))
+            tracks.update(self._follow(messages.stamp, seen, names, named, _views(frame, further)))
             self._add_starts(frames, tracks, messages, header, parameters, note)
             if fixed_from_camera is not None:
                 self._add_earlier(frame, tracks, messages, fixed_from_camera, parameters, report)
@@ -188,9 +189,8 @@ class FrameProcessor:
         return {label: one for label, one in named.items() if one.name in self.library}
 
     def _others(self, frame, header, others, parameters, report):
-        """{name: Frame} of further cameras, with ids that say which of their objects the first one
-        sees, or another before them."""
-        frames, taken = {}, set()
+        """{name: Frame} of further cameras."""
+        frames = {}
         for name, messages in others.items():
             try:
                 masks = images.decode_labels(messages.masks)
@@ -203,36 +203,49 @@ class FrameProcessor:
             except (BadInput, LookupError) as error:
                 report(f"camera {name} is left out: {error}")
                 continue
-            there = labels.labels_in(masks)
             names = labels.name_labels(
-                there,
+                labels.labels_in(masks),
                 messages.detections,
                 labels.parse_label_names(parameters.label_names),
                 self.library,
                 lambda label, text, name=name: report(f"camera {name}: label {label}: {text}"),
                 False,
             )
-            other = Frame(masks, camera, names, {}, reference_from_camera=where)
-            other.ids = {}
-            for before in (frame, *frames.values()):  # the rest is seen here for the first time
-                known = before.ids or {label: label for label in before.labels}
-                rest = replace(other, labels={n: names[n] for n in names.keys() - other.ids.keys()})
-                same = same_objects(before, rest, self.library)
-                other.ids.update({own: known[its] for own, its in same.items()})
-                taken |= {*known.values()}
-            for label in sorted(names.keys() - other.ids.keys()):
-                number = label if label not in taken else max({*taken, *there, *names}) + 1
-                if number != label:  # each is to have a number of its own
-                    other.masks = np.where(other.masks == label, np.uint16(number), other.masks)
-                    other.labels[number] = other.labels.pop(label)
-                other.ids[number] = number
-                taken.add(number)
+            other = Frame(masks, camera, names, {}, reference_from_camera=where, name=name)
             if parameters.depth != "never":
                 self._add_measured(other, messages, at, report)
             frames[name] = other
-        if frames:
-            frame.ids = {label: label for label in frame.labels}
         return frames
+
+    def _number(self, frame, further, stamp):
+        """Give frames ids that say which of their objects another one before them sees as well."""
+        if not further:
+            return
+        views, looks = _views(frame, further), {}
+        frame.ids = {label: label for label in frame.labels}
+        taken = set(frame.labels)
+        for camera, other in {"": frame, **further}.items():
+            seen = [replace(one, camera=camera) for one in observe(other.masks, other.labels)]
+            looks[camera] = self._tracker.seen_before(stamp, seen, views)
+        before = {"": frame}
+        for camera, other in further.items():
+            other.ids = {}
+            for name, one in before.items():  # the rest is seen here for the first time
+                rest = {n: c for n, c in other.labels.items() if n not in other.ids}
+                rest = replace(other, labels=rest)
+                same = same_objects(one, rest, self.library, (looks[name], looks[camera]))
+                other.ids.update({own: one.ids[its] for own, its in same.items()})
+            for label in sorted(other.labels.keys() - other.ids.keys()):
+                number = label if label not in taken else max(*taken, int(other.masks.max())) + 1
+                if number != label:  # each is to have a number of its own
+                    other.masks = np.where(other.masks == label, np.uint16(number), other.masks)
+                    for own in (other.labels, looks[camera]):
+                        if label in own:
+                            own[number] = own.pop(label)
+                other.ids[number] = number
+                taken.add(number)
+            taken |= {*other.ids.values()}
+            before[camera] = other
 
     def _estimate(self, frames, named, parameters, report, follow):
         frame = frames[0]
@@ -273,7 +286,7 @@ class FrameProcessor:
             return pose
         return weighed(rivals, beliefs, int(beliefs.argmax()))
 
-    def _follow(self, stamp, observations, names, named):
+    def _follow(self, stamp, observations, names, named, views):
         """{label: track} of the labels that have a name. An object whose class the encoder has
         corrected keeps its number."""
         kept = {}
@@ -285,7 +298,7 @@ class FrameProcessor:
         observations = [
             replace(one, name=names[one.label]) for one in observations if one.label in names
         ]
-        tracks = self._tracker.begin_frame(stamp / 1e9, observations)
+        tracks = self._tracker.begin_frame(stamp / 1e9, observations, views)
         for label, one in named.items():
             self._followed[one.track] = tracks[label]
             if kept.get(label) is not None:
@@ -425,6 +438,12 @@ class FrameProcessor:
             )
             return False
         return True
+
+
+def _views(frame, further):
+    """{name: (Camera, reference_from_camera)} of the cameras of a moment."""
+    views = {name: (one.camera, one.reference_from_camera) for name, one in further.items()}
+    return {"": (frame.camera, np.eye(4)), **views}
 
 
 def _seen_by_others_alone(frames, cameras, labels_are_ids):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import about_point, rotated, twist_between
+from pose_refiner_ros.geometry.pose import about_point, inverse, rotated, twist_between
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.objects.symmetry import Symmetries
 from pose_refiner_ros.tracking.belief import rivals, weigh
@@ -38,7 +38,7 @@ class Observation:
     center_px: tuple[float, float]  # (x, y) centroid of the mask
     size_px: float  # diagonal of the mask's box: the object's diameter as it appears
     caller_id: int | None = None  # an id that the caller keeps stable itself; used as it is
-    camera: str = ""  # in whose pixels that is; of several, the first is ""
+    camera: str = ""  # in whose pixels that is; of several, the first, the reference, is ""
 
 
 @dataclass(eq=False)
@@ -137,6 +137,7 @@ class IdentityTracker:
         """Forget all tracks and ids."""
         self.tracks: dict[tuple[str, int], Track] = {}
         self._stamp = -np.inf
+        self._cameras: Mapping[str, tuple[Camera, np.ndarray]] = {}
         self._current: dict[int, Track] = {}  # label -> track, of the frame in work
         self._last_used: dict[tuple[str, int], float] = {}  # ended (class, id) -> stamp
 
@@ -150,24 +151,48 @@ class IdentityTracker:
         for track in self.tracks.values():
             track.memory = SightingMemory()
 
-    def begin_frame(self, stamp: float, observations: Iterable[Observation]) -> dict[int, Track]:
+    def seen_before(
+        self,
+        stamp: float,
+        observations: Iterable[Observation],
+        cameras: Mapping[str, tuple[Camera, np.ndarray]],
+    ) -> dict[int, Track]:
+        """The track that each observation of one camera looks like, by label, before a frame
+        begins; cameras: see `begin_frame`."""
+        self._cameras = cameras
+        found = {}
+        for name, seen in _by_class(observations).items():
+            tracks = [track for track in self.tracks.values() if track.name == name]
+            for observation, track in self._match(seen, tracks, stamp):
+                if track is not None:
+                    found[observation.label] = track
+        return found
+
+    def begin_frame(
+        self,
+        stamp: float,
+        observations: Iterable[Observation],
+        cameras: Mapping[str, tuple[Camera, np.ndarray]] | None = None,
+    ) -> dict[int, Track]:
         """The track of each observation, by label; new ones where none fits.
 
         stamp: of the image, seconds. One that jumps back (a bag that starts again) resets all.
+        cameras: of several, each with its reference_from_camera (4, 4): an object keeps its track
+        where it passes from the view of one into that of another.
         """
         if stamp < self._stamp:
             self.reset()
-        self._stamp = stamp
+        self._stamp, self._cameras = stamp, cameras or {}
         self._end_lost(stamp)
         self._current = {}
-        by_class: dict[str, list[Observation]] = {}
+        unnumbered = []
         for observation in observations:
             if observation.caller_id is None:
-                by_class.setdefault(observation.name, []).append(observation)
+                unnumbered.append(observation)
                 continue
             key = (observation.name, observation.caller_id)
             self._assign(observation, self.tracks.get(key), stamp, observation.caller_id)
-        for name, seen in by_class.items():
+        for name, seen in _by_class(unnumbered).items():
             taken = set(map(id, self._current.values()))
             tracks = [t for t in self.tracks.values() if t.name == name and id(t) not in taken]
             for observation, track in self._match(seen, tracks, stamp):
@@ -246,14 +271,29 @@ class IdentityTracker:
 
     def _cost(self, observation: Observation, track: Track, stamp: float) -> float:
         """How little an observation looks like a track; FAR where it cannot be that."""
-        if observation.camera != track.camera:
+        expected = self._expected(track, observation.camera, stamp)
+        if expected is None:
             return FAR
-        size = max(observation.size_px, track.size_px, 1.0)
-        away = np.linalg.norm(track.predicted_center(stamp) - observation.center_px) / size
-        if away > self.gate + (stamp - track.stamp):
+        center, size_px = expected
+        size = max(observation.size_px, size_px, 1.0)
+        away = np.linalg.norm(center - observation.center_px) / size
+        if not away <= self.gate + (stamp - track.stamp):
             return FAR
-        growth = abs(np.log(max(observation.size_px, 1.0) / max(track.size_px, 1.0)))
+        growth = abs(np.log(max(observation.size_px, 1.0) / max(size_px, 1.0)))
         return float(away + 0.5 * growth)
+
+    def _expected(self, track: Track, camera: str, stamp: float) -> tuple[np.ndarray, float] | None:
+        """Where a camera should see the track's mask, (2,) pixels, and how large; None if nobody
+        knows. Between cameras that follows from the pose."""
+        if camera == track.camera and not (camera and track.pose is not None):
+            return track.predicted_center(stamp), track.size_px
+        model, pose = self.library.get(track.name), track.predicted_pose(stamp)
+        if model is None or pose is None or camera not in self._cameras:
+            return None
+        lens, reference_from_camera = self._cameras[camera]
+        middle = about_point(inverse(reference_from_camera) @ pose, track.middle)[:3, 3]
+        distance = max(float(np.linalg.norm(middle)), 1e-6)
+        return lens.project(middle), float(lens.intrinsics[0, 0]) * model.diameter / distance
 
     def _assign(
         self,
@@ -274,6 +314,8 @@ class IdentityTracker:
             moved = (center - track.center_px) / (stamp - track.stamp)
             track.velocity_px = track.velocity_px + SMOOTHING * (moved - track.velocity_px)
             track.center_px, track.size_px, track.stamp = center, observation.size_px, stamp
+            if track.camera != observation.camera:
+                track.camera, track.velocity_px = observation.camera, np.zeros(2)
         self._current[observation.label] = track
 
     def _end_lost(self, stamp: float) -> None:
@@ -304,6 +346,13 @@ def observe(masks: np.ndarray, names: Mapping[int, str]) -> list[Observation]:
         center = (x + moments["m10"] / moments["m00"], y + moments["m01"] / moments["m00"])
         observations.append(Observation(label, name, center, float(np.hypot(width, height))))
     return observations
+
+
+def _by_class(observations: Iterable[Observation]) -> dict[str, list[Observation]]:
+    found: dict[str, list[Observation]] = {}
+    for observation in observations:
+        found.setdefault(observation.name, []).append(observation)
+    return found
 
 
 def _update_pose(track: Track, pose: np.ndarray, stamp: float) -> None:

@@ -243,6 +243,24 @@ def test_what_only_another_camera_sees_gets_a_pose_and_keeps_its_id(pipeline):
     assert not told
 
 
+def test_an_object_keeps_its_id_where_it_passes_from_view_to_view(pipeline):
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    processor.transforms = Transforms()
+    values, told, ids = parameters.defaults(), [], []
+    values.label_names, values.cameras = [], ["left", "right"]
+    aside = pose((0.2, 0.4, 0.0), (0.0, 0.1, 1.2))
+    for n, (in_left, in_right) in enumerate([(0, 1), (0, 1), (1, 1), (1, 0), (1, 0), (0, 1)]):
+        here = {1: ("ell", FRONT)} | ({2: ("box", BACK)} if in_left else {})
+        there = {4: ("box", aside)} | ({3: ("box", BACK)} if in_right else {})
+        left = messages("left", np.eye(4), here, n * 100 * MS)
+        right = messages("right", RIGHT, there, n * 100 * MS)
+        found = processor.process(left, values, False, told.append, {"right": right})
+        places = {found.ids[p.label]: p.camera_from_object[:3, 3] for p in found.poses}
+        assert len(places) == 3
+        ids.append(min(places, key=lambda one: np.linalg.norm(places[one] - BACK[:3, 3])))
+    assert len(set(ids)) == 1 and not told
+
+
 def test_what_two_further_cameras_see_is_one_object(pipeline):
     processor = FrameProcessor(pipeline, Library(LIBRARY))
     processor.transforms = Transforms()
