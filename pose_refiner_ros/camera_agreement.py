@@ -12,9 +12,7 @@ from pose_refiner_ros.frame import Report
 from pose_refiner_ros.pose_search import Target
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.refiner import Refiner
-from pose_refiner_ros.refinement.search import restart_angle
-
-DISAGREE = 2.0  # times as far off the outline of all cameras is as that of each, if one is astray
+from pose_refiner_ros.refinement.search import is_astray, restart_angle
 
 
 def leave_out_contradictions(
@@ -52,7 +50,7 @@ def leave_out_contradictions(
         own = [(part, best) for (k, part), best in zip(parts, alone, strict=True) if k == i]
         each = max(best[0].fits["silhouette"].rms if best else np.inf for _, best in own)
         together = found[i][0].fits["silhouette"].rms
-        if together <= DISAGREE * each:
+        if not is_astray(together, each):
             continue
         astray, targets[i] = True, own[0][0]
         names = " and ".join(cameras[part.seen[0][0]] for part, _ in own)

@@ -139,7 +139,7 @@ class Pipeline:
             found_targets.append(target)
         if frame.earlier is None or self.settings.refinement != "solver":
             return poses
-        return by_earlier_frames(self.refiner, self.library, found_targets, poses)
+        return by_earlier_frames(self.refiner, self.library, found_targets, poses, report)
 
     def _observe(
         self,

@@ -63,9 +63,18 @@ def test_what_has_moved_keeps_the_pose_of_its_frame(pipeline):
 
 
 def test_what_is_known_to_stand_still_is_not_asked(pipeline):
-    moved = turned(TRUTH, (0, 0, 0), (0.02, 0.0, 0.0))
+    moved = turned(TRUTH, (0, 0, 0), (0.005, 0.0, 0.0))
+    for still, frames in ((), 1), ({1}, 4):
+        found = along_the_path(pipeline, 0, (TRUTH, TRUTH, TRUTH, moved), still=still)
+        assert found.frames == frames and found.sighting.contradicts == (frames == 1)
+
+
+def test_what_is_known_to_stand_still_and_does_not_is_told(pipeline, caplog):
+    moved = turned(TRUTH, (0, 0, 0), (0.05, 0.0, 0.0))
     found = along_the_path(pipeline, 0, (TRUTH, TRUTH, TRUTH, moved), still={1})
-    assert found.frames == 4
+    assert found.frames == 1 and "said to stand still, but is not where" in caplog.text
+    truth = inverse(PATH[3]) @ moved
+    np.testing.assert_allclose(found.camera_from_object[:3, 3], truth[:3, 3], atol=0.01)
 
 
 def test_nothing_is_kept_where_nobody_asked(pipeline):

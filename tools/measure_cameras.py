@@ -103,13 +103,15 @@ def moving(options: argparse.Namespace, table: Table) -> None:
                     for pose, seconds in joined_with_earlier(
                         pipeline, seen, {1: memory}, frame / 10, fixed_from_camera
                     ):
-                        if speed:
-                            joined.append((frame, pose.frames > 1))
-                        elif pose.frames in (1, 2, 3, 5):
-                            table.add(f"{name}, {pose.frames} frames", pose, at, model, seconds)
-    for frame in range(1, 5):
-        share = np.mean([yes for number, yes in joined if number == frame])
-        print(f"of moving objects joined with what was seen before, frame {frame}: {share:.2f}")
+                        offered = len(seen.earlier[1]) + 1
+                        if speed and offered > 1:
+                            joined.append((offered, pose.frames > 1))
+                        elif not speed and offered in (1, 2, 3, 5):
+                            table.add(f"{name}, {offered} frames", pose, at, model, seconds)
+    for offered in range(2, 6):
+        yes = [one for number, one in joined if number == offered]
+        share = f"{np.mean(yes):.2f} of {len(yes)}" if yes else "never offered"
+        print(f"moving objects, offered as {offered} frames, joined: {share}")
 
 
 def joined_with_earlier(pipeline, frame: Frame, memories, stamp, fixed_from_camera):
@@ -122,8 +124,7 @@ def joined_with_earlier(pipeline, frame: Frame, memories, stamp, fixed_from_came
     poses = pipeline.process(frame, report=lambda label, text: None)
     seconds = (time.perf_counter() - began) / max(len(poses), 1)
     for pose in poses:
-        contradicts = bool(frame.earlier[pose.label]) and pose.frames == 1
-        memories[pose.label].add(stamp, pose.sighting.told_in(fixed_from_camera), contradicts)
+        memories[pose.label].add(stamp, pose.sighting.told_in(fixed_from_camera))
     return [(pose, seconds) for pose in poses]
 
 

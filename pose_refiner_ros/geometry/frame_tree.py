@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from .pose import inverse, rigid
 
 KEEP = 2000  # transforms of a frame
+JUMP_BACK_SECONDS = 1.0  # more than transforms come out of order by
 HOLD_SECONDS = 0.2  # a moving frame is taken to be where it was last seen, for so long
 
 
@@ -40,6 +41,9 @@ class FrameTree:
             link = self._links[child] = _Link(parent, static)
         if static:
             link.stamps.clear()
+            link.poses.clear()
+        elif link.stamps and stamp < link.stamps[-1] - JUMP_BACK_SECONDS:
+            link.stamps.clear()  # time starts again: a bag that loops, a simulation
             link.poses.clear()
         at = bisect_left(link.stamps, stamp)
         link.stamps.insert(at, stamp)

@@ -189,14 +189,25 @@ class Refiner:
         self, observations: Sequence[Observation], hypotheses: Sequence[Hypothesis]
     ) -> list[Hypothesis]:
         """Measure hypotheses of one object as they are."""
-        self._parts([observations])  # not more than there is room for
-        starts = [_begun(0, one) for one in hypotheses]
-        if not observations:
-            return starts
-        self._observe([observations])
-        self._measure(starts, [observations], (), self.terms)
-        self._add_covariances(starts)
-        return starts
+        return self.evaluate_all([observations], [hypotheses])[0]
+
+    def evaluate_all(
+        self,
+        observations: Sequence[Sequence[Observation]],
+        hypotheses: Sequence[Sequence[Hypothesis]],
+    ) -> list[list[Hypothesis]]:
+        """Measure hypotheses of several objects as they are."""
+        results: list[list[Hypothesis]] = []
+        for part in self._parts(observations):
+            seen = observations[part]
+            starts = [[_begun(i, one) for one in own] for i, own in enumerate(hypotheses[part])]
+            shown = [one for own in starts for one in own if seen[one.index]]
+            if shown:
+                self._observe(seen)
+                self._measure(shown, seen, (), self.terms)
+            results += starts
+        self._add_covariances([one for own in results for one in own if one.fits])
+        return results
 
     def merge(
         self, found: Sequence[Hypothesis], observations: Sequence[Observation]

@@ -35,6 +35,7 @@ SURE_COLOURS = 0.08  # a difference that wrong poses do not come down to
 # Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
 # (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
 WRONG_COLOURS = 0.1
+DISAGREE = 2.0  # times as far off an outline is by all that is evidence, if a part of it is astray
 WRONG_DEPTH = 0.2  # at most so large a share of the measured points lies on what is not the object
 SURE_DEPTH = 0.8  # a share of the measured points that lie on the surface of no wrong pose
 
@@ -86,6 +87,12 @@ def restart_angle(
     if colours is not None and not colours.rms <= RESTART_COLOUR:
         return angle
     return None
+
+
+def is_astray(together: float, alone: float) -> bool:
+    """Whether an outline by all that is evidence is too far off (robust RMS, any unit), by how far
+    off it is by one part of it alone."""
+    return together > DISAGREE * alone
 
 
 def needs_views(

@@ -5,7 +5,7 @@ motion of the camera is known, it is evidence of the same pose as what they show
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,25 +22,29 @@ class Sighting:
     """What was seen of an object at one instant, and its pose by that alone.
 
     observations: of one camera, or of several. reference_from_object: (4, 4); covariance: (6, 6),
-    twist order, the reference's axes, about the object's origin.
+    twist order, the reference's axes, about the object's origin. middle: (3,) of the object, and
+    eye: (3,) of the camera whose axes the reference had, where the two were in the reference.
+    contradicts: it does not agree with the earlier sightings that it was compared with.
     """
 
     observations: tuple[Observation, ...]
     reference_from_object: np.ndarray
     covariance: np.ndarray
+    middle: np.ndarray
+    eye: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    contradicts: bool = False
 
     def told_in(self, other_from_reference: np.ndarray) -> Sighting:
         """The same in another reference, by where that one lies (4, 4)."""
-        return Sighting(
-            tuple(one.told_in(other_from_reference) for one in self.observations),
-            other_from_reference @ self.reference_from_object,
-            in_axes(other_from_reference[:3, :3], self.covariance),
+        rotation, translation = other_from_reference[:3, :3], other_from_reference[:3, 3]
+        return replace(
+            self,
+            observations=tuple(one.told_in(other_from_reference) for one in self.observations),
+            reference_from_object=other_from_reference @ self.reference_from_object,
+            covariance=in_axes(rotation, self.covariance),
+            middle=rotation @ self.middle + translation,
+            eye=rotation @ self.eye + translation,
         )
-
-    @property
-    def eye(self) -> np.ndarray:
-        """(3,) where the first camera was, in the reference."""
-        return self.observations[0].eye
 
 
 def stands_still(

@@ -89,8 +89,8 @@ def run_bag(
                 _copy_topic(recorder, connection)
             total = reader.message_count
             done = 0
-            transforms = _Transforms(ahead, estimator.add_transforms)
             try:
+                transforms = _Transforms(ahead, estimator.add_transforms)
                 for connection, stamp, data in reader.messages():
                     recorder.write(connection.topic, connection.msgtype, stamp, data)
                     transforms.read_until(stamp + int(AHEAD_SECONDS * 1e9))

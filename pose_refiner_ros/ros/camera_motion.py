@@ -23,22 +23,26 @@ class CameraMotion:
     """Follows one camera from frame to frame."""
 
     def __init__(self):
-        self._before = None  # (stamp in nanoseconds, the two frames, fixed_from_camera)
+        self._known = None  # (stamp in nanoseconds, the two frames, fixed_from_camera), the last
+        self._was_known = False  # in the frame before
         self._failed = -np.inf  # when a transform was waited for in vain
 
     def next(self, header, fixed_frame, transforms):
         """(fixed_from_camera, camera_from_before) at a header, both (4, 4); the second is None
-        without a frame before. LookupError where TF does not tell, CameraJump where what it tells
-        cannot be."""
-        wait = 0.0 if time.monotonic() - self._failed < RETRY_SECONDS else WAIT
+        where the frame before has none. LookupError where TF does not tell, CameraJump where what
+        it tells cannot be."""
+        was_known, self._was_known = self._was_known, False
         frames, stamp = (header.frame_id, fixed_frame), nanoseconds(header.stamp)
-        before, self._before = self._before, None
+        if stamp == 0:
+            raise LookupError("the masks have no stamp")
+        wait = 0.0 if time.monotonic() - self._failed < RETRY_SECONDS else WAIT
         try:
             now = transforms.matrix(fixed_frame, header.frame_id, header.stamp, wait)
         except LookupError:
-            self._failed = time.monotonic()
+            if wait:  # else it may have come a moment later
+                self._failed = time.monotonic()
             raise
-        self._before = stamp, frames, now
+        before, self._known, self._was_known = self._known, (stamp, frames, now), True
         if before is None or before[1] != frames or stamp <= before[0]:
             return now, None
         moved, seconds = inverse(now) @ before[2], (stamp - before[0]) / 1e9
@@ -49,4 +53,4 @@ class CameraMotion:
                 f"'{fixed_frame}' within {seconds:.2f} s; take a frame that does not jump, such as "
                 "odom"
             )
-        return now, moved
+        return now, moved if was_known else None

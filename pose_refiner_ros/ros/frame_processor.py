@@ -4,6 +4,7 @@ worker thread; publishes nothing."""
 
 import time
 from dataclasses import dataclass, field, replace
+from itertools import count
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +19,9 @@ from pose_refiner_ros.ros.conversions import camera_from_info, matrix_from_pose,
 from pose_refiner_ros.tracking.identity import IdentityTracker, observe
 from pose_refiner_ros.tracking.naming import ClassMemory
 
+# Where labels are ids: those of objects that the first camera does not see begin here, beyond the
+# labels of 16-bit masks.
+BEYOND_LABELS = 1 << 16
 RETRY_SECONDS = 1.0  # after which a transform that was not there is asked for again
 
 
@@ -46,9 +50,10 @@ class FrameProcessor:
         self._tracker = IdentityTracker(library)
         self._classes = ClassMemory()
         self._numbers = {}  # (class, track id) -> published id
-        self._no_transform = {}  # frame of a cloud -> when it was asked for in vain
+        self._no_transform = {}  # frames of cloud and camera -> when it was asked for in vain
         self._followed = WeakKeyDictionary()  # track of the class memory -> that of the tracker
         self._motion = CameraMotion()
+        self._fixed_frame = ""
 
     def reset(self):
         """Forget every object followed so far."""
@@ -92,10 +97,10 @@ class FrameProcessor:
             self._add_measured(frame, messages, header, report)
         fixed_from_camera = self._fixed_from_camera(frame, header, parameters, report)
         named, tracks = {}, {}
-        further = self._others(frame, header, others or {}, parameters, report)
+        further = self._others(frame, header, others or {}, parameters, with_image, report)
         self._number(frame, further, messages.stamp / 1e9)
         frames = [frame, *further.values()]
-        elsewhere = _seen_by_others_alone(frames, ["", *further], parameters.labels_are_ids)
+        elsewhere = _seen_by_others_alone(frames, ["", *further])
 
         def follow(shares):
             """Settle the names, then start each object where it was a moment ago."""
@@ -110,11 +115,11 @@ class FrameProcessor:
                 self._add_earlier(frame, tracks, messages, fixed_from_camera, parameters, report)
 
         poses = self._estimate(frames, named, parameters, note, follow)
-        self._remember(poses, frame.earlier, tracks, messages.stamp, fixed_from_camera)
+        self._remember(poses, tracks, messages.stamp, fixed_from_camera)
+        ids = {label: self._published_id(track) for label, track in tracks.items()}
         if parameters.labels_are_ids:
-            ids = {label: track.id for label, track in tracks.items()}
-        else:
-            ids = {label: self._published_id(track) for label, track in tracks.items()}
+            first = {one.label for one in observations}
+            ids = {n: n if n in first else BEYOND_LABELS + one for n, one in ids.items()}
         poses = [pose for pose in poses if self._is_wanted(pose, parameters, note)]
         return Answer(header, frame, poses, ids, len(found) + len(elsewhere), reasons)
 
@@ -139,6 +144,9 @@ class FrameProcessor:
     def _fixed_from_camera(self, frame, header, parameters, report):
         """Where the camera is in the frame that stands still, (4, 4), if that is known; tracks are
         moved to where they are seen from there."""
+        if parameters.fixed_frame != self._fixed_frame:
+            self._fixed_frame = parameters.fixed_frame
+            self._tracker.forget_sightings()
         if not parameters.fixed_frame:
             return None
         try:
@@ -172,13 +180,12 @@ class FrameProcessor:
         frame.still = {label for label, track in tracks.items() if track.name in names}
 
     @staticmethod
-    def _remember(poses, earlier, tracks, stamp, fixed_from_camera):
+    def _remember(poses, tracks, stamp, fixed_from_camera):
         """Keep what was seen for the frames to come."""
         for pose in poses:
             if fixed_from_camera is not None and pose.sighting and pose.quality != "poor":
                 sighting = pose.sighting.told_in(fixed_from_camera)
-                contradicts = bool(earlier[pose.label]) and pose.frames == 1
-                tracks[pose.label].memory.add(stamp / 1e9, sighting, contradicts)
+                tracks[pose.label].memory.add(stamp / 1e9, sighting)
 
     def _settle_classes(self, stamp, observations, shares, report):
         """{label: Named} of all that have a name, or get that of an object from the encoder."""
@@ -188,7 +195,7 @@ class FrameProcessor:
                 report(label, no_object_for(one.name, one.probability))
         return {label: one for label, one in named.items() if one.name in self.library}
 
-    def _others(self, frame, header, others, parameters, report):
+    def _others(self, frame, header, others, parameters, with_image, report):
         """{name: Frame} of further cameras."""
         frames = {}
         for name, messages in others.items():
@@ -211,9 +218,14 @@ class FrameProcessor:
                 lambda label, text, name=name: report(f"camera {name}: label {label}: {text}"),
                 False,
             )
-            other = Frame(masks, camera, names, {}, reference_from_camera=where, name=name)
+
+            def of_camera(text, name=name):
+                report(f"camera {name}: {text}")
+
+            image = self._image(messages.image, masks.shape, of_camera) if with_image else None
+            other = Frame(masks, camera, names, {}, image, reference_from_camera=where, name=name)
             if parameters.depth != "never":
-                self._add_measured(other, messages, at, report)
+                self._add_measured(other, messages, at, of_camera)
             frames[name] = other
         return frames
 
@@ -231,20 +243,27 @@ class FrameProcessor:
         for camera, other in further.items():
             other.ids = {}
             for name, one in before.items():  # the rest is seen here for the first time
+                found = {*other.ids.values()}
+                here = {n: c for n, c in one.labels.items() if one.ids.get(n) not in found}
                 rest = {n: c for n, c in other.labels.items() if n not in other.ids}
-                rest = replace(other, labels=rest)
-                same = same_objects(one, rest, self.library, (looks[name], looks[camera]))
+                same = same_objects(
+                    replace(one, labels=here),
+                    replace(other, labels=rest),
+                    self.library,
+                    (looks[name], looks[camera]),
+                )
                 other.ids.update({own: one.ids[its] for own, its in same.items()})
+            there = set(labels.labels_in(other.masks))
             for label in sorted(other.labels.keys() - other.ids.keys()):
-                number = label if label not in taken else max(*taken, int(other.masks.max())) + 1
-                if number != label:  # each is to have a number of its own
-                    other.masks = np.where(other.masks == label, np.uint16(number), other.masks)
+                number = label
+                if label in taken:  # each is to have a number of its own
+                    number = next(n for n in count(1) if n not in taken and n not in there)
+                    other.masks = np.where(other.masks == label, np.int32(number), other.masks)
                     for own in (other.labels, looks[camera]):
                         if label in own:
                             own[number] = own.pop(label)
                 other.ids[number] = number
                 taken.add(number)
-            taken |= {*other.ids.values()}
             before[camera] = other
 
     def _estimate(self, frames, named, parameters, report, follow):
@@ -368,14 +387,15 @@ class FrameProcessor:
         try:
             move = None
             if source.frame_id != header.frame_id:
-                if now - self._no_transform.get(source.frame_id, -RETRY_SECONDS) < RETRY_SECONDS:
+                frames = source.frame_id, header.frame_id
+                if now - self._no_transform.get(frames, -RETRY_SECONDS) < RETRY_SECONDS:
                     return  # it has been told
                 try:
                     # clouds wait for their masks longer than transforms for theirs
                     stamp, timeout = source.stamp, 0.0
                     move = self.transforms.matrix(header.frame_id, source.frame_id, stamp, timeout)
                 except LookupError:
-                    self._no_transform[source.frame_id] = now
+                    self._no_transform[frames] = now
                     raise
             points = measured.decode_points(messages.points)
             if move is not None:
@@ -446,14 +466,13 @@ def _views(frame, further):
     return {"": (frame.camera, np.eye(4)), **views}
 
 
-def _seen_by_others_alone(frames, cameras, labels_are_ids):
+def _seen_by_others_alone(frames, cameras):
     """What the tracker takes of the objects that the first frame does not show."""
     found = []
     for number, ((at, label), *_) in merged(frames)[1].items():
         if at:
             for one in observe(frames[at].masks, {label: frames[at].labels[label]}):
-                own = number if labels_are_ids else None
-                found.append(replace(one, label=number, camera=cameras[at], caller_id=own))
+                found.append(replace(one, label=number, camera=cameras[at]))
     return found
 
 

@@ -107,7 +107,8 @@ class Track:
         step = self.velocity * min(stamp - self.pose_stamp, LONGEST_STEP)
         moved = rotated(about_point(pose, self.middle), step[3:])
         moved[:3, 3] += step[:3]
-        return about_point(moved, -self.middle) if moved[2, 3] > 0 else pose
+        behind = not self.camera and moved[2, 3] <= 0  # of another camera that may well be in view
+        return pose if behind else about_point(moved, -self.middle)
 
 
 class IdentityTracker:

@@ -37,11 +37,11 @@ class SightingMemory:
         found = [one for _, one in self._held if _is_elsewhere(eye, one)][-most:]
         return [one.told_in(camera_from_fixed) for one in found]
 
-    def add(self, stamp: float, sighting: Sighting, contradicts: bool) -> None:
-        """Of a frame, told in the fixed frame; contradicts: those that `earlier` gave."""
+    def add(self, stamp: float, sighting: Sighting) -> None:
+        """Of a frame, told in the fixed frame."""
         if stamp < self._rests_until:
             return
-        if contradicts:
+        if sighting.contradicts:
             self._contradictions += 1
             if self._contradictions >= CONTRADICTIONS:
                 self._held, self._contradictions = [], 0
@@ -54,5 +54,5 @@ class SightingMemory:
 
 def _is_elsewhere(eye: np.ndarray, sighting: Sighting) -> bool:
     """Whether a camera at (3,) of the fixed frame sees the object from another place."""
-    distance = np.linalg.norm(sighting.eye - sighting.reference_from_object[:3, 3])
+    distance = np.linalg.norm(sighting.eye - sighting.middle)
     return bool(np.linalg.norm(eye - sighting.eye) > NEW_PLACE * distance)

@@ -138,3 +138,11 @@ def test_many_transforms_are_bounded_and_the_newest_kept():
     assert tree.matrix("base", "arm", 0.01 * last)[0, 3] == last
     with pytest.raises(LookupError):
         tree.matrix("base", "arm", 0.0)
+
+
+def test_time_that_starts_again_forgets_what_was():
+    tree = FrameTree()
+    for run, place in enumerate((1.0, 2.0)):
+        for stamp in (10.0, 10.5, 11.0, 11.5, 12.0):
+            tree.add("odom", "camera", stamp, rigid(np.eye(3), (place, 0, 0)), False)
+        assert tree.matrix("odom", "camera", 10.7)[0, 3] == place, run

@@ -261,6 +261,61 @@ def test_an_object_keeps_its_id_where_it_passes_from_view_to_view(pipeline):
     assert len(set(ids)) == 1 and not told
 
 
+def test_an_object_has_one_place_in_each_camera(pipeline):
+    """Two of a class in the third camera are not both the one that the first two see."""
+    frames = [
+        drawn(np.eye(4), {1: ("box", FRONT)}),
+        drawn(RIGHT, {1: ("box", FRONT)}),
+        drawn(RIGHT, {1: ("box", FRONT), 2: ("box", BACK)}),
+    ]
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    processor._number(frames[0], {"right": frames[1], "third": frames[2]}, 1.0)
+    numbers = list(frames[2].ids.values())
+    assert len(set(numbers)) == 2 and frames[1].ids[1] == frames[0].ids[1] == 1
+
+
+@pytest.mark.parametrize("label", [65535, 2])
+def test_labels_that_mean_another_object_get_a_number_of_their_own(pipeline, label):
+    frames = [
+        drawn(np.eye(4), {1: ("ell", FRONT), label: ("ell", FRONT)}),
+        drawn(RIGHT, {label: ("box", BACK)}),
+    ]
+    frames[1].masks[:4, :4] = 65535  # nameless
+    FrameProcessor(pipeline, Library(LIBRARY))._number(frames[0], {"right": frames[1]}, 1.0)
+    (number,) = frames[1].ids.values()
+    assert number not in (1, label, 65535) and list(frames[1].labels) == [number]
+    assert (frames[1].masks == number).sum() > 100
+
+
+def test_cameras_that_stand_repeat_nothing(pipeline):
+    """Two views of a rig at rest are no motion of its camera."""
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    answers = {("left", "right"): RIGHT, ("odom", "left"): np.eye(4)}
+    processor.transforms = Transforms()
+    processor.transforms.matrix = lambda target, source, *_: answers[target, source]
+    values = parameters.defaults()
+    values.label_names, values.fixed_frame, values.still_objects = [], "odom", []
+    for n in range(4):
+        left = messages("left", np.eye(4), {1: ("ell", FRONT)}, n * 100 * MS)
+        right = messages("right", RIGHT, {1: ("box", BACK), 2: ("ell", FRONT)}, n * 100 * MS)
+        found = processor.process(left, values, False, lambda text: None, {"right": right})
+        assert [pose.frames for pose in found.poses] == [1, 1]
+
+
+def test_ids_that_are_labels_do_not_meet_those_of_other_cameras(pipeline):
+    processor = FrameProcessor(pipeline, Library(LIBRARY))
+    processor.transforms = Transforms()
+    values, ids = parameters.defaults(), []
+    values.label_names, values.labels_are_ids = [], True
+    for n, here in enumerate([{1: ("ell", FRONT)}] * 2 + [{}]):
+        left = messages("left", np.eye(4), here, n * 100 * MS)
+        right = messages("right", RIGHT, {1: ("box", BACK)}, n * 100 * MS)
+        found = processor.process(left, values, False, lambda text: None, {"right": right})
+        ids.append({pose.name: found.ids[pose.label] for pose in found.poses})
+    assert ids[0]["ell"] == 1 and ids[0]["box"] > 65535
+    assert ids[0] == ids[1] and ids[2] == {"box": ids[0]["box"]}
+
+
 def test_what_two_further_cameras_see_is_one_object(pipeline):
     processor = FrameProcessor(pipeline, Library(LIBRARY))
     processor.transforms = Transforms()

@@ -16,14 +16,17 @@ from pose_refiner_ros.ros.conversions import (
 
 class Buffer:
     def __init__(self, node):
-        self.tree = FrameTree()
+        self.tree, self.newest = FrameTree(), 0.0
 
     def lookup_transform(self, target, source, when, timeout):
-        """Waits for it, as tf2 does."""
+        """Waits for it, and takes no transform for that of a later stamp, as tf2 does."""
         deadline = time.monotonic() + timeout.nanoseconds / 1e9
+        stamp = when.nanoseconds / 1e9
         while True:
             try:
-                matrix = self.tree.matrix(target, source, when.nanoseconds / 1e9)
+                if stamp > self.newest:
+                    raise LookupError("extrapolation into the future")
+                matrix = self.tree.matrix(target, source, stamp)
                 return transform_from_matrix(matrix, TransformStamped().header, source)
             except LookupError:
                 if time.monotonic() > deadline:
@@ -38,9 +41,13 @@ class TransformListener:
 
     def take(self, message):
         for one in message.transforms:
-            stamp, matrix = nanoseconds(one.header.stamp), matrix_from_transform(one.transform)
-            frames = one.header.frame_id, one.child_frame_id
-            self.buffer.tree.add(*frames, stamp / 1e9, matrix, False)
+            stamp = nanoseconds(one.header.stamp) / 1e9
+            matrix, frames = (
+                matrix_from_transform(one.transform),
+                (one.header.frame_id, one.child_frame_id),
+            )
+            self.buffer.tree.add(*frames, stamp, matrix, False)
+            self.buffer.newest = max(self.buffer.newest, stamp)
 
 
 class TransformBroadcaster:
