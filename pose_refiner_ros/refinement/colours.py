@@ -30,7 +30,7 @@ class ColourImage:
     (4,) fx, fy, cx, cy in pixels; crop_from_camera: (3, 3) rotation; background: (3,) colour
     behind the object; mixed: (H, W) bool, pixels at the border of a mask, which show partly what is
     behind the object: no single ray goes there. Blurred pictures have them, since they hardly count
-    there and a gap would.
+    there and a gap would. is_scene: the field fills the image.
     """
 
     colour: np.ndarray
@@ -40,6 +40,7 @@ class ColourImage:
     background: np.ndarray
     crop_from_camera: np.ndarray = field(default_factory=lambda: np.eye(3))
     mixed: np.ndarray | None = None
+    is_scene: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -124,7 +125,7 @@ def image_colours(
     opacity = np.ones(colour.shape[:2], np.float32) if background is None else None
     K = camera.intrinsics
     pinhole = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]])
-    return ColourImage(colour, opacity, weight, pinhole, behind)
+    return ColourImage(colour, opacity, weight, pinhole, behind, is_scene=background is None)
 
 
 def masked_colours(
@@ -161,6 +162,23 @@ class Rays:
     spacing: wp.float32
     background: wp.vec3
     opacity: wp.float32
+
+
+@wp.struct
+class Photo:
+    """A blurred photo, as small as its blur allows, and its derivatives.
+
+    colour, by_x, by_y: (h, w) RGB and mask, and their derivatives by the crop's pixels; known:
+    (h, w) share of each pixel that is known; per_pixel: its pixels per pixel of the crop; pinhole:
+    of the crop, fx fy cx cy.
+    """
+
+    colour: wp.array2d(dtype=wp.vec4)
+    by_x: wp.array2d(dtype=wp.vec4)
+    by_y: wp.array2d(dtype=wp.vec4)
+    known: wp.array2d(dtype=wp.float32)
+    per_pixel: wp.vec2
+    pinhole: wp.vec4
 
 
 TILES = 12  # of a picture's side: residuals of one tile may be alike
@@ -208,6 +226,27 @@ def chosen_rays(
     rays.background = wp.vec3(*(float(c) for c in image.background))
     rays.opacity = 0.0 if image.opacity is None else 1.0
     return rays
+
+
+def blurred_photo(image: ColourImage, sigma: float, device: str = "cpu") -> Photo:
+    """The image blurred by `sigma` pixels."""
+    observed, known = _blurred(image, sigma)
+    per_pixel = np.array(observed.shape[1::-1]) / image.size[::-1]
+    observed, known = (
+        one if one is None else np.pad(one, [(0, 1), (0, 1)] + [(0, 0)] * (one.ndim - 2), "edge")
+        for one in (observed, known)
+    )  # of a single row or column there would be nothing to interpolate
+    border = {"ksize": 3, "scale": 1 / 8, "borderType": cv2.BORDER_REPLICATE}
+    photo = Photo()
+    photo.colour = wp.array(observed, dtype=wp.vec4, device=device)
+    for name, order, factor in (("by_x", (1, 0), per_pixel[0]), ("by_y", (0, 1), per_pixel[1])):
+        slope = cv2.Sobel(observed, cv2.CV_32F, *order, **border) * np.float32(factor)
+        setattr(photo, name, wp.array(slope, dtype=wp.vec4, device=device))
+    known = np.ones(observed.shape[:2], np.float32) if known is None else known
+    photo.known = wp.array(known.astype(np.float32), dtype=wp.float32, device=device)
+    photo.per_pixel = wp.vec2(*per_pixel.tolist())
+    photo.pinhole = wp.vec4(*image.pinhole.tolist())
+    return photo
 
 
 def _blurred(image: ColourImage, sigma: float) -> tuple[np.ndarray, np.ndarray | None]:

@@ -52,8 +52,9 @@ class Stage:
 
     @cached_property
     def terms(self) -> set[str]:
-        """Names of those that take part in its last levels."""
-        return {name for level in self.fine for name in level.scales}
+        """Names of those that take part."""
+        levels = *self.first_look, *self.coarse, *self.fine
+        return {name for level in levels for name in level.scales}
 
 
 def _outline(iterations: int, tolerance: float, scale: int) -> Level:
@@ -61,13 +62,18 @@ def _outline(iterations: int, tolerance: float, scale: int) -> Level:
     return Level(iterations, tolerance, scales)
 
 
-def _colours(iterations: int, tolerance: float, scale: int) -> Level:
-    """Where samples lie makes the cost tremble, so that at fine scales the gradients of both ends
-    judge short steps better."""
-    if scale < 2:
-        return Level(iterations, tolerance, {"radiance": scale}, 0.0)
-    finest = {"silhouette": SilhouetteTerm.finest, "depth": DepthTerm.finest, "prior": 0}
-    return Level(iterations, tolerance, {"radiance": scale, **finest}, 0.1)
+FINEST = {"silhouette": SilhouetteTerm.finest, "depth": DepthTerm.finest, "prior": 0}
+
+
+def _view(iterations: int, tolerance: float, scale: int) -> Level:
+    more = FINEST if scale == 2 else {}
+    return Level(iterations, tolerance, {"appearance": scale, **more}, 0.0)
+
+
+def _rays(iterations: int, tolerance: float, scale: int) -> Level:
+    """Where samples lie makes the cost tremble, so that short steps are judged by the gradients of
+    both ends."""
+    return Level(iterations, tolerance, {"radiance": scale, **FINEST}, 0.1)
 
 
 # Tolerances are pixels of the outline, or changes of colour in units of what counts as one.
@@ -80,10 +86,10 @@ OUTLINE = Stage(
 )
 COLOURS = Stage(
     "radiance",
-    first_look=(_colours(5, 0.1, 0),),
-    coarse=(_colours(12, 0.1, 0), _colours(8, 0.1, 1)),
-    fine=(_colours(10, 0.05, 2), _colours(40, 0.03, 3)),
-    tracked=(_colours(6, 0.1, 2), _colours(10, 0.02, 3)),
+    first_look=(_view(8, 0.1, 0),),
+    coarse=(_view(8, 0.1, 0),) * 3 + (_view(8, 0.1, 1),) * 3,
+    fine=(_view(8, 0.05, 2),) * 2 + (_rays(40, 0.03, 0), _rays(10, 0.03, 1)),
+    tracked=(_view(6, 0.1, 2), _rays(10, 0.02, 0), _rays(5, 0.02, 1)),
     promising=6,
     keep=2,
 )
@@ -120,8 +126,12 @@ class Refiner:
         ]
         fields = {model.name: model.field for model in models if model.field is not None}
         if fields:
+            from .terms.appearance import AppearanceTerm
             from .terms.radiance import RadianceTerm
 
+            self.terms.append(
+                AppearanceTerm(fields, self._pivot, capacity, settings.exposure, device)
+            )
             self.terms.append(
                 RadianceTerm(
                     fields,
@@ -172,7 +182,7 @@ class Refiner:
                 angle = restart_angle(min(own, key=lambda one: one.cost), seen[i])
                 if angle is not None:
                     first = hypotheses[part][i][0]
-                    pivot = self._pivot[first.object]
+                    pivot = self._turned_about(first, seen[i])
                     again += [
                         (i, Hypothesis(first.object, pose, first.prior))
                         for pose in around(first.reference_from_object, angle, pivot)
@@ -184,6 +194,15 @@ class Refiner:
                 results.append(self.merge(own, of_object)[:most])
         self._add_covariances([one for own in results for one in own])
         return results
+
+    def _turned_about(self, one: Hypothesis, seen: Sequence[Observation]) -> np.ndarray:
+        """(3,) of the object's frame, about which other starts are turned: its pivot, or the camera
+        that is in its midst, as it is in that of a scene."""
+        pose, pivot, eye = one.reference_from_object, self._pivot[one.object], seen[0].eye
+        away = np.linalg.norm(about_point(pose, pivot)[:3, 3] - eye)
+        if away < 0.5 * self.models[one.object].diameter and not any(o.distances for o in seen):
+            return pose[:3, :3].T @ (eye - pose[:3, 3])
+        return pivot
 
     def evaluate(
         self, observations: Sequence[Observation], hypotheses: Sequence[Hypothesis]
@@ -356,10 +375,11 @@ class Refiner:
         for batch in self._batches(candidates, seen):
             self._load(batch, seen, terms)
             self.solver.run(terms, levels)
-            fits = self.solver.evaluate(terms)
+            measuring = [term for term in terms if term.measures]
+            fits = self.solver.evaluate(measuring)
             self._take(batch)
             for i, one in enumerate(batch):
-                one.fits = {t.name: fits[t.name].at(i) for t in terms if t.sees[i]}
+                one.fits = {t.name: fits[t.name].at(i) for t in measuring if t.sees[i]}
                 one.cost = sum(float(fit.cost) for fit in one.fits.values())
 
     def _batches(self, candidates, seen):

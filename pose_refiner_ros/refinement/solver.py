@@ -282,6 +282,8 @@ class Solver:
             self._rows.write("included", included)
             self._scales = {term.name: level.scales[term.name] for term in taking_part}
             self._begin(self.count, damping=damping, look_only=0)
+            for term in taking_part:
+                term.begin_level(self.poses, level.scales[term.name])
             for _ in range(level.iterations):
                 for term in taking_part:
                     term.linearize(self.poses, level.scales[term.name], self.trial)

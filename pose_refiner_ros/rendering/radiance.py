@@ -37,6 +37,75 @@ def is_near(x: float):
 
 
 @lru_cache
+def view_kernel(degree: int) -> Any:
+    """view, for grids of a degree: as `trace_kernel`, but colours (premultiplied, with opacity) and
+    depths along the rays times opacity alone, in rows that begin `row_offset` after the poses."""
+    functions = grid_functions(degree)
+    Arrays = functions.Arrays
+    basis, clip, jump, row = functions.basis, functions.clip, functions.jump, functions.row
+    first_sample, next_sample = functions.first_sample, functions.next_sample
+    colour_of = functions.colour
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def view(
+        grid: Arrays,
+        active: wp.array(dtype=wp.int32),
+        rotation: wp.array(dtype=wp.mat33),
+        translation: wp.array(dtype=wp.vec3),
+        camera_rotation: wp.mat33,
+        camera_translation: wp.vec3,
+        pose_first: int,
+        row_offset: int,
+        rays: int,
+        directions: wp.array(dtype=wp.vec3),
+        step: float,
+        colours: wp.array2d(dtype=wp.vec4),
+        depths: wp.array2d(dtype=wp.float32),
+        first: int,
+    ):
+        item = first + wp.tid()
+        pose = pose_first + item / rays
+        ray = item % rays
+        if active[pose] == 0:
+            return
+        i = pose + row_offset
+        R = camera_rotation * rotation[pose]
+        d = wp.transpose(R) * directions[ray]
+        centre = -(wp.transpose(R) * (camera_rotation * translation[pose] + camera_translation))
+        o = (centre - grid.origin) / grid.voxel
+        colours[i, ray] = wp.vec4()
+        depths[i, ray] = 0.0
+        if not (is_near(o[0]) and is_near(o[1]) and is_near(o[2])):
+            return
+        b = basis(d)
+        span = clip(grid, o, d)
+        length = step * grid.voxel
+        left = float(1.0)
+        depth = float(0.0)
+        collected = wp.vec3()
+        n = first_sample(span, step, 0.5)
+        t = (float(n) + 0.5) * step
+        while t < span[1]:
+            x = o + t * d
+            free = jump(grid, x)
+            if free == 0.0:
+                v = row(grid, x)
+                if v[0] > 0.0:
+                    w = left * (1.0 - wp.exp(-v[0] * length))
+                    left -= w
+                    collected += w * colour_of(v, b)
+                    depth += w * t
+                    if left < OPAQUE:
+                        break
+            n = next_sample(n, free, step)
+            t = (float(n) + 0.5) * step
+        colours[i, ray] = wp.vec4(collected[0], collected[1], collected[2], 1.0 - left)
+        depths[i, ray] = depth * grid.voxel
+
+    return view
+
+
+@lru_cache
 def trace_kernel(degree: int) -> Any:
     """trace, for grids of a degree: rows are rays of poses `pose_first` on, `rays` of each, in a
     camera at camera_from_reference; poses and rays as that camera has them."""
@@ -163,44 +232,3 @@ def trace_kernel(degree: int) -> Any:
         jacobians[pose, ray] = J
 
     return trace
-
-
-@wp.kernel(enable_backward=False)
-def blur_lattice(
-    active: wp.array(dtype=wp.int32),
-    pose_first: int,
-    rows: int,
-    columns: int,
-    stride: int,
-    radius: int,
-    sigma: float,
-    colours: wp.array2d(dtype=wp.vec4),
-    jacobians: wp.array2d(dtype=mat46),
-    blurred_colours: wp.array2d(dtype=wp.vec4),
-    blurred_jacobians: wp.array2d(dtype=mat46),
-    first: int,
-):
-    """A Gaussian along one direction of a lattice of rays, of colours and their derivatives alike;
-    stride 1: along rows, `columns`: across them. Beyond the lattice its edge goes on."""
-    item = first + wp.tid()
-    pose = pose_first + item / (rows * columns)
-    ray = item % (rows * columns)
-    if active[pose] == 0:
-        return
-    place = ray % columns
-    last = columns - 1
-    if stride > 1:
-        place = ray / columns
-        last = rows - 1
-    colour = wp.vec4()
-    jacobian = mat46()
-    total = float(0.0)
-    for tap in range(-radius, radius + 1):
-        w = wp.exp(-0.5 * float(tap * tap) / (sigma * sigma))
-        other = ray + stride * (wp.clamp(place + tap, 0, last) - place)
-        total += w
-        colour += w * colours[pose, other]
-        if colours[pose, other][3] > 0.0:
-            jacobian += w * jacobians[pose, other]
-    blurred_colours[pose, ray] = colour / total
-    blurred_jacobians[pose, ray] = jacobian / total

@@ -278,7 +278,7 @@ def spoiled(grid, seed: int):
     return observe_image(image, CAMERA, WHITE)
 
 
-@pytest.mark.parametrize("seed", [4, 11, 13])
+@pytest.mark.parametrize("seed", [4, 11, 27])
 def test_the_truth_is_kept_where_refinement_is_led_astray(refiner, grid, seed):
     seen, start = spoiled(grid, seed), guesses("blobs", POSE)
     (before,) = refiner.evaluate([seen], start)

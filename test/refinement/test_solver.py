@@ -44,6 +44,9 @@ class PointTerm:
     def load(self, poses, rows):
         pass
 
+    def begin_level(self, poses, scale):
+        pass
+
     def linearize(self, poses, scale, out):
         active = poses.active.numpy()[: len(self.places)] != 0
         self.scales.append(scale)

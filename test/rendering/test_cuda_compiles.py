@@ -8,13 +8,12 @@ import warp as wp
 
 from pose_refiner_ros.fields.grid_march import march_kernels
 from pose_refiner_ros.learning.grid_training_kernels import training_kernels
-from pose_refiner_ros.rendering.radiance import trace_kernel
+from pose_refiner_ros.rendering.radiance import trace_kernel, view_kernel
 
 MODULES = [
     "pose_refiner_ros.rendering.coverage",
     "pose_refiner_ros.rendering.scene",
     "pose_refiner_ros.drawing.scene_view",
-    "pose_refiner_ros.rendering.radiance",
     "pose_refiner_ros.refinement.solver",
     "pose_refiner_ros.refinement.normal_equations",
     "pose_refiner_ros.objects.surface",
@@ -23,6 +22,7 @@ MODULES = [
     "pose_refiner_ros.refinement.terms.silhouette_kernel",
     "pose_refiner_ros.refinement.terms.prior",
     "pose_refiner_ros.refinement.terms.radiance_kernel",
+    "pose_refiner_ros.refinement.terms.appearance_kernel",
     "pose_refiner_ros.learning.grid_training_kernels",
 ]
 
@@ -53,7 +53,8 @@ def test_kernels_compile_for_a_gpu(name, tmp_path):
 )
 @pytest.mark.parametrize("degree", [0, 2])
 def test_rays_are_traced_on_a_gpu_as_well(degree, tmp_path):
-    assert ".entry" in ptx_of(trace_kernel(degree).module, tmp_path)
+    for kernel in (trace_kernel, view_kernel):
+        assert ".entry" in ptx_of(kernel(degree).module, tmp_path / kernel.__name__)
 
 
 @pytest.mark.skipif(

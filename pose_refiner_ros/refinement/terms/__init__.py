@@ -2,7 +2,8 @@
 """Kinds of evidence that pull on poses: a file each. The solver knows none of them.
 
 silhouette.py   the outline against the mask
-radiance.py     a radiance field's colours against the image (iNeRF, 2021)
+appearance.py   what a field looks like, moved over the image: coarse to fine
+radiance.py     a radiance field's colours against the image, ray by ray (iNeRF, 2021)
 depth.py        measured points against the surface
 prior.py        what was known of a pose before
 """
@@ -63,12 +64,14 @@ _FIELDS = [field.name for field in fields(TermFit)]
 class ResidualTerm(Protocol):
     """Evidence that pulls on poses.
 
-    name: by which levels choose it; finest: its sharpest scale; sees: (B,) bool, the loaded poses
-    of which it has seen something.
+    name: by which levels choose it; finest: its sharpest scale; measures: whether it says how well
+    a pose fits, and not only leads to one; sees: (B,) bool, the loaded poses of which it has seen
+    something.
     """
 
     name: str
     finest: int
+    measures: bool
     sees: np.ndarray
 
     def observe(self, observations: Sequence[Observation]) -> None:
@@ -77,6 +80,9 @@ class ResidualTerm(Protocol):
     def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
         """The batch: its poses, and rows (index of a pose, what was seen of it), by the poses'
         order."""
+
+    def begin_level(self, poses: PoseBatch, scale: int) -> None:
+        """A level of the solver begins at these poses, those of them that are active."""
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add cost, gradient, Gauss-Newton matrix and weight at the active poses."""

@@ -46,6 +46,7 @@ class DepthTerm:
     """
 
     name = "depth"
+    measures = True
     finest = len(SCALES) - 1
 
     def __init__(
@@ -133,6 +134,9 @@ class DepthTerm:
         sigma = np.where(exact, SHAPE_SIGMA, CATEGORY_SIGMA) * diameters
         self._buffer.write("shape_sigma", sigma)
         self._buffer.write("reach", COARSE_REACH * diameters)
+
+    def begin_level(self, poses: PoseBatch, scale: int) -> None:
+        """Nothing is prepared; see `ResidualTerm`."""
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the points' normal equations; see `ResidualTerm`."""

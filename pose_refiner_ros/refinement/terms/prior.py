@@ -75,6 +75,7 @@ class PriorTerm:
     """
 
     name = "prior"
+    measures = True
     finest = 0
 
     def __init__(
@@ -108,6 +109,9 @@ class PriorTerm:
         self._means.write("rotation", means[:, :3, :3])
         self._means.write("translation", means[:, :3, 3])
         self._buffer.write("information", information)
+
+    def begin_level(self, poses: PoseBatch, scale: int) -> None:
+        """Nothing is prepared; see `ResidualTerm`."""
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the priors' cost and derivatives; see `ResidualTerm`."""

@@ -15,10 +15,10 @@ import numpy as np
 import warp as wp
 
 from pose_refiner_ros.fields.coarser import coarser
-from pose_refiner_ros.rendering.radiance import blur_lattice, mat46, trace_kernel
+from pose_refiner_ros.rendering.radiance import mat46, trace_kernel
 from pose_refiner_ros.warp_threads import recorded_over
 
-from ..colours import TILES, ColourImage, Rays, chosen_rays, lattice_rays
+from ..colours import TILES, ColourImage, Rays, chosen_rays
 from ..host_buffer import HostBuffer, recorded
 from ..normal_equations import (
     NormalEquations,
@@ -54,32 +54,27 @@ WITHIN = 0.25  # diameters: the least distance for which a field is made coarser
 LEAST_COMPARED = 20  # rays whose colours say whether an object has the field's
 
 
-# How closely the term looks, from coarse to fine: pictures of few rays, blurred far, then pixels of
-# the image itself. How many rays, times those that the user asked for; sigma of the blur of
-# pictures, in steps of the lattice that the rays form, or 0: rays are where the image is
-# interesting; size of what the field still shows, in steps from ray to ray; residuals far larger
-# than this (colour) count by their size, not its square (Fair's function): shadows, what hides the
-# object, what the field never learned.
-SCALES = (
-    (0.75, 2.0, 0.5, 0.3),
-    (1.5, 1.2, 0.5, 0.2),
-    (2.0, 0.8, 0.5, 0.15),
-    (1.0, 0.0, 1.0, 0.15),
-)
+# Residuals far larger than this (colour) count by their size, not its square (Fair's function):
+# shadows, what hides the object, what the field never learned.
+ROBUST = 0.15
+# Of a whole image, a scene, that many times more rays are followed in the end: its parts are wrong
+# each for itself.
+OF_A_SCENE = 4
 
 
 class RadianceTerm:
     """Images of objects against their fields, for up to `capacity` poses.
 
     fields: by the objects' names; pivots: (3,) of each object, object frame: the point that poses
-    turn about. rays: how many are followed at the finest scale, and about as many, up to twice, at
-    the others; sampling: which, at the finest: random, interest_point or interest_region;
-    exposure: also solve for a gain and a bias of each colour channel, per pose and image; seed: of
-    the rays. Making a field coarser takes a second or two, when it is first needed.
+    turn about. rays: how many are followed; sampling: which: random, interest_point or
+    interest_region; exposure: also solve for a gain and a bias of each colour channel, per pose and
+    image; seed: of the rays. Making a field coarser, for an object far off, takes a second or two
+    when it is first needed.
     """
 
     name = "radiance"
-    finest = len(SCALES) - 1
+    measures = True
+    finest = 1
 
     def __init__(
         self,
@@ -91,15 +86,14 @@ class RadianceTerm:
         exposure: bool = False,
         seed: int = 0,
         device: str = "cpu",
-        scales: Sequence[tuple[float, float, float, float]] = SCALES,
+        robust: float = ROBUST,
     ) -> None:
-        self.scales = tuple(scales)
-        self.finest = len(self.scales) - 1
+        self._robust = robust
         self._fields, self._pivots = fields, pivots
         self._ray_count, self._sampling, self._seed = rays, sampling, seed
         self.exposure = exposure
         self._device = wp.get_device(device)
-        self._resolutions: dict[str, list[GridField]] = {}
+        self._resolutions: dict[tuple[str, int], GridField] = {}
         self._images: dict[Observation, ColourImage] = {}
         self._rays: dict[tuple[Observation, int], Rays] = {}
         self._distances: dict[tuple[str, Observation], float] = {}
@@ -109,11 +103,9 @@ class RadianceTerm:
         self._count = 0
         self.sees = np.zeros(0, bool)
 
-        # A lattice over a narrow image may have twice as many as the coarse scales ask for.
-        shape = capacity, 4 * rays
+        shape = capacity, OF_A_SCENE * rays
         self._colours = wp.zeros(shape, dtype=wp.vec4, device=device)
         self._jacobians = wp.zeros(shape, dtype=mat46, device=device)
-        self._blurred = [wp.zeros_like(self._colours), wp.zeros_like(self._jacobians)]
         self._own = allocate(NormalEquations, capacity, device)
         self.measures = wp.zeros(capacity, dtype=vec6, device=device)
         tiles = capacity, TILES * TILES
@@ -169,6 +161,9 @@ class RadianceTerm:
         self._buffer.write("gain", np.ones((row, 3), np.float32))
         self._buffer.write("bias", np.zeros((row, 3), np.float32))
 
+    def begin_level(self, poses: PoseBatch, scale: int) -> None:
+        """Nothing is prepared; see `ResidualTerm`."""
+
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add cost and derivatives of all rays; see `ResidualTerm`."""
         if scale not in self._commands:
@@ -203,29 +198,24 @@ class RadianceTerm:
     def _field_for(self, name: str, pixel: float) -> GridField:
         """The field of an object, its nodes about the pivot, at the resolution for pixels that are
         so many metres wide where the object is."""
-        if name not in self._resolutions:
+        coarsest = pixel / self._fields[name].voxel
+        factor = FACTORS[int(np.searchsorted(FACTORS[1:], coarsest, side="right"))]
+        if (name, factor) not in self._resolutions:
             grid = self._fields[name].to(str(self._device))
-            self._resolutions[name] = [
-                coarser(grid, factor).shifted(self._pivots[name]) for factor in FACTORS
-            ]
-        grids = self._resolutions[name]
-        factor = pixel / grids[0].voxel
-        return grids[int(np.searchsorted(FACTORS[1:], factor, side="right"))]
+            self._resolutions[name, factor] = coarser(grid, factor).shifted(self._pivots[name])
+        return self._resolutions[name, factor]
 
     def _rays_of(self, observation: Observation, scale: int) -> Rays:
-        """Evenly over the image at coarse scales, then where it is interesting."""
+        """Where the image is interesting; of an object the same at both scales."""
         if observation not in self._images:
             self._images[observation] = observation.colours.cropped()
         image = self._images[observation]
+        scale = scale if image.is_scene else 0
         if (observation, scale) not in self._rays:
-            share, sigma, _, _ = self.scales[scale]
-            count, device = round(share * self._ray_count), str(self._device)
-            if sigma:
-                rays = lattice_rays(image, count, sigma, device)
-            else:
-                rng = np.random.default_rng((self._seed, scale))
-                pixels = image.draw(self._sampling, count, rng)
-                rays = chosen_rays(image, pixels, device=device)
+            rng = np.random.default_rng((self._seed, 3))
+            count = self._ray_count * (OF_A_SCENE if scale else 1)
+            pixels = image.draw(self._sampling, count, rng)
+            rays = chosen_rays(image, pixels, device=str(self._device))
             self._rays[observation, scale] = rays
         return self._rays[observation, scale]
 
@@ -252,12 +242,10 @@ class RadianceTerm:
         count: int,
         rows: slice,
     ) -> Iterator[Callable[[], None]]:
-        """Render the rays of one image, blur them, compare them."""
-        _, sigma, cell, robust = self.scales[scale]
+        """Render the rays of one image, and compare them."""
         rays = self._rays_of(observation, scale)
-        pinhole = self._images[observation].pinhole
-        pixel = rays.spacing * self._distances[name, observation] / pinhole[0]
-        field = self._field_for(name, cell * pixel)
+        pixel = self._distances[name, observation] / self._images[observation].pinhole[0]
+        field = self._field_for(name, pixel)
         camera_from_reference = observation.crop_from_reference.astype(np.float32)
         rotation = wp.mat33(*camera_from_reference[:3, :3].ravel().tolist())
         number = len(rays.weight)
@@ -281,18 +269,6 @@ class RadianceTerm:
             ],
             self._device,
         )
-        if sigma > 0.0:
-            radius = int(np.ceil(2.5 * sigma))
-            sharp, blurred = [self._colours, self._jacobians], self._blurred
-            for stride, source, target in ((1, sharp, blurred), (rays.columns, blurred, sharp)):
-                lattice = [first, rays.rows, rays.columns, stride, radius, sigma]
-                yield recorded_over(
-                    blur_lattice,
-                    count * number,
-                    [poses.active, *lattice, *source, *target],
-                    self._device,
-                )
-
         lanes = 1 if self._device.is_cpu else BLOCK
         prior = wp.vec2(GAIN_SIGMA**-2, BIAS_SIGMA**-2)
         place = [first, rows.start - first]
@@ -307,7 +283,16 @@ class RadianceTerm:
             yield launch(
                 sum_for_exposure,
                 (count, lanes),
-                [poses.active, *place, rays, robust, self._colours, *exposed, self._sums, lanes],
+                [
+                    poses.active,
+                    *place,
+                    rays,
+                    self._robust,
+                    self._colours,
+                    *exposed,
+                    self._sums,
+                    lanes,
+                ],
             )
             yield launch(
                 solve_exposure,
@@ -323,7 +308,7 @@ class RadianceTerm:
                 *place,
                 rotation,
                 rays,
-                robust,
+                self._robust,
                 self._colours,
                 self._jacobians,
                 *exposed,

@@ -60,6 +60,7 @@ class SilhouetteTerm:
     """
 
     name = "silhouette"
+    measures = True
     finest = len(SCALES) - 1
 
     def __init__(
@@ -162,6 +163,9 @@ class SilhouetteTerm:
             self._of_poses = np.zeros((count, 3))
             np.add.at(self._of_poses, pose_of_row, self._of_masks[slots])
             self._of_poses[:, 2] /= np.maximum(number, 1)
+
+    def begin_level(self, poses: PoseBatch, scale: int) -> None:
+        """Nothing is prepared; see `ResidualTerm`."""
 
     def linearize(self, poses: PoseBatch, scale: int, out: NormalEquations) -> None:
         """Add the silhouettes' normal equations; see `ResidualTerm`."""

@@ -169,6 +169,9 @@ class Weight:
     def __init__(self, count):
         self.sees = np.ones(count, bool)
 
+    def begin_level(self, poses, scale):
+        pass
+
     def linearize(self, poses, scale, out):
         out.weight.numpy()[:] += 1.0
 

@@ -21,6 +21,7 @@ from pose_refiner_ros.refinement.solver import Level, Solver
 from pose_refiner_ros.refinement.terms.radiance import (
     BIAS_SIGMA,
     GAIN_SIGMA,
+    ROBUST,
     STEP,
     RadianceTerm,
 )
@@ -191,14 +192,12 @@ def test_surfaces_are_not_stiffer_along_rays_than_they_are():
 
 
 PIXELS = SIZE * SIZE
-ALL = (1.0, 0.0, 1.0, 0.15)  # each pixel of the photo
-BLURRED = (900 / PIXELS, 1.5, 1.0, 0.15)
 
 
-def term_of(grid, photo, scale=ALL, exposure=False, rays=PIXELS) -> RadianceTerm:
+def term_of(grid, photo, exposure=False, rays=PIXELS, robust=ROBUST) -> RadianceTerm:
     """Of one object, seen in one photo."""
     term = RadianceTerm(
-        {"thing": grid}, {"thing": np.zeros(3)}, 2, rays, "random", exposure, scales=[scale]
+        {"thing": grid}, {"thing": np.zeros(3)}, 2, rays, "random", exposure, robust=robust
     )
     load(term, [("thing", POSE)], [(0, Observation(1, whole_image=photo))])
     return term
@@ -216,7 +215,7 @@ def linearized(term, poses) -> NormalEquations:
     batch.active.numpy()[:] = 1
     batch.rotation.numpy()[:] = poses[:, :3, :3]
     batch.translation.numpy()[:] = poses[:, :3, 3]
-    term.linearize(batch, 0, out)
+    term.linearize(batch, term.finest, out)
     return out
 
 
@@ -235,7 +234,7 @@ class Look:
         self.batch.translation.numpy()[0] = pose[:3, 3]
         for name in NormalEquations.vars:
             getattr(self.out, name).zero_()
-        self.term.linearize(self.batch, 0, self.out)
+        self.term.linearize(self.batch, self.term.finest, self.out)
         return (
             float(self.out.cost.numpy()[0]),
             self.out.gradient.numpy()[0].copy(),
@@ -246,12 +245,11 @@ class Look:
 TURN = np.array([0.01, -0.008, 0.03, 0.02, -0.03, 0.02])
 
 
-@pytest.mark.parametrize("blurred", [False, True], ids=["rays", "blurred"])
 @pytest.mark.parametrize("opacity", [False, True], ids=["rgb", "mask"])
 @pytest.mark.parametrize("exposure", [False, True], ids=["known", "exposure"])
-def test_the_gradient_is_that_of_the_cost(grid, blurred, opacity, exposure):
+def test_the_gradient_is_that_of_the_cost(grid, opacity, exposure):
     photo = photo_of(grid, POSE, opacity)
-    look = Look(term_of(grid, photo, BLURRED if blurred else ALL, exposure))
+    look = Look(term_of(grid, photo, exposure))
     pose = moved(POSE, TURN)
 
     def cost(where):
@@ -316,7 +314,7 @@ def test_the_matrix_is_that_of_the_robust_function(grid, exposure):
     rays = chosen_rays(photo, image_pixels((SIZE, SIZE)).numpy())
     robust = 0.05
     off = moved(POSE, 3.0 * TURN)
-    _, _, found = Look(term_of(grid, photo, (*ALL[:3], robust), exposure)).at(off)
+    _, _, found = Look(term_of(grid, photo, exposure, robust=robust)).at(off)
     colours, jacobians = (
         a[0].astype(np.float64) for a in traced(grid, off[None], rays.directions.numpy())
     )
@@ -353,11 +351,11 @@ def test_two_objects_of_one_batch_do_not_mix():
     poses = np.stack([moved(POSE, TURN), moved(POSE, -TURN)])
     photos = [photo_of(grid, POSE) for grid in grids.values()]
     alone = [
-        Look(term_of(grid, photo, BLURRED)).at(pose)
+        Look(term_of(grid, photo)).at(pose)
         for grid, photo, pose in zip(grids.values(), photos, poses, strict=True)
     ]
     at_origin = dict.fromkeys(grids, np.zeros(3))
-    term = RadianceTerm(grids, at_origin, 2, PIXELS, "random", scales=[BLURRED])
+    term = RadianceTerm(grids, at_origin, 2, PIXELS, "random")
     rows = [(i, Observation(i, whole_image=photo)) for i, photo in enumerate(photos)]
     load(term, list(zip(grids, poses, strict=True)), rows)
     out = linearized(term, poses)
@@ -371,7 +369,7 @@ def test_what_has_no_field_or_no_photo_is_not_seen(grid):
     photo, pose = photo_of(grid, POSE), moved(POSE, TURN)
     alone = Look(term_of(grid, photo)).at(pose)
     pivots = dict.fromkeys(("thing", "plain"), np.zeros(3))
-    term = RadianceTerm({"thing": grid}, pivots, 3, PIXELS, "random", scales=[ALL])
+    term = RadianceTerm({"thing": grid}, pivots, 3, PIXELS, "random")
     seen, blind = Observation(1, whole_image=photo), Observation(2)
     named = [("plain", pose), ("thing", pose), ("thing", pose)]
     load(term, named, [(0, seen), (1, seen), (2, blind)])
@@ -386,8 +384,7 @@ def test_what_has_no_field_or_no_photo_is_not_seen(grid):
 
 
 @pytest.mark.parametrize("exposure", [False, True], ids=["known", "exposure"])
-@pytest.mark.parametrize("scale", [ALL, BLURRED], ids=["rays", "blurred"])
-def test_cameras_add_up(grid, scale, exposure):
+def test_cameras_add_up(grid, exposure):
     """Each along its own axes, B' H B along those of the reference."""
     in_second = inverse(SECOND_CAMERA)
     seen_there = in_second @ POSE
@@ -397,8 +394,8 @@ def test_cameras_add_up(grid, scale, exposure):
     photos = [photo_of(grid, POSE), photo_of(grid, there)]
     pose = moved(POSE, TURN)
     each = [
-        Look(term_of(grid, photos[0], scale, exposure)).at(pose),
-        Look(term_of(grid, photos[1], scale, exposure)).at(inverse(reference_from_second) @ pose),
+        Look(term_of(grid, photos[0], exposure)).at(pose),
+        Look(term_of(grid, photos[1], exposure)).at(inverse(reference_from_second) @ pose),
     ]
     B = np.zeros((6, 6))
     B[:3, :3] = B[3:, 3:] = inverse(reference_from_second)[:3, :3]
@@ -407,7 +404,7 @@ def test_cameras_add_up(grid, scale, exposure):
         Observation(1, whole_image=photos[0]),
         Observation(1, whole_image=photos[1], reference_from_camera=reference_from_second),
     ]
-    both = term_of(grid, photos[0], scale, exposure)
+    both = term_of(grid, photos[0], exposure)
     load(both, [("thing", pose)], [(0, one) for one in seen])
     cost, gradient, hessian = Look(both).at(pose)
     assert cost == pytest.approx(each[0][0] + each[1][0], rel=1e-3)
@@ -448,7 +445,7 @@ def test_the_cost_is_counted_in_pixels(grid):
     photo = photo_of(grid, POSE)
     small = 0.01
     off = Whole(photo.colour + np.float32(small), None, None, photo.pinhole, WHITE)
-    value, _, _ = Look(term_of(grid, off, (*ALL[:3], 100.0))).at(POSE)
+    value, _, _ = Look(term_of(grid, off, robust=100.0)).at(POSE)
     expected = 0.5 * 3 * (small / COLOUR_OF_PIXEL) ** 2 * SIZE * SIZE
     assert value == pytest.approx(expected, rel=0.02)
 
