@@ -182,6 +182,14 @@ class Photo:
 
 
 TILES = 12  # of a picture's side: residuals of one tile may be alike
+# Their numbers, so that the first four, sixteen, … are those of a square.
+TILE_NUMBERS = np.array(
+    [
+        [16 * (3 * (y // 4) + x // 4) + 8 * (y // 2 % 2) + 4 * (x // 2 % 2) + 2 * (y % 2) + x % 2
+         for x in range(TILES)]
+        for y in range(TILES)
+    ], np.int32
+)  # fmt: skip
 
 
 def lattice_rays(image: ColourImage, count: int, sigma: float, device: str = "cpu") -> Rays:
@@ -207,7 +215,7 @@ def chosen_rays(
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     height, width = image.size
     column, row = pixels.round().astype(int).T
-    tile = (row * TILES // height) * TILES + column * TILES // width
+    tile = TILE_NUMBERS[row * TILES // height, column * TILES // width]
     # the blurred picture may be a smaller one
     scale = np.array([observed.shape[1] / width, observed.shape[0] / height])
     place = ((pixels + 0.5) * scale - 0.5).astype(np.float32)

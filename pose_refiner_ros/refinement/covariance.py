@@ -17,9 +17,11 @@ PRIOR_SIGMA = np.pi / np.sqrt(3.0)
 # A mask of whole pixels is never better known than this: variance of its border (pixels squared)
 # times the length over which errors are alike (pixels), as measured on masks without errors.
 MIN_NOISE = 0.05
-# The errors of a mask are alike over a stretch of its border that nobody states: the directions are
-# grouped by each of these, and the largest estimate counts.
-GROUPS = (1, 2, 3, 4)
+# The errors of a mask are alike over a stretch of its border that nobody states, those of a field
+# over a part of the image: directions, or tiles, are grouped by each of these, as far as enough
+# groups are left, and the largest estimate counts.
+GROUPS = (1, 2, 3, 4, 16)
+FEWEST_GROUPS = 9
 
 
 def pose_covariance(evidence: Sequence[Sequence[np.ndarray]], diameter: np.ndarray) -> np.ndarray:
@@ -79,7 +81,8 @@ def _information(
 def _grouping(sectors: int) -> tuple[np.ndarray, np.ndarray]:
     """(R, sectors) matrix whose rows add up the directions of a group, for all of GROUPS, and where
     the rows of each begin."""
-    rows = [np.kron(np.eye(sectors // width), np.ones(width)) for width in GROUPS]
+    widths = [width for width in GROUPS if sectors // width >= FEWEST_GROUPS]
+    rows = [np.kron(np.eye(sectors // width), np.ones(width)) for width in widths]
     return np.concatenate(rows), np.cumsum([0, *(len(part) for part in rows[:-1])])
 
 
