@@ -19,7 +19,7 @@ from posed_scene import (
     write_png,
 )
 
-from pose_refiner_ros.datasets.posed_images import load_posed_images
+from pose_refiner_ros.datasets.posed_images import PosedImagesError, load_posed_images
 from pose_refiner_ros.datasets.posed_images.reading import read_picture
 from pose_refiner_ros.geometry.camera import Camera
 
@@ -245,6 +245,24 @@ def test_bop_views(tmp_path):
     low, high = BALLS[2, :3] - BALLS[2, 3], BALLS[2, :3] + BALLS[2, 3]
     assert (third.bounds[0] < low).all() and (third.bounds[0] > low - 0.08).all()
     assert (third.bounds[1] > high).all() and (third.bounds[1] < high + 0.08).all()
+
+
+@pytest.mark.parametrize("layout", ["llff", "instant_ngp"])
+def test_masks_beside_the_pictures_are_theirs(layout, tmp_path):
+    source, _ = write(layout, tmp_path)
+    pictures = sorted((tmp_path / "images").iterdir())
+    assert pictures
+    for number, picture in enumerate(pictures):
+        height, width = cv2.imread(str(picture)).shape[:2]
+        mask = np.zeros((height, width), np.uint8)
+        mask[number + 1 :, 2:] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "masks" / f"{picture.stem}.png"), mask)
+    posed = load_posed_images(source, "all")
+    assert [(alpha > 0).argmax(axis=0)[5] for alpha in posed.alpha] == [*range(1, len(posed) + 1)]
+    (tmp_path / "masks" / f"{pictures[0].stem}.png").unlink()
+    with pytest.raises(PosedImagesError, match="has a mask or alpha"):
+        load_posed_images(source, "all")
 
 
 def test_resized_averages_what_is_seen(tmp_path):

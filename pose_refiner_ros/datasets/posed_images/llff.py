@@ -4,7 +4,8 @@
 Each of its N rows has 17 numbers: a 3x5 matrix, row by row, and the nearest and farthest depth.
 The matrix is world-from-camera with the axes down, right, backwards, then the position, then
 height, width and focal length in pixels of the full-size picture. The principal point is the
-picture's middle. Pictures are taken in the order of their names; every 8th is for testing.
+picture's middle. Pictures are taken in the order of their names; every 8th is for testing. A folder
+masks/ beside images/ shows the object in white.
 Nothing is centred, scaled or turned.
 
 Bounds: the box around the cameras' frusta between near and far.
@@ -19,7 +20,9 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.reading import (
     PICTURE_SUFFIXES,
+    mask_beside,
     picture_scale,
+    read_mask,
     read_picture,
     rigid,
     split_indices,
@@ -60,6 +63,9 @@ def load(path: Path, split: str, factor: int) -> PosedImages:
     def views() -> Iterator[View]:
         for i in chosen:
             image, alpha = read_picture(pictures[i])
+            mask = mask_beside(pictures[i])
+            if mask is not None:
+                alpha = read_mask(mask, image.shape[:2])
             name = f"{folder.name}/{pictures[i].name}"
             K, pose = _camera(rows[i], image.shape[:2], f"{path}, row {i} ({name})")
             yield View(name, image, alpha, None, K, pose)

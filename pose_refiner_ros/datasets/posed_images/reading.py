@@ -72,6 +72,15 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     return mask * 255 if mask.max() == 1 else mask
 
 
+def mask_beside(picture: Path) -> Path | None:
+    """The mask of a picture in images/ or images_4/, which lies in masks/ or masks_4/ beside that
+    folder under the same name; None where there is none."""
+    folder = picture.parent.name
+    name = folder.replace("images", "masks") if folder.startswith("images") else "masks"
+    files = (picture.parent.parent / name / (picture.stem + end) for end in PICTURE_SUFFIXES)
+    return next((path for path in files if path.is_file()), None)
+
+
 def rigid(matrix: Any, where: str) -> np.ndarray:
     """(4, 4) float64 from a pose of 3x4 or 4x4 numbers, the rounding of the file undone.
 

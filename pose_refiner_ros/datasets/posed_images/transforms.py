@@ -22,6 +22,7 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.reading import (
     PICTURE_SUFFIXES,
+    mask_beside,
     picture_scale,
     read_mask,
     read_picture,
@@ -103,8 +104,11 @@ def read_views(
     map_of = lru_cache(maxsize=1)(undistortion_map)  # frames mostly share their camera
     for frame in frames:
         image, alpha = read_picture(frame.picture)
-        if frame.mask is not None:
-            alpha = read_mask(frame.mask, image.shape[:2])
+        mask = frame.mask
+        if mask is None and alpha is None:
+            mask = mask_beside(frame.picture)
+        if mask is not None:
+            alpha = read_mask(mask, image.shape[:2])
         camera = camera_for(frame, image.shape[:2])
         weight = None
         if camera.is_distorted:
