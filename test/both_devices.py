@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +31,8 @@ from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.normal_equations import NormalEquations, PoseBatch, allocate
 from pose_refiner_ros.refinement.observation import observe_image, observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.refinement.terms import ResidualTerm
+from pose_refiner_ros.refinement.terms.appearance import AppearanceTerm
 from pose_refiner_ros.refinement.terms.depth import DepthTerm
 from pose_refiner_ros.refinement.terms.prior import PosePrior, PriorTerm
 from pose_refiner_ros.refinement.terms.radiance import RadianceTerm
@@ -109,14 +112,14 @@ def _prior(device: str) -> Figures:
     return _looked(term, starts, [], pivots, device)
 
 
-def _radiance(exposure: bool) -> Callable[[str], Figures]:
+def _fields(term_of: Callable[..., ResidualTerm], exposure: bool) -> Callable[[str], Figures]:
     def looked(device: str) -> Figures:
         """Fields of two degrees at all scales, with a mask and without."""
         block, blobs = painted_block(), as_grid(AnalyticField(density=40.0, chequers=6.0))
         at_block, at_blobs = view_from((1, 0.5, 0.4), 0.8), view_from((1, 0.4, 0.5), 2.5)
         pivots = {"block": np.zeros(3), "blobs": np.zeros(3)}
         fields = {"block": block, "blobs": blobs}
-        term = RadianceTerm(fields, pivots, 8, 256, exposure=exposure, device=device)
+        term = term_of(fields, pivots, 8, exposure=exposure, device=device)
         image, mask = photo(block, at_block, PICTURE)
         masked = observe_mask(mask, 1, PICTURE).with_image(image)
         white = (1.0, 1.0, 1.0)
@@ -146,6 +149,7 @@ def _looked(term, starts, rows, pivots, device: str) -> Figures:
     for scale in range(term.finest + 1):
         for name in NormalEquations.vars:
             getattr(out, name).zero_()
+        term.begin_level(batch, scale)
         term.linearize(batch, scale, out)
         for name in NormalEquations.vars:
             figures[f"{name} {scale}"] = getattr(out, name).numpy().copy()
@@ -270,8 +274,10 @@ CASES: dict[str, Callable[[str], Figures]] = {
     "silhouette": _silhouette,
     "depth": _depth,
     "prior": _prior,
-    "radiance": _radiance(exposure=False),
-    "radiance with exposure": _radiance(exposure=True),
+    "appearance": _fields(AppearanceTerm, exposure=False),
+    "appearance with exposure": _fields(AppearanceTerm, exposure=True),
+    "radiance": _fields(partial(RadianceTerm, rays=256), exposure=False),
+    "radiance with exposure": _fields(partial(RadianceTerm, rays=256), exposure=True),
     "march, degree 0": _march(0),
     "march, degree 1": _march(1),
     "march, degree 2": _march(2),

@@ -116,10 +116,11 @@ def compile_all(options: argparse.Namespace, report: Report) -> None:
             modules[name.removeprefix("pose_refiner_ros.")] = wp.get_module(name)
     from pose_refiner_ros.fields.grid_march import march_kernels
     from pose_refiner_ros.learning.grid_training_kernels import training_kernels
-    from pose_refiner_ros.rendering.radiance import trace_kernel
+    from pose_refiner_ros.rendering.radiance import trace_kernel, view_kernel
 
     for degree in (1,) if options.quick else (0, 1, 2):
-        made = {"trace": trace_kernel(degree), **march_kernels(degree), **training_kernels(degree)}
+        made = {"trace": trace_kernel(degree), "view": view_kernel(degree)}
+        made |= {**march_kernels(degree), **training_kernels(degree)}
         modules |= {f"{name}, degree {degree}": kernel.module for name, kernel in made.items()}
     seconds, failed = report.setdefault("seconds_each", {}), report.setdefault("failed", {})
 

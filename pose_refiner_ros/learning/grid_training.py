@@ -46,6 +46,10 @@ _WARM = 0.05  # share of the density's rate in the first step in a fog
 _KEEP = 0.05  # of a ray's light: nodes that never stop so much are left out
 _WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
 _CUDA_LANES = 16384
+_COLOUR_EDGE = 0.1  # differences of neighbours that are more than noise: of colours,
+_DENSITY_EDGE = 0.5  # and of the optical depth of a voxel
+_EXPOSE_EVERY = 20  # steps
+_EXPOSURE_PRIOR = 0.01  # that of a gain of one and no bias, as a squared colour for each ray
 _SKY = (16, 32)  # texels from pole to pole and around
 _SKY_RATE = 0.05
 _PLAIN = 0.05  # the sky is one colour if most of its texels are no farther from the median
@@ -61,7 +65,9 @@ class GridOptions:
     density times a voxel's length and of colours in [0, 1]; last_rate: the share of them that is
     left at the end; opacity_weight: of the squared error of opacity beside that of colour;
     sparsity: price of the light that a sample would stop alone, for photos without masks, against
-    fog; seed: of the rays.
+    fog; smoothing: share by which nodes are drawn to their neighbours in each step, against noise;
+    exposure: solve for a gain and a bias of each photo's channels along with the field; seed: of
+    the rays.
     """
 
     steps: int = 1600
@@ -74,6 +80,8 @@ class GridOptions:
     last_rate: float = 0.2
     opacity_weight: float = 3.0
     sparsity: float = 2e-3
+    smoothing: float = 0.01
+    exposure: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -151,16 +159,35 @@ class GridTraining(Training):
             # The fog is thinner than a step at full rate, and what is gone does not come back.
             rates[0] *= min(_WARM + share / last, 1.0)
         rates *= decay
+        scale = np.full(self._gradient_columns, _COLOUR_EDGE)
+        scale[0] = _DENSITY_EDGE / self.field.voxel
         adam = [
             self.field.arrays.values, self._gradient, self._mean, self._square, fit.touched,
-            self._Row(*rates),
+            fit.nodes, self.field.arrays.links, self._Row(*rates), options.smoothing,
+            self._Row(*scale), self.done,
         ]  # fmt: skip
         launch_over(self._kernels["adam"], len(self.field.values), adam, self._device)
         if self._sky_is_learned:
             sky = [self._photos.sky, *self._sky, _SKY_RATE * decay]
             wp.launch(sky_adam, _SKY, sky, device=self._device)
+        if options.exposure and self.done % _EXPOSE_EVERY == _EXPOSE_EVERY - 1:
+            self._expose()
         shown, rays = fit.errors.numpy().sum(axis=0, dtype=np.float64)
         return float(shown / rays * self._order.share)
+
+    def _expose(self) -> None:
+        """Solve for gain and bias of each photo; on average over the photos there is neither."""
+        xx, xo, oo, xy, oy = self._fit.exposure.numpy().astype(np.float64).transpose(1, 0, 2)
+        rays, oo = oo[:, 1:2], np.repeat(oo[:, :1], 3, axis=1)
+        prior = _EXPOSURE_PRIOR * np.maximum(rays, 1.0)
+        a, b, c = xx + prior, xo, oo + prior
+        p, q = xy + prior, oy
+        determinant = a * c - b * b
+        gain, bias = (c * p - b * q) / determinant, (a * q - b * p) / determinant
+        gain, bias = gain / gain.mean(axis=0), bias - bias.mean(axis=0)
+        self._photos.gain.assign(gain.clip(0.3, 3.0).astype(np.float32))
+        self._photos.bias.assign(bias.astype(np.float32))
+        self._fit.exposure.zero_()
 
     def _arrays(self) -> dict[str, wp.array]:
         """What a state holds beside the nodes."""
@@ -172,6 +199,8 @@ class GridTraining(Training):
             "sky": self._photos.sky,
             "sky_mean": self._sky[1],
             "sky_square": self._sky[2],
+            "gain": self._photos.gain,
+            "bias": self._photos.bias,
         }
 
     def _state(self) -> dict[str, Any]:
@@ -287,6 +316,10 @@ class GridTraining(Training):
         self._fit.places = wp.zeros((self._lanes, SAMPLES), dtype=float, device=device)
         self._fit.errors = wp.zeros(self._lanes, dtype=wp.vec2, device=device)
         self._fit.sky = self._sky[0]
+        self._fit.exposure = wp.zeros((self._photo_count, 5), dtype=wp.vec3, device=device)
+        nodes = np.zeros((rows, 3), np.int32)
+        nodes[1:] = np.argwhere(field.links)
+        self._fit.nodes = wp.array(nodes, dtype=wp.vec3i, device=device)
 
     def _resume(self, state: dict[str, Any]) -> None:
         options = dataclasses.asdict(self.options)
@@ -349,6 +382,8 @@ def _photos(posed: PosedImages, options: GridOptions, sky_is_learned: bool, devi
         photos.opacity_weight = 0.0
         sky[:] = options.background
     photos.sky = wp.array(sky, dtype=wp.vec3, device=device)
+    photos.gain = wp.array(np.ones((count, 3), np.float32), dtype=wp.vec3, device=device)
+    photos.bias = wp.zeros(count, dtype=wp.vec3, device=device)
     return photos
 
 

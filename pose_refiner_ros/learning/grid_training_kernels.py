@@ -28,6 +28,8 @@ class Photos:
     opacity_weight: float  # of the squared error of opacity beside that of colour; 0: see the sky
     sparsity: float  # price of each sample, as a squared error, of the light it would stop alone
     sky: wp.array2d(dtype=wp.vec3)  # colour behind the grid by latitude and longitude
+    gain: wp.array(dtype=wp.vec3)  # of each photo: from the field's colours to its own
+    bias: wp.array(dtype=wp.vec3)
 
 
 @wp.struct
@@ -40,6 +42,8 @@ class Fit:
     places: wp.array2d(dtype=float)  # lane, sample: distance along the ray, in voxels
     errors: wp.array(dtype=wp.vec2)  # lane: squared error; rays
     sky: wp.array2d(dtype=wp.vec3)  # gradient of the sky's colours
+    exposure: wp.array2d(dtype=wp.vec3)  # photo: sums of xx, xo, oo, xy, oy (`solve_exposure`)
+    nodes: wp.array(dtype=wp.vec3i)  # where each row's node is
 
 
 @wp.struct
@@ -174,17 +178,33 @@ def training_kernels(degree: int) -> dict[str, Any]:
             seen = photos.rgba[pixel]
             alpha = float(int(seen[3])) / 255.0
             wanted = wp.vec3(float(int(seen[0])), float(int(seen[1])), float(int(seen[2])))
-            e = sum - wanted * (alpha / 255.0)
-            e_opacity = 1.0 - left - alpha
-            shown = e - wp.vec3(e_opacity, e_opacity, e_opacity)  # in front of white
+            wanted = wanted * (alpha / 255.0)
+            gain = photos.gain[view]
+            bias = photos.bias[view]
+            solid = 1.0 - left
+            e_opacity = solid - alpha
             behind = photos.opacity_weight * e_opacity
+            seen_there = sum
+            sky = wp.vec3()
             if photos.opacity_weight == 0.0:
                 place = sky_place(photos.sky, d)
                 sky = sky_colour(photos.sky, place)
-                e += left * sky
-                add_to_sky(fit.sky, place, left * e)
-                shown = e
+                seen_there = sum + left * sky
+                solid = 1.0
+            off = wp.cw_mul(gain, seen_there) + solid * bias - wanted
+            e = wp.cw_mul(gain, off)  # the derivative by the field's colour
+            shown = off - wp.vec3(e_opacity, e_opacity, e_opacity)  # in front of white
+            if photos.opacity_weight == 0.0:
+                add_to_sky(fit.sky, sky_place(photos.sky, d), left * e)
+                shown = off
                 behind = -wp.dot(e, sky)
+            else:
+                behind += wp.dot(off, bias)
+            wp.atomic_add(fit.exposure, view, 0, wp.cw_mul(seen_there, seen_there))
+            wp.atomic_add(fit.exposure, view, 1, solid * seen_there)
+            wp.atomic_add(fit.exposure, view, 2, wp.vec3(solid * solid, 1.0, 0.0))
+            wp.atomic_add(fit.exposure, view, 3, wp.cw_mul(seen_there, wanted))
+            wp.atomic_add(fit.exposure, view, 4, solid * wanted)
             errors += wp.vec2(wp.dot(shown, shown) / 3.0, 1.0)
 
             remaining = float(1.0)
@@ -229,10 +249,17 @@ def training_kernels(degree: int) -> dict[str, Any]:
         mean: wp.array(dtype=Row),
         square: wp.array(dtype=Row),
         touched: wp.array(dtype=wp.uint8),
+        places: wp.array(dtype=wp.vec3i),
+        links: wp.array3d(dtype=wp.int32),
         rates: Row,
+        smooth: float,
+        scale: Row,
+        turn: int,
         first: int,
     ):
         # Only rows that rays met: the others keep their momentum for when they are met again.
+        # Every fourth is drawn to its neighbours by a share `smooth`, less where they differ by
+        # more than `scale`: what the photos agree on is stronger, their noise is not.
         i = first + wp.tid()
         if touched[i] == wp.uint8(0):
             return
@@ -248,6 +275,25 @@ def training_kernels(degree: int) -> dict[str, Any]:
         value = values[i]
         for k in range(wp.static(1 + 3 * count)):
             value[k] = value[k] - rates[k] * m[k] / (wp.sqrt(s[k]) + 1.0e-8)
+        if smooth > 0.0 and (i + turn) % 4 == 0:
+            p = places[i]
+            drawn = Row()
+            beside = float(0.0)
+            for side in range(6):
+                axis = side / 2
+                q = wp.vec3i(p[0], p[1], p[2])
+                q[axis] = q[axis] + 2 * (side % 2) - 1
+                if q[axis] >= 0 and q[axis] < links.shape[axis]:
+                    j = links[q[0], q[1], q[2]]
+                    if j > 0:
+                        beside += 1.0
+                        other = values[j]
+                        for k in range(wp.static(1 + 3 * count)):
+                            away = other[k] - value[k]
+                            far = away / scale[k]
+                            drawn[k] = drawn[k] + away / (1.0 + far * far)
+            if beside > 0.0:
+                value += (4.0 * smooth / beside) * drawn
         values[i] = value
 
     @wp.kernel(module="unique", enable_backward=False)
