@@ -41,6 +41,7 @@ def coarser(field: GridField, factor: int) -> GridField:
     rows[:, 0] = coarse[occupied.ravel(), 0]
     # a cell's mean belongs to the middle of its nodes
     origin = field.origin + 0.5 * (factor - 1) * field.voxel - voxel
+    more = {"background": field.background, "device": str(field.device)}
     return GridField.from_nodes(
-        occupied, rows, origin, voxel, background=field.background, device=str(field.device)
+        occupied, rows, origin, voxel, contraction=field.contraction, **more
     )

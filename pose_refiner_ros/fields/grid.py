@@ -22,6 +22,7 @@ from torch import Tensor
 from pose_refiner_ros.warp_start import start_warp_quietly
 from pose_refiner_ros.warp_threads import launch_over
 
+from .contraction import Contraction
 from .field import FieldError, RenderedRays, check_state
 from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions
 from .grid_march import march_kernels
@@ -33,11 +34,13 @@ MAX_NODES = 512  # along an axis: more would overflow the map of nodes' memory
 @dataclass(frozen=True)
 class GridSettings:
     """shape: nodes along x, y, z; voxel: their distance in metres; degree of the polynomials by
-    which colour depends on the viewing direction, 0 (not at all) to 2."""
+    which colour depends on the viewing direction, 0 (not at all) to 2; contraction: of a scene
+    without an end."""
 
     shape: tuple[int, int, int]
     voxel: float
     degree: int = 2
+    contraction: Contraction | None = None
 
 
 class GridField:
@@ -49,6 +52,7 @@ class GridField:
             basis functions; row 0 is zero.
         origin: (3,) metres, object frame, of node (0, 0, 0).
         voxel: metres between nodes.
+        contraction: of a scene without an end: nodes lie where it brings space to.
     """
 
     kind: ClassVar[str] = "grid"
@@ -62,6 +66,7 @@ class GridField:
         background: np.ndarray | None = None,
         record: dict | None = None,
         device: str = "cpu",
+        contraction: Contraction | None = None,
     ) -> None:
         start_warp_quietly()
         self.links = np.ascontiguousarray(links, np.int32)
@@ -72,6 +77,12 @@ class GridField:
         self.record = record or {}
         self.device = torch.device(device)
         self.degree = _degree(self.values.shape[1])
+        self.contraction = contraction
+
+    @property
+    def form(self) -> tuple[int, bool]:
+        """What kernels are made for: the degree, and whether it is contracted."""
+        return self.degree, self.contraction is not None
 
     @classmethod
     def from_nodes(
@@ -90,15 +101,21 @@ class GridField:
     def bounds(self) -> np.ndarray:
         """(2, 3) metres, object frame: the first and the last node."""
         last = (np.array(self.links.shape) - 1) * self.voxel
-        return np.stack([self.origin, self.origin + last])
+        return self._expanded(np.stack([self.origin, self.origin + last]))
 
     @cached_property
     def occupied_bounds(self) -> np.ndarray:
-        """(2, 3) metres, object frame: the box around the nodes whose density counts."""
+        """(2, 3) metres, object frame: the box around the nodes whose density counts; of a scene
+        without an end, around nearly all of them."""
         index = np.argwhere(self.links)
         dense = self.values[self.links[tuple(index.T)], 0] * self.voxel > 0.01
         index = index[dense] if dense.any() else index
-        return self.origin + self.voxel * np.stack([index.min(axis=0), index.max(axis=0)])
+        if self.contraction is None:
+            return self.origin + self.voxel * np.stack([index.min(axis=0), index.max(axis=0)])
+        return np.percentile(self._expanded(self.origin + self.voxel * index), (5, 95), axis=0)
+
+    def _expanded(self, points: np.ndarray) -> np.ndarray:
+        return points if self.contraction is None else self.contraction.expand(points)
 
     @property
     def diameter(self) -> float:
@@ -108,36 +125,46 @@ class GridField:
 
     @property
     def settings(self) -> GridSettings:
-        return GridSettings(tuple(int(n) for n in self.links.shape), self.voxel, self.degree)
+        shape = tuple(int(n) for n in self.links.shape)
+        return GridSettings(shape, self.voxel, self.degree, self.contraction)
 
     @cached_property
     def arrays(self) -> Any:
         """The grid as kernels of its degree take it, on the field's device."""
         device = str(self.device)
-        arrays = grid_functions(self.degree).Arrays()
+        arrays = grid_functions(*self.form).Arrays()
         arrays.links = wp.array(self.links, dtype=wp.int32, device=device)
         arrays.skip = wp.array(empty_blocks(self.links != 0), dtype=wp.uint8, device=device)
-        arrays.values = wp.array(self.values, dtype=grid_functions(self.degree).Row, device=device)
-        arrays.origin = wp.vec3(*self.origin)
+        arrays.values = wp.array(self.values, dtype=grid_functions(*self.form).Row, device=device)
         arrays.voxel = self.voxel
+        self._say_where(arrays)
         return arrays
+
+    def _say_where(self, arrays: Any) -> None:
+        arrays.origin = wp.vec3(*self.origin)
+        if self.contraction is not None:
+            arrays.middle = wp.vec3(*self.contraction.middle)
+            arrays.half = self.contraction.half
 
     def to(self, device: str) -> GridField:
         """The same field on another device."""
         if torch.device(device) == self.device:
             return self
         return GridField(
-            self.links, self.values, self.origin, self.voxel, self.background, self.record, device
-        )
+            self.links, self.values, self.origin, self.voxel, self.background, self.record, device,
+            self.contraction,
+        )  # fmt: skip
 
     def shifted(self, offset: np.ndarray) -> GridField:
         """The same field in a frame whose origin lies at `offset` (3,), sharing all nodes."""
         other = copy(self)
         other.origin = self.origin - np.asarray(offset, np.float64)
-        arrays = grid_functions(self.degree).Arrays()
+        if self.contraction is not None:
+            other.contraction = self.contraction.shifted(offset)
+        arrays = grid_functions(*self.form).Arrays()
         for name in ("links", "skip", "values", "voxel"):
             setattr(arrays, name, getattr(self.arrays, name))
-        arrays.origin = wp.vec3(*other.origin)
+        other._say_where(arrays)
         other.__dict__.pop("occupied_bounds", None)
         other.__dict__["arrays"] = arrays
         return other
@@ -146,7 +173,7 @@ class GridField:
         """Density (N,) in 1/m and colour (N, 3) at points (N, 3) seen along (N, 3); 0 outside."""
         out = torch.zeros((len(points), 4), device=self.device)
         launch_over(
-            march_kernels(self.degree)["query"],
+            march_kernels(*self.form)["query"],
             len(points),
             [self.arrays, _vec3(points), _vec3(directions), wp.from_torch(out, dtype=wp.vec4)],
             str(self.device),
@@ -181,6 +208,12 @@ class GridField:
         try:
             shape = tuple(int(n) for n in settings["shape"])
             voxel, degree = float(settings["voxel"]), int(settings["degree"])
+            contraction = settings.get("contraction")
+            if contraction is not None:
+                middle = tuple(float(x) for x in contraction["middle"])
+                contraction = Contraction(middle, float(contraction["half"]))
+                if len(middle) != 3 or not contraction.half > 0.0:
+                    raise ValueError(f"contraction {settings['contraction']}")
             columns = 1 + 3 * COEFFICIENTS[degree]
         except (KeyError, TypeError, ValueError) as error:
             raise FieldError(f"its settings cannot be used ({error!r})") from error
@@ -207,6 +240,7 @@ class GridField:
             background=header["background"],
             record=header["record"],
             device=device,
+            contraction=contraction,
         )
 
 
@@ -254,7 +288,7 @@ class _March(torch.autograd.Function):
         rays = [_vec3(origins), _vec3(directions)]
         out = [wp.from_torch(colour, dtype=wp.vec3), wp.from_torch(opacity_depth, dtype=wp.vec2)]
         launch_over(
-            march_kernels(field.degree)["march"], count, [field.arrays, *rays, step, *out], device
+            march_kernels(*field.form)["march"], count, [field.arrays, *rays, step, *out], device
         )
         opacity, depth = opacity_depth.unbind(-1)
         ctx.save_for_backward(origins, directions, colour, opacity)
@@ -269,7 +303,7 @@ class _March(torch.autograd.Function):
         pull = torch.cat([by_colour, by_opacity[:, None]], -1)
         by_origin, by_direction = torch.zeros_like(colour), torch.zeros_like(colour)
         launch_over(
-            march_kernels(ctx.field.degree)["march_back"],
+            march_kernels(*ctx.field.form)["march_back"],
             len(origins),
             [
                 ctx.field.arrays,

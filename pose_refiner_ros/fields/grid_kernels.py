@@ -3,6 +3,15 @@
 
 A node holds its density and, for each channel, a polynomial of the viewing direction. The length
 of such a row depends on the polynomial's degree, so functions and kernels are made once per degree.
+
+The grid of a scene without an end is contracted: within a cube it is as it is, and what is beyond
+one of its faces, however far, lies between that face and one as far again. With h half the cube's
+side and m > h the largest coordinate by its size, on axis a,
+
+    x_b -> x_b h / m        x_a -> sign(x_a) (2 h - h^2 / m)
+
+as in MERF (Reiser et al. 2023), piecewise projective: nodes are then as far apart as pixels of a
+camera in the cube and as their parallax tells.
 """
 
 # No postponed annotations here: Warp evaluates them, and they name types made in functions.
@@ -16,6 +25,7 @@ wp.set_module_options({"enable_backward": False, "fast_math": True})
 
 BLOCK = 4  # nodes along each side of a block of the map of empty space
 OPAQUE = wp.constant(1.0e-3)  # light that is left where a ray may end
+FARTHEST = 1000.0  # half sides of the cube that rays through a contracted grid are followed for
 # The basis of colour: 1, x, y, z, xy, yz, xz, x^2 - y^2, 3z^2 - 1 of the unit viewing direction.
 # These are the real spherical harmonics but for factors, so that the first coefficient is the mean
 # colour.
@@ -30,32 +40,37 @@ def row_type(degree: int) -> type:
 
 @dataclass(frozen=True)
 class GridFunctions:
-    """What kernels of one degree call. Positions are in node units from node (0, 0, 0).
+    """What kernels of one degree call. Positions x are in node units from node (0, 0, 0).
 
-    Arrays: the struct of a grid; basis(d): values of the basis functions; clip(grid, o, d): where a
-    ray enters and leaves, empty if the second is not larger; jump(grid, x): node units that are
-    empty in all directions, 0 in an occupied block; first_sample(span, step, offset) and
-    next_sample(n, free, step): numbers n of the samples of a ray, which lie at (n + offset) * step,
-    without those that the empty space about the last one (`free`, of jump) makes needless;
-    row(grid, x): the interpolated node; colour(row, basis); look(grid, x, basis): colour and
-    density (vec4) with their derivative along each axis (three vec4).
+    Arrays: the struct of a grid; basis(d): values of the basis functions; enter(grid, p): a point
+    of the object's frame as rays begin there, o, and place(grid, o): the same as a position;
+    span(grid, o, d): where a ray, o + t d, may meet nodes, empty if the second is not larger;
+    begin(grid, o, d, span, step, offset): t of its first sample; onward(grid, o, d, t, free, step,
+    offset): that of the next, beyond the empty space about the last one (`free`, of jump);
+    jump(grid, x): node units that are empty in all directions, 0 in an occupied block;
+    outward(grid, o, g): a gradient by position as one by o; row(grid, x): the interpolated node;
+    colour(row, basis); look(grid, x, basis): colour and density (vec4) with their derivative along
+    each axis (three vec4).
     """
 
     Arrays: Any
     Row: Any
     basis: Any
     basis_gradient: Any
-    clip: Any
+    enter: Any
+    place: Any
+    span: Any
+    begin: Any
+    onward: Any
     jump: Any
-    first_sample: Any
-    next_sample: Any
+    outward: Any
     row: Any
     colour: Any
     look: Any
 
 
 @lru_cache
-def grid_functions(degree: int) -> GridFunctions:
+def grid_functions(degree: int, contracted: bool = False) -> GridFunctions:
     """The functions for grids whose colours are polynomials of a degree (0 to 2)."""
     count = COEFFICIENTS[degree]
     Row = row_type(degree)
@@ -69,6 +84,8 @@ def grid_functions(degree: int) -> GridFunctions:
         values: wp.array(dtype=Row)
         origin: wp.vec3  # of node (0, 0, 0), object frame, metres
         voxel: float  # distance of nodes, metres
+        middle: wp.vec3  # of the cube within which a contracted grid is as it is, and half its side
+        half: float
 
     @wp.func
     def basis(d: wp.vec3):
@@ -106,34 +123,106 @@ def grid_functions(degree: int) -> GridFunctions:
         return g
 
     @wp.func
-    def clip(grid: Arrays, o: wp.vec3, d: wp.vec3):
+    def largest(p: wp.vec3):
+        a = int(0)
+        if wp.abs(p[1]) > wp.abs(p[0]):
+            a = 1
+        if wp.abs(p[2]) > wp.abs(p[a]):
+            a = 2
+        return a
+
+    @wp.func
+    def enter(grid: Arrays, p: wp.vec3):
+        if wp.static(contracted):
+            return (p - grid.middle) / grid.voxel
+        return (p - grid.origin) / grid.voxel
+
+    @wp.func
+    def place(grid: Arrays, o: wp.vec3):
+        x = o
+        if wp.static(contracted):
+            h = grid.half / grid.voxel
+            a = largest(o)
+            m = wp.abs(o[a])
+            if m > h:
+                x = (h / m) * o
+                x[a] = wp.sign(o[a]) * (2.0 * h - h * h / m)
+            x += (grid.middle - grid.origin) / grid.voxel
+        return x
+
+    @wp.func
+    def outward(grid: Arrays, o: wp.vec3, g: wp.vec3):
+        w = g
+        if wp.static(contracted):
+            h = grid.half / grid.voxel
+            a = largest(o)
+            m = wp.abs(o[a])
+            if m > h:
+                w = (h / m) * g
+                beside = wp.dot(o, g) - o[a] * g[a]
+                w[a] = (h / (m * m)) * (h * g[a] - wp.sign(o[a]) * beside)
+        return w
+
+    @wp.func
+    def speed(grid: Arrays, o: wp.vec3, d: wp.vec3):
+        """How far a position moves while a point at o moves by d, unit."""
+        v = d
+        h = grid.half / grid.voxel
+        a = largest(o)
+        m = wp.abs(o[a])
+        if m > h:
+            away = wp.sign(o[a]) * d[a]
+            v = (h / m) * (d - (away / m) * o)
+            v[a] = (h / m) * (h / m) * d[a]
+        return wp.max(wp.length(v), 1.0e-9)
+
+    @wp.func
+    def span(grid: Arrays, o: wp.vec3, d: wp.vec3):
         t0 = float(0.0)
         t1 = float(1.0e9)
-        for a in range(3):
-            last = float(grid.links.shape[a] - 1) - 1.0e-3
-            if wp.abs(d[a]) < 1.0e-9:
-                if o[a] < 0.0 or o[a] > last:
-                    t1 = -1.0
-            else:
-                one = (1.0e-3 - o[a]) / d[a]
-                other = (last - o[a]) / d[a]
-                t0 = wp.max(t0, wp.min(one, other))
-                t1 = wp.min(t1, wp.max(one, other))
+        if wp.static(contracted):
+            t1 = wp.static(FARTHEST) * grid.half / grid.voxel
+        else:
+            for a in range(3):
+                last = float(grid.links.shape[a] - 1) - 1.0e-3
+                if wp.abs(d[a]) < 1.0e-9:
+                    if o[a] < 0.0 or o[a] > last:
+                        t1 = -1.0
+                else:
+                    one = (1.0e-3 - o[a]) / d[a]
+                    other = (last - o[a]) / d[a]
+                    t0 = wp.max(t0, wp.min(one, other))
+                    t1 = wp.min(t1, wp.max(one, other))
         return wp.vec2(t0, t1)
 
     @wp.func
     def jump(grid: Arrays, x: wp.vec3):
+        if wp.static(contracted):
+            beyond = float(0.0)
+            for a in range(3):
+                last = float(grid.links.shape[a] - 1) - 1.0e-3
+                beyond = wp.max(beyond, wp.max(1.0e-3 - x[a], x[a] - last))
+            if not beyond <= 0.0:
+                return wp.max(beyond, 1.0) + float(BLOCK)
         blocks = int(grid.skip[int(x[0]) / BLOCK, int(x[1]) / BLOCK, int(x[2]) / BLOCK])
         return float(BLOCK * blocks)
 
     @wp.func
-    def first_sample(span: wp.vec2, step: float, offset: float):
-        return int(wp.ceil(span[0] / step - offset))
+    def begin(grid: Arrays, o: wp.vec3, d: wp.vec3, span: wp.vec2, step: float, offset: float):
+        if wp.static(contracted):
+            return offset * step / speed(grid, o, d)
+        return (wp.ceil(span[0] / step - offset) + offset) * step
 
     @wp.func
-    def next_sample(n: int, free: float, step: float):
+    def onward(
+        grid: Arrays, o: wp.vec3, d: wp.vec3, t: float, free: float, step: float, offset: float
+    ):
         # a sample lies anywhere in its block
-        return n + wp.max(int((free - float(BLOCK)) / step), 1)
+        steps = wp.max(int((free - float(BLOCK)) / step), 1)
+        if wp.static(contracted):
+            return t + float(steps) * step / speed(grid, o + t * d, d)
+        n = int(wp.floor(t / step - offset + 0.5)) + steps
+        return (float(n) + offset) * step
 
     @wp.func
     def row(grid: Arrays, x: wp.vec3):
@@ -200,5 +289,18 @@ def grid_functions(degree: int) -> GridFunctions:
         return low + fz * along_z, along_x, along_y, along_z
 
     return GridFunctions(
-        Arrays, Row, basis, basis_gradient, clip, jump, first_sample, next_sample, row, colour, look
+        Arrays,
+        Row,
+        basis,
+        basis_gradient,
+        enter,
+        place,
+        span,
+        begin,
+        onward,
+        jump,
+        outward,
+        row,
+        colour,
+        look,
     )

@@ -11,13 +11,13 @@ from .grid_kernels import COEFFICIENTS, OPAQUE, grid_functions
 
 
 @lru_cache
-def march_kernels(degree: int) -> dict[str, Any]:
+def march_kernels(degree: int, contracted: bool = False) -> dict[str, Any]:
     """query, march and march_back for grids of a degree."""
-    grid = grid_functions(degree)
+    grid = grid_functions(degree, contracted)
     Arrays, Row = grid.Arrays, grid.Row
-    basis, basis_gradient, clip, jump = grid.basis, grid.basis_gradient, grid.clip, grid.jump
-    first_sample, next_sample = grid.first_sample, grid.next_sample
-    row, colour, look = grid.row, grid.colour, grid.look
+    basis, basis_gradient, enter, place = grid.basis, grid.basis_gradient, grid.enter, grid.place
+    span_of, begin, onward, jump = grid.span, grid.begin, grid.onward, grid.jump
+    outward, row, colour, look = grid.outward, grid.row, grid.colour, grid.look
     count = COEFFICIENTS[degree]
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -29,7 +29,7 @@ def march_kernels(degree: int) -> dict[str, Any]:
         first: int,
     ):
         i = first + wp.tid()
-        x = (points[i] - grid.origin) / grid.voxel
+        x = place(grid, enter(grid, points[i]))
         inside = True
         for a in range(3):
             if not (x[a] >= 0.0 and x[a] < float(grid.links.shape[a] - 1)):
@@ -50,18 +50,17 @@ def march_kernels(degree: int) -> dict[str, Any]:
         first: int,
     ):
         i = first + wp.tid()
-        o = (origins[i] - grid.origin) / grid.voxel
+        o = enter(grid, origins[i])
         d = directions[i]
         b = basis(d)
-        span = clip(grid, o, d)
+        span = span_of(grid, o, d)
         length = step * grid.voxel
         left = float(1.0)
         depth = float(0.0)
         sum = wp.vec3()
-        n = first_sample(span, step, 0.5)
-        t = (float(n) + 0.5) * step
+        t = begin(grid, o, d, span, step, 0.5)
         while t < span[1]:
-            x = o + t * d
+            x = place(grid, o + t * d)
             free = jump(grid, x)
             if free == 0.0:
                 v = row(grid, x)
@@ -72,8 +71,7 @@ def march_kernels(degree: int) -> dict[str, Any]:
                     left -= w
                     if left < OPAQUE:
                         break
-            n = next_sample(n, free, step)
-            t = (float(n) + 0.5) * step
+            t = onward(grid, o, d, t, free, step, 0.5)
         colours[i] = sum
         opacity = 1.0 - left
         if opacity > 0.0:
@@ -93,10 +91,10 @@ def march_kernels(degree: int) -> dict[str, Any]:
         first: int,
     ):
         i = first + wp.tid()
-        o = (origins[i] - grid.origin) / grid.voxel
+        o = enter(grid, origins[i])
         d = directions[i]
         b = basis(d)
-        span = clip(grid, o, d)
+        span = span_of(grid, o, d)
         length = step * grid.voxel
         total = wp.vec3(known[i][0], known[i][1], known[i][2])
         g = wp.vec3(pull[i][0], pull[i][1], pull[i][2])
@@ -106,10 +104,9 @@ def march_kernels(degree: int) -> dict[str, Any]:
         weighed = Row()
         to_origin = wp.vec3()
         to_direction = wp.vec3()
-        n = first_sample(span, step, 0.5)
-        t = (float(n) + 0.5) * step
+        t = begin(grid, o, d, span, step, 0.5)
         while t < span[1]:
-            x = o + t * d
+            x = place(grid, o + t * d)
             free = jump(grid, x)
             if free == 0.0:
                 v, dx, dy, dz = look(grid, x, b)
@@ -121,14 +118,14 @@ def march_kernels(degree: int) -> dict[str, Any]:
                     by_density = length * (wp.dot(g, left * c - (total - sum)) + behind)
                     pulled = wp.vec4(w * g[0], w * g[1], w * g[2], by_density)
                     along = wp.vec3(wp.dot(pulled, dx), wp.dot(pulled, dy), wp.dot(pulled, dz))
+                    along = outward(grid, o + t * d, along)
                     to_origin += along
                     to_direction += t * along
                     if wp.static(degree > 0):
                         weighed += w * row(grid, x)
                     if left < OPAQUE:
                         break
-            n = next_sample(n, free, step)
-            t = (float(n) + 0.5) * step
+            t = onward(grid, o, d, t, free, step, 0.5)
         if wp.static(degree > 0):
             gradient = basis_gradient(d)
             for k in range(1, wp.static(count)):

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.orbit import write_png
-from pose_refiner_ros.fields.picture import render_picture
 from pose_refiner_ros.files.atomic import write_atomically
 
 from .field_photos import beside_photo, field_psnr, usual_view
@@ -215,25 +214,12 @@ def _test_photos(source: Source, options, device: str, warn) -> PosedImages | No
 
 
 def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any] | None:
-    """PSNR of test photos; where what lies beyond the box is not part of the field, only over the
-    pixels that the field fills."""
-    part = field.record.get("sky_left_out", False) and field.background is None
-    if part:
-        opaque = [
-            render_picture(field, v.intrinsics, v.camera_from_object, test.size).opacity > 0.5
-            for v in test
-        ]
-        weight = torch.stack(opaque).cpu().numpy().reshape(test.images.shape[:3])
-        weight &= True if test.weight is None else test.weight
-        filled = np.flatnonzero(weight.any(axis=(1, 2)))
-        test = replace(test, weight=weight).subset(filled)
-        if not len(filled):
-            return None
+    """PSNR of test photos."""
     found = field_psnr(field, test)
     return {
         "photos": test.names,
         "size": list(test.size),
-        "pixels": "filled by the field" if part else "all",
+        "pixels": "all",
         "psnr": [round(float(p), 3) for p in found],
         "mean_psnr": round(float(found.mean()), 3),
     }

@@ -10,24 +10,47 @@ from scipy.spatial import cKDTree
 from pose_refiner_ros.datasets.posed_images.hull import (
     CELLS,
     cells_of,
+    nearest_point,
     spread_views,
     times_seen,
     visual_hull,
 )
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.fields.contraction import Contraction
 from pose_refiner_ros.fields.field import FieldError
 
 _NEAR = 0.1  # of the cameras' distance: nothing is that near to a camera, if no source says more
 _VIEWS = 100  # more cameras than this change little of what two of them see
+_SAME_WAY = 0.8  # length of the mean of viewing axes from which a scene is seen from one side
+_AMONG = 0.3  # of the cube's half: as near to a camera is nothing, among cameras all around
+_ROOM, _LEAST_ROOM = 1.1, 0.25  # of the cameras' reach, and of the nearest depth
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 
-def pixel_footprint(posed: PosedImages) -> float:
-    """Metres that a pixel sees at the distance of the box's centre, the photos' median."""
+def contraction_around(posed: PosedImages) -> Contraction:
+    """Of photos that are filled to their edges: a cube with all cameras in it, about them where
+    they look the same way, else about what they look at."""
+    positions, axes = posed.camera_positions, posed.camera_from_object[:, 2, :3]
+    middle = None if _look_the_same_way(posed) else nearest_point(positions, axes)
+    if middle is None:
+        middle = positions.mean(axis=0)
+    half = _ROOM * abs(positions - middle).max()
+    if posed.near_far is not None:  # cameras that hardly move tell depths apart as little
+        half = max(half, _LEAST_ROOM * float(posed.near_far[:, 0].min()))
+    return Contraction(tuple(middle.tolist()), float(half))
+
+
+def pixel_footprint(posed: PosedImages, contraction: Contraction | None = None) -> float:
+    """Metres that a pixel sees at the distance of the box's centre, the photos' median; in a
+    contracted scene, at the faces of the cube and wherever beyond."""
+    if contraction is not None:
+        return float(np.median(contraction.half / posed.intrinsics[:, 0, 0]))
     return float(np.median(_distances(posed) / posed.intrinsics[:, 0, 0]))
 
 
-def first_nodes(posed: PosedImages, voxel: float) -> tuple[np.ndarray, np.ndarray]:
+def first_nodes(
+    posed: PosedImages, voxel: float, contraction: Contraction | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Which nodes (X, Y, Z) bool a grid over the photos' bounds has, and where its first is (3,).
 
     With masks those in the visual hull; else those that two cameras see and that are not right
@@ -35,7 +58,7 @@ def first_nodes(posed: PosedImages, voxel: float) -> tuple[np.ndarray, np.ndarra
     none are left.
     """
     low, high = posed.bounds
-    cells = _hull_cells(posed) if posed.alpha is not None else _cells_in_view(posed)
+    cells = _hull_cells(posed) if posed.alpha is not None else _cells_in_view(posed, contraction)
     origin = low - voxel
     axes = [origin[a] + voxel * np.arange(np.ceil((high - low)[a] / voxel) + 3) for a in range(3)]
     indices = [
@@ -46,10 +69,15 @@ def first_nodes(posed: PosedImages, voxel: float) -> tuple[np.ndarray, np.ndarra
     occupied = cells[np.ix_(*inside)]
     if posed.alpha is None:
         near = _NEAR * np.median(_distances(posed))
+        if contraction is not None:
+            near = contraction.half * (1.0 if _look_the_same_way(posed) else _AMONG)
         if posed.near_far is not None:
             near = posed.near_far[:, 0].min()
         nodes = np.argwhere(occupied)
-        distance, _ = cKDTree(posed.camera_positions).query(origin + voxel * nodes)
+        places = origin + voxel * nodes
+        if contraction is not None:
+            places = contraction.expand(places)
+        distance, _ = cKDTree(posed.camera_positions).query(places)
         occupied[tuple(nodes[distance < near].T)] = False
     if not occupied.any():
         raise FieldError(
@@ -57,6 +85,16 @@ def first_nodes(posed: PosedImages, voxel: float) -> tuple[np.ndarray, np.ndarra
             "two photos: check the poses and the unit of the source"
         )
     return occupied, origin
+
+
+def pace_near_cameras(
+    nodes: np.ndarray, cameras: np.ndarray, contraction: Contraction
+) -> np.ndarray:
+    """(N,) in [0, 1]: how fast the density of nodes (N, 3) may grow. All rays of one photo meet
+    close before its camera, where a fog could show that photo and no other; so what is near learns
+    as the square of its distance (Philip and Deschaintre 2023), and later than what is far."""
+    distance, _ = cKDTree(cameras).query(contraction.expand(nodes))
+    return np.minimum(distance / contraction.half, 1.0) ** 2
 
 
 def grown(nodes: np.ndarray) -> np.ndarray:
@@ -84,6 +122,10 @@ def cropped(occupied: np.ndarray) -> tuple[slice, slice, slice]:
     return tuple(slice(max(a - 1, 0), b + 2) for a, b in zip(low, high, strict=True))
 
 
+def _look_the_same_way(posed: PosedImages) -> bool:
+    return bool(np.linalg.norm(posed.camera_from_object[:, 2, :3].mean(axis=0)) > _SAME_WAY)
+
+
 def _hull_cells(posed: PosedImages) -> np.ndarray:
     hull = visual_hull(posed, posed.bounds)
     if not len(hull.centres):
@@ -93,8 +135,11 @@ def _hull_cells(posed: PosedImages) -> np.ndarray:
     return grown(cells)
 
 
-def _cells_in_view(posed: PosedImages) -> np.ndarray:
-    seen = times_seen(posed, spread_views(posed, _VIEWS), cells_of(posed.bounds)[1])
+def _cells_in_view(posed: PosedImages, contraction: Contraction | None) -> np.ndarray:
+    centres = cells_of(posed.bounds)[1]
+    if contraction is not None:
+        centres = contraction.expand(centres)
+    seen = times_seen(posed, spread_views(posed, _VIEWS), centres)
     return grown((seen >= 2).reshape((CELLS,) * 3))
 
 

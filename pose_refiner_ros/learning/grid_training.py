@@ -3,9 +3,10 @@
 
 Like Plenoxels (Fridovich-Keil et al. 2022): nodes are fitted directly, on a coarse grid first, and
 nodes that stop no light are left out of the next, finer one. With masks the fit starts inside the
-visual hull, and opacity is fitted to the mask, so that no background is learned. Without
-masks, what lies beyond the box is fitted as a coarse sky, which is not kept. Differences: Adam,
-colours without a rectifier, polynomials up to degree 2, no smoothing.
+visual hull, and opacity is fitted to the mask, so that no background is learned. Photos without
+masks are of a scene, all of it, however far: the grid is contracted. Differences: Adam, colours
+without a rectifier, polynomials up to degree 2, nodes drawn to their neighbours in place of total
+variation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import numpy as np
 import torch
 import warp as wp
 
-from pose_refiner_ros.datasets.posed_images.hull import box_before_cameras
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import MAX_NODES, GridField
@@ -30,8 +30,16 @@ from pose_refiner_ros.fields.grid_kernels import (
 from pose_refiner_ros.warp_start import start_warp_quietly
 from pose_refiner_ros.warp_threads import cpu_threads, launch_over
 
-from .grid_nodes import cropped, finer_nodes, first_nodes, grown, pixel_footprint
-from .grid_training_kernels import SAMPLES, Fit, Photos, sky_adam, training_kernels
+from .grid_nodes import (
+    contraction_around,
+    cropped,
+    finer_nodes,
+    first_nodes,
+    grown,
+    pace_near_cameras,
+    pixel_footprint,
+)
+from .grid_training_kernels import SAMPLES, Fit, Photos, training_kernels
 from .training_loop import Progress, Training, quiet, run
 from .training_rays import RayOrder
 
@@ -39,20 +47,23 @@ _STEP = 1.0  # between samples of a ray, in voxels; they lie anywhere, so no nee
 _LEVELS = 3  # each with half the voxel of the one before; more where the first would be too large
 _EACH = 0.38  # share of the steps of a level and all before that are over when it begins
 _FIRST_NODES = 500_000
+_FIRST_SIDE = 200  # nodes along the box that the first grid has at most
 _MOST_NODES = 3_000_000  # what a grid of the finest voxel may have
 _FIRST_DENSITY = 0.1  # optical depth of a voxel at first, inside a visual hull
 _FIRST_FOG = 3.0  # that of the whole box where there are no masks
+_FIRST_INSIDE = 0.03  # that among the cameras of a scene: what tells no depth is taken to be far
 _WARM = 0.05  # share of the density's rate in the first step in a fog
 _KEEP = 0.05  # of a ray's light: nodes that never stop so much are left out
 _WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
+_UNUSED = 4.0  # times as large as what photos show a contracted scene's box may be
 _CUDA_LANES = 16384
 _COLOUR_EDGE = 0.1  # differences of neighbours that are more than noise: of colours,
 _DENSITY_EDGE = 0.5  # and of the optical depth of a voxel
 _EXPOSE_EVERY = 20  # steps
+_EXPOSED = 0.05  # spread of the gains: less is what shadows and highlights do, not cameras
 _EXPOSURE_PRIOR = 0.01  # that of a gain of one and no bias, as a squared colour for each ray
-_SKY = (16, 32)  # texels from pole to pole and around
-_SKY_RATE = 0.05
-_PLAIN = 0.05  # the sky is one colour if most of its texels are no farther from the median
+_PLAIN = 0.05  # what is behind is one colour if the photos' edges are mostly no farther from it
+_MOSTLY = 0.75
 
 
 @dataclass(frozen=True)
@@ -115,19 +126,21 @@ class GridTraining(Training):
         start_warp_quietly()
         self._device = str(device)
         self._masked = posed.alpha is not None
-        # Photos show what lies beyond the box, but not where near and far enclose all.
-        self._sky_is_learned = (
-            not self._masked and options.background is None and posed.near_far is None
-        )
-        if self._sky_is_learned:
-            posed = replace(posed, bounds=_before_cameras(posed))
-        self._kernels = training_kernels(options.degree)
+        self._background, self._contraction = options.background, None
+        if self._background is None and not self._masked:
+            self._background = plain_background(posed)
+        if self._background is None and not self._masked:
+            self._contraction = contraction_around(posed)
+            posed = replace(posed, bounds=self._contraction.box)
+        self._kernels = training_kernels(options.degree, self._contraction is not None)
         self._Row = grid_functions(options.degree).Row
         self._lanes = cpu_threads() if wp.get_device(self._device).is_cpu else _CUDA_LANES
-        self._footprint = pixel_footprint(posed)
-        self._photos = _photos(posed, options, self._sky_is_learned, self._device)
-        self._sky = [wp.zeros_like(self._photos.sky) for _ in range(3)]  # gradient, mean, square
-        self._finest = _finest_voxel(posed.bounds, options.voxel, self._footprint)
+        self._footprint = pixel_footprint(posed, self._contraction)
+        self._positions = posed.camera_positions
+        self._photos = _photos(posed, options, self._background, self._device)
+        self._finest = _finest_voxel(
+            posed.bounds, options.voxel, self._footprint, self._contraction is not None
+        )
         self._ends: list[float] = []  # of each level, as shares of the steps
         self._level = 0
         if resume_state is None:
@@ -159,24 +172,28 @@ class GridTraining(Training):
             # The fog is thinner than a step at full rate, and what is gone does not come back.
             rates[0] *= min(_WARM + share / last, 1.0)
         rates *= decay
-        scale = np.full(self._gradient_columns, _COLOUR_EDGE)
-        scale[0] = _DENSITY_EDGE / self.field.voxel
-        adam = [
-            self.field.arrays.values, self._gradient, self._mean, self._square, fit.touched,
-            fit.nodes, self.field.arrays.links, self._Row(*rates), options.smoothing,
-            self._Row(*scale), self.done,
-        ]  # fmt: skip
-        launch_over(self._kernels["adam"], len(self.field.values), adam, self._device)
-        if self._sky_is_learned:
-            sky = [self._photos.sky, *self._sky, _SKY_RATE * decay]
-            wp.launch(sky_adam, _SKY, sky, device=self._device)
+        smooth = options.smoothing > 0.0
+        values = self.field.arrays.values
+
+        def of_rows(name: str, inputs: list) -> None:
+            launch_over(self._kernels[name], len(self.field.values), inputs, self._device)
+
+        adam = [values, self._gradient, self._mean, self._square, fit.touched, fit.pace]
+        of_rows("adam", [*adam, self._Row(*rates), self.done % 4 if smooth else -1])
+        if smooth:
+            scale = np.full(self._gradient_columns, _COLOUR_EDGE)
+            scale[0] = _DENSITY_EDGE / self.field.voxel
+            share = [4.0 * options.smoothing, self._Row(*scale)]
+            around = [fit.nodes, self.field.arrays.links]
+            of_rows("smooth", [values, self._gradient, fit.touched, *around, *share])
+            of_rows("move", [values, self._gradient, fit.touched])
         if options.exposure and self.done % _EXPOSE_EVERY == _EXPOSE_EVERY - 1:
             self._expose()
         shown, rays = fit.errors.numpy().sum(axis=0, dtype=np.float64)
         return float(shown / rays * self._order.share)
 
     def _expose(self) -> None:
-        """Solve for gain and bias of each photo; on average over the photos there is neither."""
+        """Solve for gain and bias of each photo, if they differ; on average there is neither."""
         xx, xo, oo, xy, oy = self._fit.exposure.numpy().astype(np.float64).transpose(1, 0, 2)
         rays, oo = oo[:, 1:2], np.repeat(oo[:, :1], 3, axis=1)
         prior = _EXPOSURE_PRIOR * np.maximum(rays, 1.0)
@@ -185,6 +202,8 @@ class GridTraining(Training):
         determinant = a * c - b * b
         gain, bias = (c * p - b * q) / determinant, (a * q - b * p) / determinant
         gain, bias = gain / gain.mean(axis=0), bias - bias.mean(axis=0)
+        if np.median(gain.std(axis=0)) < _EXPOSED:
+            gain, bias = np.ones_like(gain), np.zeros_like(bias)
         self._photos.gain.assign(gain.clip(0.3, 3.0).astype(np.float32))
         self._photos.bias.assign(bias.astype(np.float32))
         self._fit.exposure.zero_()
@@ -196,9 +215,6 @@ class GridTraining(Training):
             "mean": self._mean,
             "square": self._square,
             "largest": self._fit.largest,
-            "sky": self._photos.sky,
-            "sky_mean": self._sky[1],
-            "sky_square": self._sky[2],
             "gain": self._photos.gain,
             "bias": self._photos.bias,
         }
@@ -225,14 +241,14 @@ class GridTraining(Training):
             cpu_threads() if self._device == "cpu" else None,
             voxel=self.field.voxel,
             nodes=len(values),
-            sky_left_out=self._sky_is_learned,  # photos show more than the field
         )
         return GridField.from_nodes(
             occupied[part],
             values,
             self.field.origin + self.field.voxel * np.array([s.start for s in part]),
             self.field.voxel,
-            background=self._background(),
+            background=self._background,
+            contraction=self._contraction,
             record={**record, **(figures or {})},
             device=self._device,
         )
@@ -244,29 +260,26 @@ class GridTraining(Training):
     def _voxel_of(self, level: int) -> float:
         return self._finest * 2.0 ** (len(self._ends) - 1 - level)
 
-    def _background(self) -> np.ndarray | None:
-        """(3,) RGB behind all photos: the given, or what was learned if that is one colour."""
-        if not self._sky_is_learned:
-            return self.options.background
-        seen = self._photos.sky.numpy()[self._sky[2].numpy().any(axis=-1)]
-        colour = np.median(seen, axis=0) if len(seen) else np.zeros(3)
-        plain = np.mean(abs(seen - colour).max(axis=-1) < _PLAIN) > 0.75 if len(seen) else False
-        return colour.clip(0.0, 1.0) if plain else None
-
     def _start(self, posed: PosedImages) -> None:
-        levels = _LEVELS
+        levels, size = _LEVELS, float((posed.bounds[1] - posed.bounds[0]).max())
+        while size > _FIRST_SIDE * self._finest * 2.0 ** (levels - 1):
+            levels += 1
         while True:
             voxel = self._finest * 2.0 ** (levels - 1)
-            occupied, origin = first_nodes(posed, voxel)
+            occupied, origin = first_nodes(posed, voxel, self._contraction)
             if np.count_nonzero(occupied) <= _FIRST_NODES or min(occupied.shape) < 16:
                 break
             levels += 1
         self._ends = [_EACH ** (levels - 1 - level) for level in range(levels)]
         values = np.zeros((np.count_nonzero(occupied), self._gradient_columns), np.float32)
-        size = float((posed.bounds[1] - posed.bounds[0]).max())
-        values[:, 0] = _FIRST_DENSITY / voxel if self._masked else _FIRST_FOG / size
+        through = voxel * min(part.stop - part.start for part in cropped(occupied))
+        values[:, 0] = _FIRST_DENSITY / voxel if self._masked else _FIRST_FOG / through
+        if self._contraction is not None:
+            values[:, 0] = _FIRST_FOG / min(through, self._contraction.half)
+            places = origin + voxel * np.argwhere(occupied) - np.array(self._contraction.middle)
+            values[abs(places).max(axis=1) < self._contraction.half, 0] *= _FIRST_INSIDE
         values[:, 1:4] = 0.5
-        self._set(GridField.from_nodes(occupied, values, origin, voxel, device=self._device))
+        self._set(self._grid(occupied, values, origin, voxel))
 
     def _refine(self) -> None:
         """Go on with half the voxel, where light was stopped."""
@@ -275,21 +288,21 @@ class GridTraining(Training):
         voxel = self._voxel_of(self._level)
         while True:
             occupied = finer_nodes(kept, voxel / field.voxel)
-            excess = np.count_nonzero(occupied) / _MOST_NODES
+            part = cropped(occupied)
+            longest = max(slice_.stop - slice_.start for slice_ in part)
+            excess = (np.count_nonzero(occupied) / _MOST_NODES) ** (1.0 / 3.0)
+            excess = max(excess, longest / MAX_NODES)
             if excess <= 1.0:
                 break
-            voxel *= 1.02 * excess ** (1.0 / 3.0)
+            voxel *= 1.02 * excess
         points = (np.argwhere(occupied) * (voxel / field.voxel)).astype(np.float32)
         rows = wp.zeros(len(points), dtype=self._Row, device=self._device)
         where = wp.array(points, dtype=wp.vec3, device=self._device)
         launch_over(
             self._kernels["resample"], len(points), [field.arrays, where, rows], self._device
         )
-        part = cropped(occupied)
         origin = field.origin + voxel * np.array([s.start for s in part])
-        self._set(
-            GridField.from_nodes(occupied[part], rows.numpy(), origin, voxel, device=self._device)
-        )
+        self._set(self._grid(occupied[part], rows.numpy(), origin, voxel))
 
     def _kept(self) -> np.ndarray:
         """(X, Y, Z) bool: places where light was stopped, and their neighbours."""
@@ -303,6 +316,11 @@ class GridTraining(Training):
             )
         return grown(kept)
 
+    def _grid(self, occupied, values, origin, voxel: float) -> GridField:
+        return GridField.from_nodes(
+            occupied, values, origin, voxel, device=self._device, contraction=self._contraction
+        )
+
     def _set(self, field: GridField) -> None:
         self.field = field
         rows, device = len(field.values), self._device
@@ -315,10 +333,15 @@ class GridTraining(Training):
         self._fit.samples = wp.zeros((self._lanes, SAMPLES), dtype=wp.vec4, device=device)
         self._fit.places = wp.zeros((self._lanes, SAMPLES), dtype=float, device=device)
         self._fit.errors = wp.zeros(self._lanes, dtype=wp.vec2, device=device)
-        self._fit.sky = self._sky[0]
         self._fit.exposure = wp.zeros((self._photo_count, 5), dtype=wp.vec3, device=device)
         nodes = np.zeros((rows, 3), np.int32)
         nodes[1:] = np.argwhere(field.links)
+        pace = np.ones(rows, np.float32)
+        if self._contraction is not None:
+            pace[1:] = pace_near_cameras(
+                field.origin + field.voxel * nodes[1:], self._positions, self._contraction
+            )
+        self._fit.pace = wp.array(pace, dtype=float, device=device)
         self._fit.nodes = wp.array(nodes, dtype=wp.vec3i, device=device)
 
     def _resume(self, state: dict[str, Any]) -> None:
@@ -330,9 +353,7 @@ class GridTraining(Training):
                 f"not {options[name]}: give the same options, or start anew"
             )
         occupied, values, origin = (state[n].numpy() for n in ("occupied", "values", "origin"))
-        self._set(
-            GridField.from_nodes(occupied, values[1:], origin, state["voxel"], device=self._device)
-        )
+        self._set(self._grid(occupied, values[1:], origin, state["voxel"]))
         for name, array in self._arrays().items():
             array.assign(state[name].numpy())
         self._finest, self._ends = state["finest"], list(state["ends"])
@@ -354,7 +375,7 @@ def train_grid(
     return training.finish()
 
 
-def _photos(posed: PosedImages, options: GridOptions, sky_is_learned: bool, device: str) -> Photos:
+def _photos(posed: PosedImages, options: GridOptions, background, device: str) -> Photos:
     count, height, width = posed.images.shape[:3]
     if count * height * width >= 2**31:
         raise FieldError(
@@ -374,32 +395,29 @@ def _photos(posed: PosedImages, options: GridOptions, sky_is_learned: bool, devi
     photos.height, photos.width = height, width
     photos.opacity_weight = options.opacity_weight
     photos.sparsity = 0.0 if posed.alpha is not None else options.sparsity
-    sky = np.full((1, 1, 3), 0.5, np.float32)
-    if sky_is_learned:
+    if posed.alpha is None and background is not None:
         photos.opacity_weight = 0.0
-        sky = np.tile(sky, (*_SKY, 1))
-    elif posed.alpha is None and options.background is not None:
-        photos.opacity_weight = 0.0
-        sky[:] = options.background
-    photos.sky = wp.array(sky, dtype=wp.vec3, device=device)
+        photos.background = wp.vec3(*(float(c) for c in background))
     photos.gain = wp.array(np.ones((count, 3), np.float32), dtype=wp.vec3, device=device)
     photos.bias = wp.zeros(count, dtype=wp.vec3, device=device)
     return photos
 
 
-def _before_cameras(posed: PosedImages) -> np.ndarray:
-    """(2, 3): the part of the photos' bounds that lies between the cameras."""
-    box = box_before_cameras(posed)
-    if box is None:
-        return posed.bounds
-    low, high = np.maximum(box[0], posed.bounds[0]), np.minimum(box[1], posed.bounds[1])
-    return np.stack((low, high)) if (low < high).all() else posed.bounds
+def plain_background(posed: PosedImages) -> np.ndarray | None:
+    """(3,) RGB of the edges of photos, if that is one colour."""
+    images = posed.images
+    edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
+    edges = np.concatenate([edge.reshape(-1, 3) for edge in edges]) / 255.0
+    colour = np.median(edges, axis=0)
+    return colour if np.mean(abs(edges - colour).max(axis=1) < _PLAIN) > _MOSTLY else None
 
 
-def _finest_voxel(bounds: np.ndarray, wanted: float | None, footprint: float) -> float:
+def _finest_voxel(
+    bounds: np.ndarray, wanted: float | None, footprint: float, contracted: bool
+) -> float:
     """Metres. Raises FieldError for one that makes too few or too many nodes."""
     longest = float((bounds[1] - bounds[0]).max())
-    least = longest / (MAX_NODES - 8)
+    least = longest / (MAX_NODES - 8) / (_UNUSED if contracted else 1.0)
     if wanted is None:
         return min(max(footprint, least), longest / 16)
     if not least <= wanted <= longest / 16:

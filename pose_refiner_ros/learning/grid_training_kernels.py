@@ -25,9 +25,9 @@ class Photos:
     positions: wp.array(dtype=wp.vec3)  # of cameras, object frame, metres
     height: int
     width: int
-    opacity_weight: float  # of the squared error of opacity beside that of colour; 0: see the sky
+    opacity_weight: float  # of the squared error of opacity beside that of colour; 0: see what
+    background: wp.vec3  # is behind
     sparsity: float  # price of each sample, as a squared error, of the light it would stop alone
-    sky: wp.array2d(dtype=wp.vec3)  # colour behind the grid by latitude and longitude
     gain: wp.array(dtype=wp.vec3)  # of each photo: from the field's colours to its own
     bias: wp.array(dtype=wp.vec3)
 
@@ -41,83 +41,18 @@ class Fit:
     samples: wp.array2d(dtype=wp.vec4)  # lane, sample: colour and the share of light stopped
     places: wp.array2d(dtype=float)  # lane, sample: distance along the ray, in voxels
     errors: wp.array(dtype=wp.vec2)  # lane: squared error; rays
-    sky: wp.array2d(dtype=wp.vec3)  # gradient of the sky's colours
     exposure: wp.array2d(dtype=wp.vec3)  # photo: sums of xx, xo, oo, xy, oy (`solve_exposure`)
     nodes: wp.array(dtype=wp.vec3i)  # where each row's node is
-
-
-@wp.struct
-class SkyPlace:
-    """Four texels and their shares."""
-
-    low: int
-    high: int
-    left: int
-    right: int
-    down: float
-    across: float
-
-
-@wp.func
-def sky_place(sky: wp.array2d(dtype=wp.vec3), d: wp.vec3):
-    rows = sky.shape[0]
-    columns = sky.shape[1]
-    v = wp.acos(wp.clamp(d[2], -1.0, 1.0)) / wp.PI * float(rows) - 0.5
-    u = (wp.atan2(d[1], d[0]) / (2.0 * wp.PI) + 1.0) * float(columns) - 0.5
-    row = int(wp.floor(v))
-    column = int(wp.floor(u))
-    place = SkyPlace()
-    place.down = v - float(row)
-    place.across = u - float(column)
-    place.low = wp.clamp(row, 0, rows - 1)
-    place.high = wp.clamp(row + 1, 0, rows - 1)
-    place.left = column % columns
-    place.right = (column + 1) % columns
-    return place
-
-
-@wp.func
-def sky_colour(sky: wp.array2d(dtype=wp.vec3), p: SkyPlace):
-    low = (1.0 - p.across) * sky[p.low, p.left] + p.across * sky[p.low, p.right]
-    high = (1.0 - p.across) * sky[p.high, p.left] + p.across * sky[p.high, p.right]
-    return (1.0 - p.down) * low + p.down * high
-
-
-@wp.func
-def add_to_sky(gradient: wp.array2d(dtype=wp.vec3), p: SkyPlace, g: wp.vec3):
-    wp.atomic_add(gradient, p.low, p.left, (1.0 - p.down) * (1.0 - p.across) * g)
-    wp.atomic_add(gradient, p.low, p.right, (1.0 - p.down) * p.across * g)
-    wp.atomic_add(gradient, p.high, p.left, p.down * (1.0 - p.across) * g)
-    wp.atomic_add(gradient, p.high, p.right, p.down * p.across * g)
-
-
-@wp.kernel
-def sky_adam(
-    sky: wp.array2d(dtype=wp.vec3),
-    gradient: wp.array2d(dtype=wp.vec3),
-    mean: wp.array2d(dtype=wp.vec3),
-    square: wp.array2d(dtype=wp.vec3),
-    rate: float,
-):
-    i, j = wp.tid()
-    g = gradient[i, j]
-    gradient[i, j] = wp.vec3()
-    if wp.length_sq(g) > 0.0:
-        mean[i, j] = 0.9 * mean[i, j] + 0.1 * g
-        square[i, j] = 0.99 * square[i, j] + 0.01 * wp.cw_mul(g, g)
-        colour = sky[i, j]
-        for k in range(3):
-            colour[k] = colour[k] - rate * mean[i, j][k] / (wp.sqrt(square[i, j][k]) + 1.0e-8)
-        sky[i, j] = colour
+    pace: wp.array(dtype=float)  # of its density, as a share of the others'
 
 
 @lru_cache
-def training_kernels(degree: int) -> dict[str, Any]:
-    """follow, adam and resample for grids of a degree."""
-    grid = grid_functions(degree)
+def training_kernels(degree: int, contracted: bool = False) -> dict[str, Any]:
+    """follow, adam, smooth, move and resample for grids of a degree."""
+    grid = grid_functions(degree, contracted)
     Arrays, Row = grid.Arrays, grid.Row
-    basis, clip, jump, row, colour = grid.basis, grid.clip, grid.jump, grid.row, grid.colour
-    first_sample, next_sample = grid.first_sample, grid.next_sample
+    basis, enter, place, row, colour = grid.basis, grid.enter, grid.place, grid.row, grid.colour
+    span_of, begin, onward, jump = grid.span, grid.begin, grid.onward, grid.jump
     count = COEFFICIENTS[degree]
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -146,19 +81,18 @@ def training_kernels(degree: int) -> dict[str, Any]:
             py = rest / photos.width
             px = rest - py * photos.width
             d = wp.normalize(photos.ray_from_pixel[view] * wp.vec3(float(px), float(py), 1.0))
-            o = (photos.positions[view] - grid.origin) / grid.voxel
+            o = enter(grid, photos.positions[view])
             b = basis(d)
-            span = clip(grid, o, d)
+            span = span_of(grid, o, d)
             # samples lie anywhere, so that no place between them is left out
             random = wp.rand_init(seed, r)
             offset = wp.randf(random)
             left = float(1.0)
             sum = wp.vec3()
             used = int(0)
-            n = first_sample(span, step, offset)
-            t = (float(n) + offset) * step
+            t = begin(grid, o, d, span, step, offset)
             while t < span[1] and used < SAMPLES:
-                x = o + t * d
+                x = place(grid, o + t * d)
                 free = jump(grid, x)
                 if free == 0.0:
                     v = row(grid, x)
@@ -172,8 +106,7 @@ def training_kernels(degree: int) -> dict[str, Any]:
                         used += 1
                         if left < ENOUGH:
                             break
-                n = next_sample(n, free, step)
-                t = (float(n) + offset) * step
+                t = onward(grid, o, d, t, free, step, offset)
 
             seen = photos.rgba[pixel]
             alpha = float(int(seen[3])) / 255.0
@@ -185,19 +118,15 @@ def training_kernels(degree: int) -> dict[str, Any]:
             e_opacity = solid - alpha
             behind = photos.opacity_weight * e_opacity
             seen_there = sum
-            sky = wp.vec3()
             if photos.opacity_weight == 0.0:
-                place = sky_place(photos.sky, d)
-                sky = sky_colour(photos.sky, place)
-                seen_there = sum + left * sky
+                seen_there = sum + left * photos.background
                 solid = 1.0
             off = wp.cw_mul(gain, seen_there) + solid * bias - wanted
             e = wp.cw_mul(gain, off)  # the derivative by the field's colour
             shown = off - wp.vec3(e_opacity, e_opacity, e_opacity)  # in front of white
             if photos.opacity_weight == 0.0:
-                add_to_sky(fit.sky, sky_place(photos.sky, d), left * e)
                 shown = off
-                behind = -wp.dot(e, sky)
+                behind = -wp.dot(e, photos.background)
             else:
                 behind += wp.dot(off, bias)
             wp.atomic_add(fit.exposure, view, 0, wp.cw_mul(seen_there, seen_there))
@@ -222,7 +151,7 @@ def training_kernels(degree: int) -> dict[str, Any]:
                 for k in range(wp.static(count)):
                     for channel in range(3):
                         g[1 + 3 * k + channel] = w * e[channel] * b[k]
-                x = o + fit.places[lane, i] * d
+                x = place(grid, o + fit.places[lane, i] * d)
                 ix = int(x[0])
                 iy = int(x[1])
                 iz = int(x[2])
@@ -233,13 +162,13 @@ def training_kernels(degree: int) -> dict[str, Any]:
                     jx = corner / 4
                     jy = (corner / 2) % 2
                     jz = corner % 2
-                    near = wp.where(jx == 1, fx, 1.0 - fx) * wp.where(jy == 1, fy, 1.0 - fy)
-                    near *= wp.where(jz == 1, fz, 1.0 - fz)
+                    share = wp.where(jx == 1, fx, 1.0 - fx) * wp.where(jy == 1, fy, 1.0 - fy)
+                    share *= wp.where(jz == 1, fz, 1.0 - fz)
                     node = grid.links[ix + jx, iy + jy, iz + jz]
-                    wp.atomic_add(gradient, node, near * g)
+                    wp.atomic_add(gradient, node, share * g)
                     fit.touched[node] = wp.uint8(1)
                     if watch != 0:
-                        wp.atomic_max(fit.largest, node, w * near)
+                        wp.atomic_max(fit.largest, node, w * share)
         fit.errors[lane] = fit.errors[lane] + errors
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -249,21 +178,18 @@ def training_kernels(degree: int) -> dict[str, Any]:
         mean: wp.array(dtype=Row),
         square: wp.array(dtype=Row),
         touched: wp.array(dtype=wp.uint8),
-        places: wp.array(dtype=wp.vec3i),
-        links: wp.array3d(dtype=wp.int32),
+        pace: wp.array(dtype=float),
         rates: Row,
-        smooth: float,
-        scale: Row,
-        turn: int,
+        kept: int,
         first: int,
     ):
         # Only rows that rays met: the others keep their momentum for when they are met again.
-        # Every fourth is drawn to its neighbours by a share `smooth`, less where they differ by
-        # more than `scale`: what the photos agree on is stronger, their noise is not.
+        # Of every fourth, from `kept` on, that is remembered for `smooth`; none if it is negative.
         i = first + wp.tid()
         if touched[i] == wp.uint8(0):
             return
-        touched[i] = wp.uint8(0)
+        if kept < 0 or (i + kept) % 4 != 0:
+            touched[i] = wp.uint8(0)
         g = gradient[i]
         gradient[i] = Row()
         if i == 0:  # empty space stays empty
@@ -274,27 +200,60 @@ def training_kernels(degree: int) -> dict[str, Any]:
         square[i] = s
         value = values[i]
         for k in range(wp.static(1 + 3 * count)):
-            value[k] = value[k] - rates[k] * m[k] / (wp.sqrt(s[k]) + 1.0e-8)
-        if smooth > 0.0 and (i + turn) % 4 == 0:
-            p = places[i]
-            drawn = Row()
-            beside = float(0.0)
-            for side in range(6):
-                axis = side / 2
-                q = wp.vec3i(p[0], p[1], p[2])
-                q[axis] = q[axis] + 2 * (side % 2) - 1
-                if q[axis] >= 0 and q[axis] < links.shape[axis]:
-                    j = links[q[0], q[1], q[2]]
-                    if j > 0:
-                        beside += 1.0
-                        other = values[j]
-                        for k in range(wp.static(1 + 3 * count)):
-                            away = other[k] - value[k]
-                            far = away / scale[k]
-                            drawn[k] = drawn[k] + away / (1.0 + far * far)
-            if beside > 0.0:
-                value += (4.0 * smooth / beside) * drawn
+            rate = rates[k]
+            if k == 0:
+                rate *= pace[i]
+            value[k] = value[k] - rate * m[k] / (wp.sqrt(s[k]) + 1.0e-8)
         values[i] = value
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def smooth(
+        values: wp.array(dtype=Row),
+        steps: wp.array(dtype=Row),
+        touched: wp.array(dtype=wp.uint8),
+        places: wp.array(dtype=wp.vec3i),
+        links: wp.array3d(dtype=wp.int32),
+        share: float,
+        scale: Row,
+        first: int,
+    ):
+        # Steps by which rows are drawn to their neighbours, less where they differ by more than
+        # `scale`: what the photos agree on is stronger than that, their noise is not.
+        i = first + wp.tid()
+        if i == 0 or touched[i] == wp.uint8(0):
+            return
+        p = places[i]
+        value = values[i]
+        drawn = Row()
+        beside = float(0.0)
+        for side in range(6):
+            axis = side / 2
+            q = wp.vec3i(p[0], p[1], p[2])
+            q[axis] = q[axis] + 2 * (side % 2) - 1
+            if q[axis] >= 0 and q[axis] < links.shape[axis]:
+                j = links[q[0], q[1], q[2]]
+                if j > 0:
+                    beside += 1.0
+                    other = values[j]
+                    for k in range(wp.static(1 + 3 * count)):
+                        away = other[k] - value[k]
+                        far = away / scale[k]
+                        drawn[k] = drawn[k] + away / (1.0 + far * far)
+        if beside > 0.0:
+            steps[i] = (share / beside) * drawn
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def move(
+        values: wp.array(dtype=Row),
+        steps: wp.array(dtype=Row),
+        touched: wp.array(dtype=wp.uint8),
+        first: int,
+    ):
+        i = first + wp.tid()
+        if touched[i] == wp.uint8(1):
+            touched[i] = wp.uint8(0)
+            values[i] = values[i] + steps[i]
+            steps[i] = Row()
 
     @wp.kernel(module="unique", enable_backward=False)
     def resample(
@@ -307,4 +266,4 @@ def training_kernels(degree: int) -> dict[str, Any]:
             x[a] = wp.clamp(x[a], 0.0, float(grid.links.shape[a] - 1) - 1.0e-3)
         out[i] = row(grid, x)
 
-    return {"follow": follow, "adam": adam, "resample": resample}
+    return {"follow": follow, "adam": adam, "smooth": smooth, "move": move, "resample": resample}

@@ -37,14 +37,14 @@ def is_near(x: float):
 
 
 @lru_cache
-def view_kernel(degree: int) -> Any:
+def view_kernel(degree: int, contracted: bool = False) -> Any:
     """view, for grids of a degree: as `trace_kernel`, but colours (premultiplied, with opacity) and
     depths along the rays times opacity alone, in rows that begin `row_offset` after the poses."""
-    functions = grid_functions(degree)
+    functions = grid_functions(degree, contracted)
     Arrays = functions.Arrays
-    basis, clip, jump, row = functions.basis, functions.clip, functions.jump, functions.row
-    first_sample, next_sample = functions.first_sample, functions.next_sample
-    colour_of = functions.colour
+    basis, enter, place, span_of = functions.basis, functions.enter, functions.place, functions.span
+    begin, onward, jump = functions.begin, functions.onward, functions.jump
+    row, colour_of = functions.row, functions.colour
 
     @wp.kernel(module="unique", enable_backward=False)
     def view(
@@ -72,21 +72,21 @@ def view_kernel(degree: int) -> Any:
         R = camera_rotation * rotation[pose]
         d = wp.transpose(R) * directions[ray]
         centre = -(wp.transpose(R) * (camera_rotation * translation[pose] + camera_translation))
-        o = (centre - grid.origin) / grid.voxel
+        o = enter(grid, centre)
         colours[i, ray] = wp.vec4()
         depths[i, ray] = 0.0
         if not (is_near(o[0]) and is_near(o[1]) and is_near(o[2])):
             return
         b = basis(d)
-        span = clip(grid, o, d)
+        span = span_of(grid, o, d)
         length = step * grid.voxel
         left = float(1.0)
         depth = float(0.0)
         collected = wp.vec3()
-        n = first_sample(span, step, 0.5)
-        t = (float(n) + 0.5) * step
+        t = begin(grid, o, d, span, step, 0.5)
         while t < span[1]:
-            x = o + t * d
+            y = o + t * d
+            x = place(grid, y)
             free = jump(grid, x)
             if free == 0.0:
                 v = row(grid, x)
@@ -97,8 +97,7 @@ def view_kernel(degree: int) -> Any:
                     depth += w * t
                     if left < OPAQUE:
                         break
-            n = next_sample(n, free, step)
-            t = (float(n) + 0.5) * step
+            t = onward(grid, o, d, t, free, step, 0.5)
         colours[i, ray] = wp.vec4(collected[0], collected[1], collected[2], 1.0 - left)
         depths[i, ray] = depth * grid.voxel
 
@@ -106,14 +105,15 @@ def view_kernel(degree: int) -> Any:
 
 
 @lru_cache
-def trace_kernel(degree: int) -> Any:
+def trace_kernel(degree: int, contracted: bool = False) -> Any:
     """trace, for grids of a degree: rows are rays of poses `pose_first` on, `rays` of each, in a
     camera at camera_from_reference; poses and rays as that camera has them."""
-    functions = grid_functions(degree)
+    functions = grid_functions(degree, contracted)
     Arrays, Row = functions.Arrays, functions.Row
     basis, basis_gradient = functions.basis, functions.basis_gradient
-    clip, jump, row, look = functions.clip, functions.jump, functions.row, functions.look
-    first_sample, next_sample = functions.first_sample, functions.next_sample
+    enter, place, span_of, jump = functions.enter, functions.place, functions.span, functions.jump
+    begin, onward, outward = functions.begin, functions.onward, functions.outward
+    row, look = functions.row, functions.look
     count = COEFFICIENTS[degree]
 
     @wp.kernel(module="unique", enable_backward=False)
@@ -140,13 +140,13 @@ def trace_kernel(degree: int) -> Any:
         R = camera_rotation * rotation[pose]
         d = wp.transpose(R) * directions[ray]
         centre = -(wp.transpose(R) * (camera_rotation * translation[pose] + camera_translation))
-        o = (centre - grid.origin) / grid.voxel
+        o = enter(grid, centre)
         if not (is_near(o[0]) and is_near(o[1]) and is_near(o[2])):
             colours[pose, ray] = wp.vec4()
             jacobians[pose, ray] = mat46()
             return
         b = basis(d)
-        span = clip(grid, o, d)
+        span = span_of(grid, o, d)
         length = step * grid.voxel
         left = float(1.0)
         # sums of gradients g and of g x position: of what is known on the way, for each channel,
@@ -161,10 +161,10 @@ def trace_kernel(degree: int) -> Any:
         dense = wp.vec3()
         dense_turn = wp.vec3()
         weighed = Row()
-        n = first_sample(span, step, 0.5)
-        t = (float(n) + 0.5) * step
+        t = begin(grid, o, d, span, step, 0.5)
         while t < span[1]:
-            x = o + t * d
+            y = o + t * d
+            x = place(grid, y)
             free = jump(grid, x)
             if free == 0.0:
                 v, dx, dy, dz = look(grid, x, b)
@@ -174,15 +174,18 @@ def trace_kernel(degree: int) -> Any:
                     c = wp.vec3(v[0], v[1], v[2])
                     collected += w * c
                     q = centre + (t * grid.voxel) * d
-                    by_density = length * wp.vec3(dx[3], dy[3], dz[3])
+                    by_density = length * outward(grid, y, wp.vec3(dx[3], dy[3], dz[3]))
                     pull = left * c + collected
-                    g = w * wp.vec3(dx[0], dy[0], dz[0]) + pull[0] * by_density
+                    g = w * outward(grid, y, wp.vec3(dx[0], dy[0], dz[0]))
+                    g += pull[0] * by_density
                     red += g
                     red_turn += wp.cross(g, q)
-                    g = w * wp.vec3(dx[1], dy[1], dz[1]) + pull[1] * by_density
+                    g = w * outward(grid, y, wp.vec3(dx[1], dy[1], dz[1]))
+                    g += pull[1] * by_density
                     green += g
                     green_turn += wp.cross(g, q)
-                    g = w * wp.vec3(dx[2], dy[2], dz[2]) + pull[2] * by_density
+                    g = w * outward(grid, y, wp.vec3(dx[2], dy[2], dz[2]))
+                    g += pull[2] * by_density
                     blue += g
                     blue_turn += wp.cross(g, q)
                     dense += by_density
@@ -191,8 +194,7 @@ def trace_kernel(degree: int) -> Any:
                         weighed += w * row(grid, x)
                     if left < OPAQUE:
                         break
-            n = next_sample(n, free, step)
-            t = (float(n) + 0.5) * step
+            t = onward(grid, o, d, t, free, step, 0.5)
         colours[pose, ray] = wp.vec4(collected[0], collected[1], collected[2], 1.0 - left)
         if left == 1.0:
             jacobians[pose, ray] = mat46()

@@ -54,7 +54,9 @@ def test_kernels_compile_for_a_gpu(name, tmp_path):
 @pytest.mark.parametrize("degree", [0, 2])
 def test_rays_are_traced_on_a_gpu_as_well(degree, tmp_path):
     for kernel in (trace_kernel, view_kernel):
-        assert ".entry" in ptx_of(kernel(degree).module, tmp_path / kernel.__name__)
+        for contracted in (False, True):
+            folder = tmp_path / kernel.__name__ / str(contracted)
+            assert ".entry" in ptx_of(kernel(degree, contracted).module, folder)
 
 
 @pytest.mark.skipif(

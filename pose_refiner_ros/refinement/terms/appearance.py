@@ -177,7 +177,7 @@ class AppearanceTerm:
         camera = _camera(observation)
         sharp, place = [self._sharp, self._depths], [first, rows.start - first]
         yield recorded_over(
-            view_kernel(grid.degree),
+            view_kernel(*grid.form),
             count * number,
             [
                 grid.arrays,

@@ -198,7 +198,9 @@ class RadianceTerm:
     def _field_for(self, name: str, pixel: float) -> GridField:
         """The field of an object, its nodes about the pivot, at the resolution for pixels that are
         so many metres wide where the object is."""
-        coarsest = pixel / self._fields[name].voxel
+        field = self._fields[name]
+        # nodes of a contracted field are as far apart as pixels are wherever they lie
+        coarsest = 1.0 if field.contraction is not None else pixel / field.voxel
         factor = FACTORS[int(np.searchsorted(FACTORS[1:], coarsest, side="right"))]
         if (name, factor) not in self._resolutions:
             grid = self._fields[name].to(str(self._device))
@@ -251,7 +253,7 @@ class RadianceTerm:
         number = len(rays.weight)
 
         yield recorded_over(
-            trace_kernel(field.degree),
+            trace_kernel(*field.form),
             count * number,
             [
                 field.arrays,
