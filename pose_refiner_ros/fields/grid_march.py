@@ -67,7 +67,10 @@ def march_kernels(degree: int, contracted: bool = False) -> dict[str, Any]:
                 if v[0] > 0.0:
                     w = left * (1.0 - wp.exp(-v[0] * length))
                     sum += w * colour(v, b)
-                    depth += w * t
+                    if wp.static(contracted):
+                        depth += w / t  # the little that is seen of infinity must not count
+                    else:
+                        depth += w * t
                     left -= w
                     if left < OPAQUE:
                         break
@@ -75,6 +78,8 @@ def march_kernels(degree: int, contracted: bool = False) -> dict[str, Any]:
         colours[i] = sum
         opacity = 1.0 - left
         if opacity > 0.0:
+            if wp.static(contracted):
+                depth = opacity * opacity / depth
             depth = depth / opacity * grid.voxel
         opacity_depth[i] = wp.vec2(opacity, depth)
 

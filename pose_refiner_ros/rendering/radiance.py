@@ -94,11 +94,16 @@ def view_kernel(degree: int, contracted: bool = False) -> Any:
                     w = left * (1.0 - wp.exp(-v[0] * length))
                     left -= w
                     collected += w * colour_of(v, b)
-                    depth += w * t
+                    if wp.static(contracted):
+                        depth += w / t  # the little that is seen of infinity must not count
+                    else:
+                        depth += w * t
                     if left < OPAQUE:
                         break
             t = onward(grid, o, d, t, free, step, 0.5)
         colours[i, ray] = wp.vec4(collected[0], collected[1], collected[2], 1.0 - left)
+        if wp.static(contracted):
+            depth = (1.0 - left) * (1.0 - left) / wp.max(depth, 1.0e-12)
         depths[i, ray] = depth * grid.voxel
 
     return view

@@ -120,7 +120,8 @@ def before_walls(count=5):
         left = points[..., 0] < 0.0
         points[~left] = (np.array([x, y, 0.0]) + 12.0 * rays)[~left]
         scale = np.where(left, 4.0, 1.0)[..., None]
-        images.append(np.rint(127.5 + 100.0 * np.sin(scale * points + [0, 1, 2])).astype(np.uint8))
+        waves = np.sin(scale * points + [0, 1, 2]), np.sin(0.618 * scale * points[..., [0, 0, 1]])
+        images.append(np.rint(127.5 + 60.0 * (waves[0] + waves[1])).astype(np.uint8))
         poses.append(rigid(np.eye(3), (-x, -y, 0.0)))
     names = [str(i) for i in range(len(images))]
     everywhere = np.array([[-20.0] * 3, [20.0] * 3])
@@ -140,9 +141,10 @@ def test_photos_without_masks_are_learned_to_their_edges(bounded):
     assert field_psnr(field, test).mean() > 22.0
     seen = render_picture(field, test.intrinsics[0], test.camera_from_object[0], test.size)
     assert seen.opacity.mean() > 0.95
-    depth = seen.depth.reshape(test.size)
-    assert depth[:, :15].median() == pytest.approx(3.3, abs=0.6)
-    assert depth[:, -15:].median() > 8.0  # its parallax is of a few pixels
+    if bounded:  # else much of these walls may be anywhere
+        depth = seen.depth.reshape(test.size)
+        assert depth[:, :15].median() == pytest.approx(3.3, abs=0.6)
+        assert depth[:, -15:].median() > 8.0  # its parallax is of a few pixels
     header = {"settings": asdict(field.settings), "background": None, "record": {}}
     again = type(field).from_state(field.state(), header)
     assert again.contraction == field.contraction

@@ -23,7 +23,6 @@ MODULES = [
     "pose_refiner_ros.refinement.terms.prior",
     "pose_refiner_ros.refinement.terms.radiance_kernel",
     "pose_refiner_ros.refinement.terms.appearance_kernel",
-    "pose_refiner_ros.learning.grid_training_kernels",
 ]
 
 
