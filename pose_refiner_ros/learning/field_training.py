@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 FOUND = "unposed.json"  # poses that were found, beside the checkpoint
 _SAVE_EVERY = 30.0  # seconds
+_GAP = 6.0  # dB that test photos may be worse by than those of the training
 _SLOW_SIDE = 100  # pixels of a picture's longer side for which an MLP on a CPU is asked
 
 
@@ -127,13 +128,16 @@ def train_field(
                 write_png(previews / f"step_{training.done:06d}.png", picture)
             saved = time.monotonic()
 
-    run(training, progress, after_step=save)
+    figures = run(training, progress, after_step=save)
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
     field.record["scale"] = source.scale
     if poses is not None:
         field.record["self_supervision"] = poses
     if test is not None:
         field.record["test"] = _measured(field, test)
+        gap = figures.get("psnr", 0.0) - field.record["test"]["mean_psnr"]
+        if gap > _GAP:
+            warn(_why_worse(gap, posed.alpha is not None))
     if previews is not None:
         split = "train" if test is None else "test"
         for i, view in enumerate(watched.subset([0]) if test is None else watched):
@@ -223,6 +227,19 @@ def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any] | None:
         "psnr": [round(float(p), 3) for p in found],
         "mean_psnr": round(float(found.mean()), 3),
     }
+
+
+def _why_worse(gap: float, masked: bool) -> str:
+    why = (
+        "masks that disagree, poses that are not exact, or a light that moves with the object"
+        if masked
+        else "too few photos for all that they show, poses that are not exact, or things that "
+        "moved; if it is an object that you want, give masks"
+    )
+    return (
+        f"photos held back are shown {gap:.0f} dB worse than those that were trained on: the usual "
+        f"causes are {why}"
+    )
 
 
 def _named(source: Source) -> dict[str, Any]:

@@ -331,3 +331,28 @@ def test_bop_example(example_data):
     posed = load_posed_images(example_data("bop/schauma/test/000001"), "test", object_id=2)
     assert posed.size == (540, 960) and posed.names == ["scene 1 image 200 object 2"]
     assert posed.alpha.any() and 0 < (~posed.weight).mean() < 0.1
+
+
+def test_of_two_layouts_in_a_folder_one_is_taken_and_that_is_told(tmp_path):
+    write("llff", tmp_path)
+    write("instant_ngp", tmp_path)
+    told = []
+    load_posed_images(tmp_path, "all", warn=told.append)
+    assert len(told) == 1 and "in 2 layouts: those of transforms.json are taken" in told[0]
+    told.clear()
+    llff = load_posed_images(tmp_path / "poses_bounds.npy", "all", warn=told.append)
+    assert not told and llff.near_far is not None
+
+
+def test_frames_may_say_how_near_and_far_there_is_something(tmp_path):
+    source, _ = write("instant_ngp", tmp_path)
+    assert load_posed_images(source).near_far is None
+
+    def bounded(content):
+        for number, frame in enumerate(content["frames"]):
+            frame |= {"near": 0.5, "far": 3.0 + number}
+
+    edit_json(tmp_path / "transforms.json", bounded)
+    posed = load_posed_images(source, scale=2.0)
+    assert (posed.near_far[:, 0] == 1.0).all()
+    assert len(np.unique(posed.near_far[:, 1])) == len(posed)

@@ -92,6 +92,12 @@ def _load(
     def has(name: str) -> bool:
         return wanted == name or (wanted is None and (folder / name).is_file())
 
+    layouts = [name for name in (_PARTS[0], "transforms.json", "poses_bounds.npy") if has(name)]
+    if len(layouts) > 1:
+        warn(
+            f"{source} has poses in {len(layouts)} layouts: those of {layouts[0]} are taken; for "
+            f"others give the file, {' or '.join(str(folder / name) for name in layouts[1:])}"
+        )
     is_bop = has("scene_camera.json") or (
         wanted is None and any(folder.glob("*/scene_camera.json"))
     )

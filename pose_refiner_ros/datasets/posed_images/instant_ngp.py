@@ -2,7 +2,8 @@
 """The layout of instant-ngp and nerfstudio: transforms.json, or a JSON file of that kind.
 
 Poses, intrinsics and lenses as in transforms.py, frames sorted by name. `mask_path`, or alpha,
-shows the object. transforms_test.json, if there is one, has the test pictures, else every 8th of
+shows the object; `near` and `far`, along the camera's z, where all frames have them.
+transforms_test.json, if there is one, has the test pictures, else every 8th of
 transforms.json is one. Frames whose picture is not there are left out with a warning, as people
 delete those that are blurred; half of them must be there.
 
@@ -14,7 +15,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,20 @@ def load(path: Path, split: str, factor: int, warn: Callable[[str], None]) -> Po
     else:
         frames = [frames[i] for i in split_indices(len(frames), split, path)]
     posed = load_frames(frames, factor)
+    posed.near_far = _near_far(frames)
     posed.bounds = _bounds(content, posed, path)
     return posed
+
+
+def _near_far(frames: Sequence[Frame]) -> np.ndarray | None:
+    """(N, 2), where all frames say how near and far along the camera's z there is something."""
+    try:
+        values = [(float(f.values["near"]), float(f.values["far"])) for f in frames]
+    except (KeyError, TypeError, ValueError):
+        return None
+    values = np.array(values)
+    usable = np.isfinite(values).all() and (values[:, 0] > 0.0).all()
+    return values if usable and (values[:, 0] < values[:, 1]).all() else None
 
 
 def _sorted_frames(path: Path, warn: Callable[[str], None]) -> tuple[dict[str, Any], list[Frame]]:
