@@ -36,7 +36,7 @@ from pose_refiner_ros.scene_localiser import field_model
 
 RIVAL = 0.5
 SLACK = 1.5
-SIGMA = np.radians(2.0)
+SIGMA = np.radians(3.0)  # of a covariance that counts errors alike over a third of the image
 HYPOTHESES = 32
 # A pose is another one, and not the same found twice, if it differs by more than this: turned, or
 # moved by that share of the field's diameter.
