@@ -8,7 +8,7 @@ import warp as wp
 
 from ..colours import Photo, Rays
 from ..normal_equations import NormalEquations, PoseBatch, add_normal_equations
-from .radiance_kernel import UNIT, bias_weight, composite
+from .radiance_kernel import UNIT, composite, fair, residual_of
 
 wp.set_module_options({"enable_backward": False})
 
@@ -210,18 +210,10 @@ def add_appearance(
         fy = y - float(row)
         seen = mixed(photo.colour, row, column, fx, fy)
         colour = colours[i, ray]
-        rgb = wp.cw_mul(gain[i], composite(colour, rays.background))
-        rgb += bias_weight(colour, rays.opacity) * bias[i]
-        r = wp.vec4(
-            rgb[0] - seen[0], rgb[1] - seen[1], rgb[2] - seen[2],
-            rays.opacity * (colour[3] - seen[3]),
-        )  # fmt: skip
+        r = residual_of(colour, seen, rays.background, gain[i], bias[i], rays.opacity)
         ratio = wp.length(r) / robust
         w = 1.0 / (1.0 + ratio)
-        fair = ratio - wp.log(1.0 + ratio)
-        if ratio < 0.1:
-            fair = ratio * ratio * (0.5 - ratio * (1.0 / 3.0 - ratio * (0.25 - 0.2 * ratio)))
-        cost += robust * robust * fair
+        cost += robust * robust * fair(ratio)
         weight += w
         by_x = mixed(photo.by_x, row, column, fx, fy)
         by_y = mixed(photo.by_y, row, column, fx, fy)

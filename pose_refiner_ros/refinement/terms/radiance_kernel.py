@@ -67,6 +67,15 @@ def residual_of(
     )
 
 
+@wp.func
+def fair(ratio: float):
+    """Fair's function ratio - log(1 + ratio), by its series where that would cancel."""
+    value = ratio - wp.log(1.0 + ratio)
+    if ratio < 0.1:
+        value = ratio * ratio * (0.5 - ratio * (1.0 / 3.0 - ratio * (0.25 - 0.2 * ratio)))
+    return value
+
+
 @wp.kernel
 def sum_for_exposure(
     active: wp.array(dtype=wp.int32),
@@ -206,11 +215,7 @@ def add_residuals(
         size = wp.length(r)
         ratio = size / robust
         w = known / (1.0 + ratio)
-        # Fair's function ratio - log(1 + ratio), by its series where that would cancel
-        fair = ratio - wp.log(1.0 + ratio)
-        if ratio < 0.1:
-            fair = ratio * ratio * (0.5 - ratio * (1.0 / 3.0 - ratio * (0.25 - 0.2 * ratio)))
-        cost += known * robust * robust * fair
+        cost += known * robust * robust * fair(ratio)
         weight += w
         rgb_square = (r[0] * r[0] + r[1] * r[1] + r[2] * r[2]) / 3.0
         if rays.observed[ray][3] > 0.5:
