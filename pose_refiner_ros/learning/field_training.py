@@ -217,13 +217,12 @@ def _test_photos(source: Source, options, device: str, warn) -> PosedImages | No
     return test
 
 
-def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any] | None:
+def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any]:
     """PSNR of test photos."""
     found = field_psnr(field, test)
     return {
         "photos": test.names,
         "size": list(test.size),
-        "pixels": "all",
         "psnr": [round(float(p), 3) for p in found],
         "mean_psnr": round(float(found.mean()), 3),
     }

@@ -29,7 +29,8 @@ _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 def contraction_around(posed: PosedImages) -> Contraction:
     """Of photos that are filled to their edges: a cube with all cameras in it, about them where
-    they look the same way, else about what they look at."""
+    they look the same way, else about what they look at. Raises FieldError where all are at one
+    place."""
     positions, axes = posed.camera_positions, posed.camera_from_object[:, 2, :3]
     middle = None if _look_the_same_way(posed) else nearest_point(positions, axes)
     if middle is None:
@@ -37,6 +38,11 @@ def contraction_around(posed: PosedImages) -> Contraction:
     half = _ROOM * abs(positions - middle).max()
     if posed.near_far is not None:  # cameras that hardly move tell depths apart as little
         half = max(half, _LEAST_ROOM * float(posed.near_far[:, 0].min()))
+    if not half > 0.0:
+        raise FieldError(
+            "all photos were taken from one place, from which nothing tells how far things are: "
+            "walk while you take them"
+        )
     return Contraction(tuple(middle.tolist()), float(half))
 
 

@@ -29,6 +29,7 @@ from .appearance_kernel import (
     match_exposure,
     place_points,
 )
+from .field_blocks import FieldBlock, field_blocks, seen_in
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.grid import GridField
@@ -75,8 +76,7 @@ class AppearanceTerm:
         self.exposure = exposure
         self._images: dict[Observation, ColourImage] = {}
         self._lattices: dict[tuple[Observation, int], tuple[Rays, Photo]] = {}
-        # poses side by side (first, count) of an object that one observation is of, and their rows
-        self._blocks: list[tuple[Observation, str, int, int, slice]] = []
+        self._blocks: list[FieldBlock] = []
         self._begin: dict[int, list[Callable[[], None]]] = {}
         self._commands: dict[int, list[Callable[[], None]]] = {}
         self._count = 0
@@ -101,25 +101,13 @@ class AppearanceTerm:
     def load(self, poses: Sequence[Hypothesis], rows: Sequence[tuple[int, Observation]]) -> None:
         """The batch, the poses of an object side by side; see `ResidualTerm`."""
         count = self._count = len(poses)
-        rows = [
-            (i, seen)
-            for i, seen in rows
-            if poses[i].object in self._grids and seen.colours is not None
-        ]
+        self._blocks = field_blocks(poses, rows, self._grids)
         self.sees = np.zeros(count, bool)
-        self.sees[[i for i, _ in rows]] = True
-        self._begin, self._commands, self._blocks = {}, {}, []
-        together: dict[tuple[int, Observation], list[int]] = {}
-        for i, seen in rows:
-            together.setdefault((poses[i].index, seen), []).append(i)
-        row = 0
-        for (_, observation), numbers in together.items():
-            rows_of_it = slice(row, row + len(numbers))
-            name = poses[numbers[0]].object
-            self._blocks.append((observation, name, numbers[0], len(numbers), rows_of_it))
-            row += len(numbers)
-        self._buffer.write("gain", np.ones((row, 3), np.float32))
-        self._buffer.write("bias", np.zeros((row, 3), np.float32))
+        self.sees[seen_in(self._blocks)] = True
+        self._begin, self._commands = {}, {}
+        number = sum(block.count for block in self._blocks)
+        self._buffer.write("gain", np.ones((number, 3), np.float32))
+        self._buffer.write("bias", np.zeros((number, 3), np.float32))
 
     def begin_level(self, poses: PoseBatch, scale: int) -> None:
         """Render the poses that a level begins with; see `ResidualTerm`."""

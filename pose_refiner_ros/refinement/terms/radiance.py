@@ -28,6 +28,7 @@ from ..normal_equations import (
     clear,
 )
 from . import TermFit
+from .field_blocks import FieldBlock, field_blocks, seen_in
 from .radiance_kernel import (
     add_residuals,
     clear_fit,
@@ -97,8 +98,7 @@ class RadianceTerm:
         self._images: dict[Observation, ColourImage] = {}
         self._rays: dict[tuple[Observation, int], Rays] = {}
         self._distances: dict[tuple[str, Observation], float] = {}
-        # poses side by side (first, count) of an object that one observation is of, and their rows
-        self._blocks: list[tuple[Observation, str, int, int, slice]] = []
+        self._blocks: list[FieldBlock] = []
         self._commands: dict[int, list[Callable[[], None]]] = {}
         self._count = 0
         self.sees = np.zeros(0, bool)
@@ -129,23 +129,15 @@ class RadianceTerm:
         masked = np.zeros(count, bool)
         masked[[i for i, seen in rows if seen.distances and seen.colours is None]] = True
         self._has_masks = ~masked
-        rows = [
-            (i, seen)
-            for i, seen in rows
-            if poses[i].object in self._fields and seen.colours is not None
-        ]
+        self._blocks = field_blocks(poses, rows, self._fields)
         self.sees = np.zeros(count, bool)
-        self.sees[[i for i, _ in rows]] = True
-        self._commands, self._blocks = {}, []
-        together: dict[tuple[int, Observation], list[int]] = {}
-        for i, seen in rows:
-            together.setdefault((poses[i].index, seen), []).append(i)
-        row = 0
-        for (_, observation), numbers in together.items():
-            name = poses[numbers[0]].object
+        self.sees[seen_in(self._blocks)] = True
+        self._commands = {}
+        for observation, name, first, number, _ in self._blocks:
             crop_from_reference = observation.crop_from_reference
             places = [
-                poses[i].reference_from_object[:3] @ [*self._pivots[name], 1] for i in numbers
+                pose.reference_from_object[:3] @ [*self._pivots[name], 1]
+                for pose in poses[first : first + number]
             ]
             places = np.array(places) @ crop_from_reference[:3, :3].T + crop_from_reference[:3, 3]
             # a camera within a scene is as far from its walls as that is large
@@ -155,11 +147,9 @@ class RadianceTerm:
             )
             # once for all batches: costs are compared, and versions of a field change them
             self._distances.setdefault((name, observation), distance)
-            rows_of_it = slice(row, row + len(numbers))
-            self._blocks.append((observation, name, numbers[0], len(numbers), rows_of_it))
-            row += len(numbers)
-        self._buffer.write("gain", np.ones((row, 3), np.float32))
-        self._buffer.write("bias", np.zeros((row, 3), np.float32))
+        number = sum(block.count for block in self._blocks)
+        self._buffer.write("gain", np.ones((number, 3), np.float32))
+        self._buffer.write("bias", np.zeros((number, 3), np.float32))
 
     def begin_level(self, poses: PoseBatch, scale: int) -> None:
         """Nothing is prepared; see `ResidualTerm`."""
