@@ -130,6 +130,11 @@ def train_field(
 
     figures = run(training, progress, after_step=save)
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
+    if field.background is not None and options.background is None and posed.alpha is None:
+        warn(
+            f"the photos' edges are of one colour, {np.round(field.background, 2).tolist()}: taken "
+            "to be of an object before it, and not of a scene"
+        )
     field.record["scale"] = source.scale
     if poses is not None:
         field.record["self_supervision"] = poses

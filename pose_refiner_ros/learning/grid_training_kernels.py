@@ -41,7 +41,7 @@ class Fit:
     samples: wp.array2d(dtype=wp.vec4)  # lane, sample: colour and the share of light stopped
     places: wp.array2d(dtype=float)  # lane, sample: distance along the ray, in voxels
     errors: wp.array(dtype=wp.vec2)  # lane: squared error; rays
-    exposure: wp.array2d(dtype=wp.vec3)  # photo: sums of xx, xo, oo, xy, oy (`solve_exposure`)
+    exposure: wp.array2d(dtype=wp.vec3)  # photo: sums of xx, xo, oo, xy, oy (`_expose`)
     nodes: wp.array(dtype=wp.vec3i)  # where each row's node is
     pace: wp.array(dtype=float)  # of its density, as a share of the others'
 
