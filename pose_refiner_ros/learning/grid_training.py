@@ -51,6 +51,7 @@ _FIRST_SIDE = 200  # nodes along the box that the first grid has at most
 _MOST_NODES = 3_000_000  # what a grid of the finest voxel may have
 _FIRST_DENSITY = 0.1  # optical depth of a voxel at first, inside a visual hull
 _FIRST_FOG = 3.0  # that of all nodes, where they are thinnest, where there are no masks
+_FIRST_INSIDE = 0.03  # that among the cameras of a scene: what tells no depth is taken to be far
 _WARM = 0.05  # share of the density's rate in the first step in a fog
 _KEEP = 0.05  # of a ray's light: nodes that never stop so much are left out
 _WATCHED = 0.5  # share of a level's steps at its end: before that there is fog
@@ -276,7 +277,12 @@ class GridTraining(Training):
             values[:, 0] = _FIRST_DENSITY / voxel
         else:
             through = voxel * min(part.stop - part.start for part in cropped(occupied))
+            if self._contraction is not None:
+                through = min(through, self._contraction.half)
             values[:, 0] = _FIRST_FOG / through
+        if self._contraction is not None:
+            places = origin + voxel * np.argwhere(occupied) - np.array(self._contraction.middle)
+            values[abs(places).max(axis=1) < self._contraction.half, 0] *= _FIRST_INSIDE
         values[:, 1:4] = 0.5
         self._set(self._grid(occupied, values, origin, voxel))
 
