@@ -102,7 +102,7 @@ class ObjectPose:
     where the class was given. iou: overlap of silhouette and mask over the known pixels.
     depth_agrees: share of the measured points that lie on the object at this pose; None where none
     came. photo_rms: robust RMS difference of its field's colours and the photo's, in [0, 1]; None
-    for what has no field, or where no photo came.
+    for what has no field, or where no photo came. photo_correlation: that of their patterns.
     quality: good; ambiguous (another pose fits nearly as well: see alternatives; or the encoder is
     not sure of the class; or the colours do not fit); partial (over a quarter of the outline is
     hidden); poor (the silhouette does not fit the mask). contour_rms_px: robust RMS distance of
@@ -127,6 +127,7 @@ class ObjectPose:
     belief: float = 1.0
     class_probability: float = 1.0
     photo_rms: float | None = None
+    photo_correlation: float | None = None
     depth_agrees: float | None = None
     frames: int = 1
     sighting: Sighting | None = field(default=None, repr=False)
@@ -193,7 +194,8 @@ def weighed(poses: Sequence[ObjectPose], beliefs: Sequence[float], chosen: int) 
 def _quality(pose: ObjectPose, belief: float) -> str:
     if pose.iou < POOR_IOU:
         return "poor"
-    if belief * pose.class_probability < AMBIGUOUS_BELIEF or colours_differ(pose.photo_rms):
+    contradicted = colours_differ(pose.photo_rms, pose.photo_correlation)
+    if belief * pose.class_probability < AMBIGUOUS_BELIEF or contradicted:
         return "ambiguous"
     return "partial" if pose.visible_fraction < PARTIAL_VISIBLE else "good"
 

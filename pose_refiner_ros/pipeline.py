@@ -44,7 +44,8 @@ from pose_refiner_ros.refinement.search import (
     WRONG_COLOURS,
     WRONG_DEPTH,
     colour_rms,
-    colours_differ,
+    contradicts,
+    correlation,
     depth_agrees,
 )
 from pose_refiner_ros.settings import Settings
@@ -381,14 +382,13 @@ class Pipeline:
         if leave_out_contradictions(self.refiner, targets, found, cameras, report):
             found = self._search.find(frames, targets, self.settings)
         for target, own in zip(targets, found, strict=True):
-            rms = colour_rms(own[0]) if own else None
-            if colours_differ(rms):
+            if own and contradicts(own[0]):
                 report(
                     target.label,
                     f"the colours of {target.name} are not those of its field in any pose (off by "
-                    f"{rms:.2f}, at most {WRONG_COLOURS:g} in a right one): its silhouette alone "
-                    "placed it; is it that object? In other light than the field's: photo_exposure "
-                    "of the node, --exposure of the command",
+                    f"{colour_rms(own[0]):.2f}, more than {WRONG_COLOURS:g}, and their pattern is "
+                    f"another, correlation {correlation(own[0]):.2f}): its silhouette alone "
+                    "placed it; is it that object?",
                 )
             agrees = depth_agrees(own[0]) if own else None
             if agrees is not None and agrees < WRONG_DEPTH:
@@ -469,6 +469,7 @@ def _object_pose(target: Target, found: Hypothesis, model: ObjectModel) -> Objec
         reason=found.reason,
         class_probability=target.class_probability,
         photo_rms=colour_rms(found),
+        photo_correlation=correlation(found),
         depth_agrees=depth_agrees(found),
     )
 

@@ -20,7 +20,7 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
-from pose_refiner_ros.refinement.search import WRONG_COLOURS, colours_differ
+from pose_refiner_ros.refinement.search import WRONG_COLOURS, contradicts, correlation
 from pose_refiner_ros.settings import Settings
 
 if TYPE_CHECKING:
@@ -93,8 +93,11 @@ class SceneLocaliser:
         lost = ""
         if in_view < IN_VIEW:
             lost = f"it would see the scene in {in_view:.0%} of its photo only"
-        elif colours_differ(rms):
-            lost = f"the colours are off by {rms:.2f}, at most {WRONG_COLOURS:g} in a right pose"
+        elif contradicts(best):
+            lost = (
+                f"the colours are off by {rms:.2f}, more than {WRONG_COLOURS:g}, and their pattern "
+                f"is another, correlation {correlation(best):.2f}"
+            )
         camera_from_scene = best.reference_from_object
         covariance = _about_camera(camera_from_scene, best.covariance)
         return CameraPose(inverse(camera_from_scene), covariance, rms, lost)

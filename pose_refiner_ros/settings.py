@@ -27,7 +27,8 @@ class Settings:
     object), or none: the likeliest pose stays as it is guessed. photometric: auto (objects that
     have a radiance field are refined by the photo as well, with the solver, where one comes) or
     never; depth: auto (what was measured is compared as well, with the solver, where it comes) or
-    never; photo_rays, sampling, exposure: see `FieldSettings`. What stands for a category is not
+    never; photo_rays, sampling: which rays of a photo are compared; exposure: solve for brightness
+    and white balance of a photo too. What stands for a category is not
     searched for by views, whatever `search` says: the encoder knows more.
     """
 
@@ -42,7 +43,7 @@ class Settings:
     depth: str = "auto"
     photo_rays: int = 1024
     sampling: str = "interest_region"
-    exposure: bool = False
+    exposure: bool = True
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

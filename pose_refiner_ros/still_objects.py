@@ -21,6 +21,7 @@ from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
     colour_rms,
+    correlation,
     depth_agrees,
     is_astray,
     restart_angle,
@@ -137,5 +138,6 @@ def _joined(
         visible_fraction=float(outline.visible),
         cost=float(outline.cost),
         photo_rms=colour_rms(now),
+        photo_correlation=correlation(now),
         depth_agrees=depth_agrees(now),
     )

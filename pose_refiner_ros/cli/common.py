@@ -54,9 +54,7 @@ RefinementOption = Annotated[
 ExposureOption = Annotated[
     bool,
     typer.Option(
-        "--exposure",
-        help="Objects with a field, in other light than its photos': solve for brightness and "
-        "white balance too.",
+        help="Objects with a field: solve for brightness and white balance of the photo too.",
     ),
 ]
 ShapeNetOption = Annotated[

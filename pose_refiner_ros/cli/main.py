@@ -123,7 +123,7 @@ def bag(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     encoder: EncoderOption = "",
     refinement: RefinementOption = "solver",
-    exposure: ExposureOption = False,
+    exposure: ExposureOption = True,
     fixed_frame: Annotated[
         str,
         typer.Option(

@@ -68,7 +68,7 @@ def refine(
     ] = None,
     encoder: EncoderOption = "",
     refinement: RefinementOption = "solver",
-    exposure: ExposureOption = False,
+    exposure: ExposureOption = True,
     device: DeviceOption = "auto",
 ) -> None:
     """Estimate the poses of the objects in one image."""
@@ -114,7 +114,8 @@ def doubts(pose: ObjectPose, model: ObjectModel) -> Iterator[str]:
     from pose_refiner_ros.refinement.search import colours_differ
 
     some = math.sqrt(AMBIGUOUS_BELIEF)  # one of the two shares is below where their product is
-    wrong = colours_differ(pose.photo_rms)  # in all poses: no symmetry explains that
+    # in all poses: no symmetry explains that
+    wrong = colours_differ(pose.photo_rms, pose.photo_correlation)
     if pose.quality == "ambiguous" and pose.belief < some and not wrong:
         yield rival_of(pose, model)
     if pose.quality in ("ambiguous", "poor") and pose.class_probability < some:

@@ -128,8 +128,9 @@ def to_json(
                 "iou": float(pose.iou),
                 "contour_rms_px": float(pose.contour_rms_px),
                 "visible_fraction": float(pose.visible_fraction),
-                "photo_rms": None if pose.photo_rms is None else float(pose.photo_rms),
-                "depth_agrees": None if pose.depth_agrees is None else float(pose.depth_agrees),
+                "photo_rms": pose.photo_rms,
+                "photo_correlation": pose.photo_correlation,
+                "depth_agrees": pose.depth_agrees,
                 "iterations": int(pose.iterations),
                 "reason": pose.reason,
                 "alternatives": [

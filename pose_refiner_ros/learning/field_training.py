@@ -22,6 +22,7 @@ from pose_refiner_ros.datasets.posed_images import (
     PosedImagesError,
     load_posed_images,
 )
+from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints
 from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.pt"
 FOUND = "unposed.json"  # poses that were found, beside the checkpoint
 _SAVE_EVERY = 30.0  # seconds
+_FEWEST_MATCHES, _AGREEING = 200, 0.7  # of neighbouring photos, that tell of poses that are wrong
 _GAP = 6.0  # dB that test photos may be worse by than those of the training
 _SLOW_SIDE = 100  # pixels of a picture's longer side for which an MLP on a CPU is asked
 
@@ -117,6 +119,7 @@ def train_field(
     test = _test_photos(source, options, device, warn)
     watched = posed if test is None else test
     training = _training(posed, options, settings, device, state)
+    _tell_disagreement(getattr(training, "matched", None), warn)
     saved = time.monotonic()
 
     def save() -> None:
@@ -231,6 +234,17 @@ def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any]:
         "psnr": [round(float(p), 3) for p in found],
         "mean_psnr": round(float(found.mean()), 3),
     }
+
+
+def _tell_disagreement(matched: MatchedPoints | None, warn) -> None:
+    if matched is not None and matched.matches >= _FEWEST_MATCHES:
+        share = matched.agreeing / matched.matches
+        if share < _AGREEING:
+            warn(
+                f"of {matched.matches} features that neighbouring photos share only {share:.0%} "
+                "lie where the poses put them, 90 % and more where they are right: check poses, "
+                "intrinsics and lens, and whether things moved"
+            )
 
 
 def _why_worse(gap: float, masked: bool) -> str:

@@ -22,7 +22,8 @@ from pose_refiner_ros.fields.field import FieldError
 _NEAR = 0.1  # of the cameras' distance: nothing is that near to a camera, if no source says more
 _VIEWS = 100  # more cameras than this change little of what two of them see
 _SAME_WAY = 0.8  # length of the mean of viewing axes from which a scene is seen from one side
-_AMONG = 0.3  # of the cube's half: as near to a camera is nothing, among cameras all around
+_AMONG = 0.3  # of the cube's half: the same in a scene
+_SLOW = 2.0  # times as far as the nearest things, what is there learns at full pace
 _ROOM, _LEAST_ROOM = 1.1, 0.25  # of the cameras' reach, and of the nearest depth
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
@@ -54,14 +55,23 @@ def pixel_footprint(posed: PosedImages, contraction: Contraction | None = None) 
     return float(np.median(_distances(posed) / posed.intrinsics[:, 0, 0]))
 
 
+def nearest_to_cameras(posed: PosedImages, contraction: Contraction | None = None) -> float:
+    """Metres from a camera within which nothing is: there a fog could show each photo to its own
+    camera."""
+    if posed.near_far is not None:
+        return float(posed.near_far[:, 0].min())
+    if contraction is not None:
+        return _AMONG * contraction.half
+    return float(_NEAR * np.median(_distances(posed)))
+
+
 def first_nodes(
     posed: PosedImages, voxel: float, contraction: Contraction | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which nodes (X, Y, Z) bool a grid over the photos' bounds has, and where its first is (3,).
 
     With masks those in the visual hull; else those that two cameras see and that are not right
-    before a camera, where a fog could show each photo to its own camera. Raises FieldError where
-    none are left.
+    before a camera. Raises FieldError where none are left.
     """
     low, high = posed.bounds
     cells = _hull_cells(posed) if posed.alpha is not None else _cells_in_view(posed, contraction)
@@ -74,16 +84,12 @@ def first_nodes(
     inside = [np.clip(index, 0, n - 1) for index, n in zip(indices, cells.shape, strict=True)]
     occupied = cells[np.ix_(*inside)]
     if posed.alpha is None:
-        near = _NEAR * np.median(_distances(posed))
-        if contraction is not None:
-            near = contraction.half * (1.0 if _look_the_same_way(posed) else _AMONG)
-        if posed.near_far is not None:
-            near = posed.near_far[:, 0].min()
         nodes = np.argwhere(occupied)
         places = origin + voxel * nodes
         if contraction is not None:
             places = contraction.expand(places)
         distance, _ = cKDTree(posed.camera_positions).query(places)
+        near = nearest_to_cameras(posed, contraction)
         occupied[tuple(nodes[distance < near].T)] = False
     if not occupied.any():
         raise FieldError(
@@ -94,13 +100,14 @@ def first_nodes(
 
 
 def pace_near_cameras(
-    nodes: np.ndarray, cameras: np.ndarray, contraction: Contraction
+    nodes: np.ndarray, cameras: np.ndarray, near: float, contraction: Contraction
 ) -> np.ndarray:
     """(N,) in [0, 1]: how fast the density of nodes (N, 3) may grow. All rays of one photo meet
     close before its camera, where a fog could show that photo and no other; so what is near learns
-    as the square of its distance (Philip and Deschaintre 2023), and later than what is far."""
+    as the square of its distance (Philip and Deschaintre 2023), and later than what is far. near:
+    see `nearest_to_cameras`."""
     distance, _ = cKDTree(cameras).query(contraction.expand(nodes))
-    return np.minimum(distance / contraction.half, 1.0) ** 2
+    return np.minimum(distance / (_SLOW * near), 1.0) ** 2
 
 
 def grown(nodes: np.ndarray) -> np.ndarray:

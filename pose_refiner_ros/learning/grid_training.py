@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import warp as wp
 
+from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints, matched_points
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import MAX_NODES, GridField
@@ -36,6 +37,7 @@ from .grid_nodes import (
     finer_nodes,
     first_nodes,
     grown,
+    nearest_to_cameras,
     pace_near_cameras,
     pixel_footprint,
 )
@@ -127,11 +129,16 @@ class GridTraining(Training):
         self._device = str(device)
         self._masked = posed.alpha is not None
         self._background, self._contraction = options.background, None
+        self.matched: MatchedPoints | None = None  # of a scene
         if self._background is None and not self._masked:
             self._background = plain_background(posed)
         if self._background is None and not self._masked:
+            self.matched = matched_points(posed)
+            if posed.near_far is None:
+                posed = replace(posed, near_far=self.matched.near_far)
             self._contraction = contraction_around(posed)
             posed = replace(posed, bounds=self._contraction.box)
+            self._near = nearest_to_cameras(posed, self._contraction)
         self._kernels = training_kernels(options.degree, self._contraction is not None)
         self._Row = grid_functions(options.degree).Row
         self._lanes = cpu_threads() if wp.get_device(self._device).is_cpu else _CUDA_LANES
@@ -344,7 +351,10 @@ class GridTraining(Training):
         pace = np.ones(rows, np.float32)
         if self._contraction is not None:
             pace[1:] = pace_near_cameras(
-                field.origin + field.voxel * nodes[1:], self._positions, self._contraction
+                field.origin + field.voxel * nodes[1:],
+                self._positions,
+                self._near,
+                self._contraction,
             )
         self._fit.pace = wp.array(pace, dtype=float, device=device)
         self._fit.nodes = wp.array(nodes, dtype=wp.vec3i, device=device)

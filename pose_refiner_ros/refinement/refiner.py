@@ -17,7 +17,7 @@ from pose_refiner_ros.settings import Settings
 from .covariance import MIN_NOISE, pose_covariance, symmetry_covariance
 from .hypotheses import Hypothesis, around, best_distinct
 from .observation import Observation
-from .search import colour_rms, colours_differ, fits_to_the_pixel, restart_angle
+from .search import contradicts, fits_to_the_pixel, restart_angle
 from .solver import Level, Solver
 from .terms import ResidualTerm, TermFit
 from .terms.depth import DepthTerm
@@ -239,7 +239,7 @@ class Refiner:
         if not found or not observations:
             return []
         masked = any(seen.distances for seen in observations)
-        without = masked and all(colours_differ(colour_rms(one)) for one in found)
+        without = masked and all(contradicts(one) for one in found)
         for one in found:
             one.cost = sum(
                 float(fit.cost)
@@ -367,7 +367,7 @@ class Refiner:
         return candidates + [
             one
             for one in starts
-            if not one.cost >= best[one.index].cost or colours_differ(colour_rms(best[one.index]))
+            if not one.cost >= best[one.index].cost or contradicts(best[one.index])
         ]
 
     def _measure(self, candidates, seen, levels, terms) -> None:
@@ -442,7 +442,7 @@ class Refiner:
         names = [name for name, fit in one.fits.items() if fit.hessian is not None]
         if "silhouette" not in names:
             return tuple(names)
-        if colours_differ(colour_rms(one)):
+        if contradicts(one):
             names.remove("radiance")
         if any(one.fits[name].has_masks for name in names):
             names.remove("silhouette")

@@ -35,14 +35,31 @@ SURE_COLOURS = 0.08  # a difference that wrong poses do not come down to
 # Robust RMS difference between the colours of a field and those of the photo, beyond which a pose
 # (or the light) is wrong: between those of right poses and of wrong ones, see docs/objects.md.
 WRONG_COLOURS = 0.1
+# Correlation of their patterns from which they are the same ones all the same, in another light or
+# in a field that is rough: right poses reach 0.75 and more, wrong ones 0.3.
+SAME_PATTERN = 0.5
 DISAGREE = 2.0  # times as far off an outline is by all that is evidence, if a part of it is astray
 WRONG_DEPTH = 0.2  # at most so large a share of the measured points lies on what is not the object
 SURE_DEPTH = 0.8  # a share of the measured points that lie on the surface of no wrong pose
 
 
-def colours_differ(colour_rms: float | None) -> bool:
+def colours_differ(colour_rms: float | None, correlation: float | None = None) -> bool:
     """Whether the image contradicts a pose; None: it was not asked."""
-    return colour_rms is not None and not colour_rms <= WRONG_COLOURS
+    if colour_rms is None or colour_rms <= WRONG_COLOURS:
+        return False
+    return correlation is None or not correlation >= SAME_PATTERN
+
+
+def contradicts(found: Hypothesis) -> bool:
+    """Whether the image's colours contradict what was found."""
+    fit = found.fits.get("radiance")
+    return fit is not None and colours_differ(float(fit.colour_rms), correlation(found))
+
+
+def correlation(found: Hypothesis) -> float | None:
+    """Of its field's pattern and the image's; None where there is no field or no image."""
+    fit = found.fits.get("radiance")
+    return None if fit is None or fit.correlation is None else float(fit.correlation)
 
 
 def colour_rms(found: Hypothesis) -> float | None:
@@ -122,7 +139,7 @@ def needs_views(
         return True
     if tracked:
         return False
-    if colours_differ(colours):
+    if contradicts(best):
         return True
     # A fit like that of real masks proves a pose that was nearly right already (a tracked one). One
     # that had to turn further must fit better, and one that turned far proves nothing: its

@@ -36,7 +36,7 @@ class BagOptions:
     namespace: str = ""
     encoder: str = ""
     refinement: str = "solver"
-    exposure: bool = False
+    exposure: bool = True
     fixed_frame: str = ""
     still_objects: list = field(default_factory=list)
 

@@ -156,9 +156,9 @@ GROUPS = {
         Declaration("photo_sampling", "interest_region",
             "Which pixels they go through: anywhere, where corners are, or around corners.",
             RELOAD, choices=CHOICES["sampling"]),
-        Declaration("photo_exposure", False,
-            "Solve for brightness and white balance too, where the light is not that of the photos "
-            "that the field was trained from.", RELOAD),
+        Declaration("photo_exposure", True,
+            "Solve for brightness and white balance of an image too: the light may be another than "
+            "that of the photos that the field was trained from.", RELOAD),
         Declaration("scene_field", "",
             "A radiance field of the scene, from `pose-refiner field train`: the camera itself is "
             "localised in it, by `image` and `camera_info`, without masks. Empty: none.", RELOAD),

@@ -23,7 +23,7 @@ from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.observation import observe_image, observe_mask
 from pose_refiner_ros.refinement.refiner import Refiner
-from pose_refiner_ros.refinement.search import colour_rms, colours_differ
+from pose_refiner_ros.refinement.search import contradicts
 from pose_refiner_ros.refinement.terms.prior import PosePrior
 from pose_refiner_ros.scene_localiser import field_model
 from pose_refiner_ros.settings import Settings
@@ -284,7 +284,7 @@ def spoiled(grid, seed: int):
     return observe_image(image, CAMERA, WHITE)
 
 
-@pytest.mark.parametrize("seed", [4, 11, 27])
+@pytest.mark.parametrize("seed", [4, 27, 43])
 def test_the_truth_is_kept_where_refinement_is_led_astray(refiner, grid, seed):
     seen, start = spoiled(grid, seed), guesses("blobs", POSE)
     (before,) = refiner.evaluate([seen], start)
@@ -343,7 +343,7 @@ def test_where_colours_fit_in_no_pose_the_outline_decides(ball, order):
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     noise = observe_image(image, CAMERA, GREY)
     (found,) = refiner.refine([[masked, noise][::order]], [guesses("ball", POSE)])
-    assert all(colours_differ(colour_rms(one)) for one in found)
+    assert all(contradicts(one) for one in found)
     for one in found:
         assert one.cost == pytest.approx(float(one.fits["silhouette"].cost))
 

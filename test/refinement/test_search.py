@@ -18,6 +18,7 @@ from pose_refiner_ros.refinement.search import (
     RESTART_ANGLE_UNMASKED,
     RESTART_COLOUR,
     RESTART_OUTLINE,
+    SAME_PATTERN,
     START_SIGMA,
     SURE_COLOURS,
     WRONG_COLOURS,
@@ -55,6 +56,8 @@ def test_colours_that_were_not_asked_do_not_differ():
     assert not colours_differ(None)
     assert not colours_differ(WRONG_COLOURS)
     assert colours_differ(1.01 * WRONG_COLOURS) and colours_differ(np.nan)
+    assert colours_differ(0.3, 0.99 * SAME_PATTERN) and colours_differ(0.3, np.nan)
+    assert not colours_differ(0.3, SAME_PATTERN)  # in another light
     assert colour_rms(result(iou=0.9)) is None
     assert colour_rms(result(iou=0.9, colours=0.2)) == 0.2
 

@@ -35,7 +35,8 @@ class TermFit:
 
     Of silhouettes: iou over known pixels; visible: share of the outline on known pixels. Of
     colours: colour_rms: that of the pixels which both mask and field cover, covered: their share of
-    the mask; gain, bias: (B, 3) from the field's colours to the image's.
+    the mask; correlation: of the patterns that field and image show there, whatever the light;
+    gain, bias: (B, 3) from the field's colours to the image's.
     """
 
     cost: np.ndarray
@@ -48,6 +49,7 @@ class TermFit:
     visible: np.ndarray | None = None
     colour_rms: np.ndarray | None = None
     covered: np.ndarray | None = None
+    correlation: np.ndarray | None = None
     has_masks: np.ndarray | None = None
     gain: np.ndarray | None = None
     bias: np.ndarray | None = None

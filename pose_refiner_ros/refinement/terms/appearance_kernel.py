@@ -108,40 +108,47 @@ def match_exposure(
     gain: wp.array(dtype=wp.vec3),
     bias: wp.array(dtype=wp.vec3),
 ):
-    """Gain and bias of each channel that give what is rendered the photo's mean and contrast.
+    """Gain and bias of each channel that give what is rendered the photo's mean and contrast: all
+    of it, or what is inside the mask.
 
-    Not a regression: from a pose that is off, that would make everything grey.
+    Not a regression, nor of the rays that both cover: from a pose that is off, the one would make
+    everything grey, and the other compare the object with what is beside it.
     """
     block = wp.tid()
     pose = pose_first + block
     if active[pose] == 0:
         return
     i = pose + row_offset
-    count = float(0.0)
+    own = float(0.0)
+    its = float(0.0)
     x = wp.vec3()
     xx = wp.vec3()
     y = wp.vec3()
     yy = wp.vec3()
     for ray in range(rays.weight.shape[0]):
+        if rays.weight[ray] == 0.0:
+            continue
         colour = colours[i, ray]
         seen = rays.observed[ray]
-        if rays.weight[ray] > 0.0 and colour[3] > SOLID and seen[3] > SOLID:
+        if rays.opacity == 0.0 or colour[3] > SOLID:
             c = composite(colour, rays.background)
-            s = wp.vec3(seen[0], seen[1], seen[2])
-            count += 1.0
+            own += 1.0
             x += c
             xx += wp.cw_mul(c, c)
+        if rays.opacity == 0.0 or seen[3] > SOLID:
+            s = wp.vec3(seen[0], seen[1], seen[2])
+            its += 1.0
             y += s
             yy += wp.cw_mul(s, s)
     g = wp.vec3(1.0, 1.0, 1.0)
     b = wp.vec3()
-    if count > 20.0:
-        x = x / count
-        y = y / count
+    if own > 20.0 and its > 20.0:
+        x = x / own
+        y = y / its
         for k in range(3):
-            own = wp.max(xx[k] / count - x[k] * x[k], 0.0) + 1.0e-3
-            its = wp.max(yy[k] / count - y[k] * y[k], 0.0) + 1.0e-3
-            g[k] = wp.clamp(wp.sqrt(its / own), 0.5, 2.0)
+            from_field = wp.max(xx[k] / own - x[k] * x[k], 0.0) + 1.0e-3
+            from_photo = wp.max(yy[k] / its - y[k] * y[k], 0.0) + 1.0e-3
+            g[k] = wp.clamp(wp.sqrt(from_photo / from_field), 0.5, 2.0)
             b[k] = y[k] - g[k] * x[k]
     gain[i] = g
     bias[i] = b

@@ -52,6 +52,7 @@ GAIN_SIGMA = 1.0
 BIAS_SIGMA = 0.5
 FACTORS = (1, 2, 4, 8, 16)  # by which a field is made coarser, where pixels are as large
 WITHIN = 0.25  # diameters: the least distance for which a field is made coarser
+LEAST_CONTRAST = 0.01  # standard deviation of a tile: below that there is no pattern
 LEAST_COMPARED = 20  # rays whose colours say whether an object has the field's
 
 
@@ -110,13 +111,14 @@ class RadianceTerm:
         self.measures = wp.zeros(capacity, dtype=vec6, device=device)
         tiles = capacity, TILES * TILES
         self.sectors = wp.zeros(tiles, dtype=wp.spatial_vector, device=device)
+        self.patterns = wp.zeros(tiles, dtype=vec6, device=device)
         # by row
         self.gain = wp.zeros(capacity, dtype=wp.vec3, device=device)
         self.bias = wp.zeros(capacity, dtype=wp.vec3, device=device)
         self._sums = wp.zeros((capacity, 15), dtype=wp.float32, device=device)
         self._inverse = wp.zeros((capacity, 3), dtype=wp.vec3, device=device)
         self._coupling = wp.zeros((capacity, 6), dtype=wp.spatial_vector, device=device)
-        self._buffer = HostBuffer(self, ["gain", "bias", "measures", "sectors"])
+        self._buffer = HostBuffer(self, ["gain", "bias", "measures", "sectors", "patterns"])
         self._own_buffer = HostBuffer(self._own, ["hessian", "cost"])
 
     def observe(self, observations: Sequence[Observation]) -> None:
@@ -179,6 +181,7 @@ class RadianceTerm:
             sectors=self._buffer.read("sectors", count).copy(),
             slope=np.ones(count),
             colour_rms=np.where(enough, colour_rms, 1.0),
+            correlation=correlation(self._buffer.read("patterns", count)),
             has_masks=self._has_masks,
             covered=np.where(enough, covered / np.maximum(masked, 1.0), 0.0),
             gain=gain,
@@ -219,7 +222,7 @@ class RadianceTerm:
             return lambda: launch(self._count)
 
         yield of_all(clear, [poses, self._own])
-        yield of_all(clear_fit, [poses, self.measures, self.sectors])
+        yield of_all(clear_fit, [poses, self.measures, self.sectors, self.patterns])
         for block in self._blocks:
             yield from self._record_block(poses, scale, *block)
         yield of_all(add_all, [poses, self._own, out])
@@ -308,6 +311,7 @@ class RadianceTerm:
                 int(self.exposure),
                 self.measures,
                 self.sectors,
+                self.patterns,
                 int(scale == self.finest),
                 lanes,
             ],
@@ -318,3 +322,15 @@ class RadianceTerm:
                 count,
                 [poses, self._own, *place, self._coupling, self._inverse, prior, *exposed],
             )
+
+
+def correlation(patterns: np.ndarray) -> np.ndarray:
+    """(B,) in [-1, 1]: of what is rendered and the image, each without the mean of every tile, so
+    that light that changes slowly over the image takes nothing away. patterns: (B, tiles, 6) sums
+    of 1, x, y, xx, yy and xy."""
+    count, x, y, xx, yy, xy = np.moveaxis(patterns.astype(np.float64), -1, 0)
+    number = np.maximum(count, 1.0)
+    flat = LEAST_CONTRAST**2 * count.sum(axis=1) + 1e-12
+    own = np.sum(xx - x * x / number, axis=1) + flat
+    its = np.sum(yy - y * y / number, axis=1) + flat
+    return np.sum(xy - x * y / number, axis=1) / np.sqrt(own * its)

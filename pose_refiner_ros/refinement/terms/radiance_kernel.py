@@ -26,6 +26,8 @@ wp.set_module_options({"enable_backward": False})
 COLOUR_OF_PIXEL = 0.1
 UNIT = wp.constant(1.0 / COLOUR_OF_PIXEL**2)  # of the cost
 
+LEAST_GAIN, MOST_GAIN = wp.constant(0.3), wp.constant(3.0)
+
 vec6 = wp.types.vector(length=6, dtype=wp.float32)
 vec15 = wp.types.vector(length=15, dtype=wp.float32)
 vec18 = wp.types.vector(length=18, dtype=wp.float32)
@@ -40,6 +42,11 @@ def composite(colour: wp.vec4, background: wp.vec3):
         colour[1] + left * background[1],
         colour[2] + left * background[2],
     )
+
+
+@wp.func
+def grey(colour: wp.vec3):
+    return (colour[0] + colour[1] + colour[2]) / 3.0
 
 
 @wp.func
@@ -140,8 +147,11 @@ def solve_exposure(
         xy = sums[i, 5 * k + 4] + prior[0]
         determinant = wp.max(xx * one - x * x, 1.0e-12)
         g[k] = (one * xy - x * y) / determinant
-        b[k] = (xx * y - x * xy) / determinant
         inverse[i, k] = wp.vec3(one, -x, xx) / determinant
+        if g[k] < LEAST_GAIN or g[k] > MOST_GAIN:  # no light makes a negative, or all of nothing
+            g[k] = wp.clamp(g[k], LEAST_GAIN, MOST_GAIN)
+            inverse[i, k] = wp.vec3(0.0, 0.0, 1.0 / one)
+        b[k] = (y - g[k] * x) / one
     gain[i] = g
     bias[i] = b
 
@@ -184,10 +194,12 @@ def add_residuals(
     with_coupling: int,
     measures: wp.array(dtype=vec6),
     sectors: wp.array2d(dtype=wp.spatial_vector),
-    with_sectors: int,
+    patterns: wp.array2d(dtype=vec6),
+    with_tiles: int,
     lanes: int,
 ):
-    """Cost, gradient and Gauss-Newton matrix of all rays of a pose."""
+    """Cost, gradient and Gauss-Newton matrix of all rays of a pose, and, with_tiles, what is told
+    of each tile."""
     block, lane = wp.tid()
     pose = pose_first + block
     if poses.active[pose] == 0:
@@ -225,6 +237,12 @@ def add_residuals(
                 v = 1.0 / (1.0 + wp.sqrt(rgb_square) / robust)
                 covered_weight += v
                 covered_square += v * rgb_square
+                if with_tiles == 1:
+                    seen = rays.observed[ray]
+                    x = grey(composite(colour, rays.background))
+                    y = grey(wp.vec3(seen[0], seen[1], seen[2]))
+                    pattern = vec6(1.0, x, y, x * x, y * y, x * y)
+                    wp.atomic_add(patterns, pose, rays.tile[ray], pattern)
         behind = composite(colour, rays.background)
         drawn = wp.vec4(behind[0], behind[1], behind[2], colour[3])
         ground = rays.background
@@ -260,7 +278,7 @@ def add_residuals(
                     by_gain[6 * channel + a] = by_gain[6 * channel + a] + row[a] * x
                     by_bias[6 * channel + a] = by_bias[6 * channel + a] + row[a] * share
         g += here
-        if with_sectors == 1:
+        if with_tiles == 1:
             wp.atomic_add(
                 sectors,
                 pose,
@@ -321,6 +339,7 @@ def clear_fit(
     poses: PoseBatch,
     measures: wp.array(dtype=vec6),
     sectors: wp.array2d(dtype=wp.spatial_vector),
+    patterns: wp.array2d(dtype=vec6),
 ):
     """Zero what poses are told of beside their normal equations."""
     i = wp.tid()
@@ -329,3 +348,4 @@ def clear_fit(
     measures[i] = vec6()
     for k in range(sectors.shape[1]):
         sectors[i, k] = wp.spatial_vector()
+        patterns[i, k] = vec6()

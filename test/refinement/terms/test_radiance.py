@@ -24,6 +24,7 @@ from pose_refiner_ros.refinement.terms.radiance import (
     ROBUST,
     STEP,
     RadianceTerm,
+    correlation,
 )
 from pose_refiner_ros.refinement.terms.radiance_kernel import COLOUR_OF_PIXEL
 from pose_refiner_ros.rendering.radiance import mat46, trace_kernel
@@ -431,13 +432,28 @@ def test_colours_are_compared_where_mask_and_field_are(grid):
     look.at(POSE)
     right = term.fit()
     assert right.colour_rms[0] < 0.005 and right.covered[0] > 0.99
+    assert right.correlation[0] > 0.9
     beside = moved(POSE, np.array([0.3, 0.0, 0.0, 0.0, 0.0, 0.0]))
     look.at(beside)
     off = term.fit()
     assert off.colour_rms[0] > 0.05 and 0.2 < off.covered[0] < 0.9
+    assert off.correlation[0] < 0.5
     look.at(moved(POSE, np.array([3.0, 0.0, 0.0, 0.0, 0.0, 0.0])))
     away = term.fit()  # no ray meets it: its colours are not right for that
     assert away.colour_rms[0] == 1.0 and away.covered[0] == 0.0
+
+
+def test_correlation_is_that_within_tiles():
+    """Whatever gain and bias each tile has; what has no pattern has none in common."""
+    rng = np.random.default_rng(0)
+    x = rng.random((3, 9, 40))  # pose, tile, ray
+    y = rng.random((3, 9, 1)) + 0.5 * x
+    y[1] = rng.random((9, 40))
+    x[2], y[2] = 0.5, 0.7
+    ones = np.ones_like(x)
+    sums = np.stack([one.sum(axis=-1) for one in (ones, x, y, x * x, y * y, x * y)], axis=-1)
+    same, other, flat = correlation(sums.astype(np.float32))
+    assert same > 0.99 and abs(other) < 0.2 and abs(flat) < 0.01
 
 
 def test_the_cost_is_counted_in_pixels(grid):

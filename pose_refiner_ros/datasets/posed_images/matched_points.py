@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Points that photos have in common, matched by features: how far things are, and whether the poses
+fit the photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.geometry.pose import inverse, skew
+
+_SIDE = 640  # pixels of a photo's longer side in which features are found
+_FEATURES = 1500  # of a photo
+_NEIGHBOURS = (1, 2, 4)  # with which a photo is matched: the nearest, …
+_TURNED = 0.7  # cosine of the angle between viewing axes beyond which few features match
+_RATIO = 0.8  # of distances to the best and second best match (Lowe 2004)
+_OFF = 2.5  # pixels that a feature may lie off the line on which the other photo's pose puts it
+_ANGLE = np.radians(1.0)  # between rays, from which they tell a depth
+_FEWEST = 30  # points of a photo that say how far things are
+_NEAR, _FAR = 2.0, 98.0  # percentiles of depths,
+_SLACK = 0.8  # and what may be nearer than that
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPoints:
+    """matches: of all pairs of photos; agreeing: how many of them lie where the poses say; depths:
+    of each photo (n,) metres along its camera's z."""
+
+    matches: int
+    agreeing: int
+    depths: list[np.ndarray]
+
+    @property
+    def near_far(self) -> np.ndarray | None:
+        """(N, 2) metres along the cameras' z between which things are; None where no photo has
+        enough points. A photo that has not is as the others are."""
+        told = [
+            (_SLACK * np.percentile(one, _NEAR), np.percentile(one, _FAR) / _SLACK)
+            if len(one) >= _FEWEST
+            else (np.nan, np.nan)
+            for one in self.depths
+        ]
+        told = np.array(told)
+        if np.isnan(told).all():
+            return None
+        return np.where(np.isnan(told), np.nanmedian(told, axis=0), told)
+
+
+def matched_points(posed: PosedImages) -> MatchedPoints:
+    """Of photos and their neighbours."""
+    scale = min(1.0, _SIDE / max(posed.size))
+    features = [_features(image, scale) for image in posed.images]
+    depths: list[list[np.ndarray]] = [[] for _ in posed.names]
+    matches = agreeing = 0
+    for i, j in _pairs(posed):
+        (xi, di), (xj, dj) = features[i], features[j]
+        a, b = _matched(di, dj)
+        matches += len(a)
+        rays = [
+            np.c_[x[chosen], np.ones(len(chosen))] @ np.linalg.inv(posed.intrinsics[k]).T
+            for k, x, chosen in ((i, xi, a), (j, xj, b))
+        ]
+        other_from_one = posed.camera_from_object[j] @ inverse(posed.camera_from_object[i])
+        off = _off_line(*rays, other_from_one, posed.intrinsics[j]) * scale
+        on = off < _OFF
+        agreeing += int(np.count_nonzero(on))
+        z, other_z = _depths(rays[0][on], rays[1][on], other_from_one)
+        before = (z > 0.0) & (other_z > 0.0)
+        depths[i].append(z[before])
+        depths[j].append(other_z[before])
+    joined = [np.concatenate(own) if own else np.zeros(0) for own in depths]
+    return MatchedPoints(matches, agreeing, joined)
+
+
+def _features(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 2) pixels of the photo, and (n, 128) descriptors of which differences are compared."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if scale < 1.0:
+        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    points, descriptors = cv2.SIFT_create(_FEATURES).detectAndCompute(grey, None)
+    if not points:
+        return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
+    pixels = (np.array([point.pt for point in points]) + 0.5) / scale - 0.5
+    total = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6)
+    return pixels, np.sqrt(descriptors / total)  # RootSIFT (Arandjelovic and Zisserman 2012)
+
+
+def _pairs(posed: PosedImages) -> list[tuple[int, int]]:
+    positions, axes = posed.camera_positions, posed.camera_from_object[:, 2, :3]
+    pairs = set()
+    for i in range(len(posed)):
+        order = np.argsort(np.linalg.norm(positions - positions[i], axis=1))
+        order = [int(j) for j in order if j != i and axes[i] @ axes[j] > _TURNED]
+        pairs |= {tuple(sorted((i, order[n - 1]))) for n in _NEIGHBOURS if n <= len(order)}
+    return sorted(pairs)
+
+
+def _matched(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of descriptors that are each other's best match, and clearly."""
+    if len(one) < 2 or len(other) < 2:
+        return np.zeros(0, int), np.zeros(0, int)
+    alike = one @ other.T
+    first, back = alike.argmax(axis=1), alike.argmax(axis=0)
+    second, best = np.partition(alike, -2, axis=1)[:, -2:].T
+    clear = (1.0 - best) < _RATIO**2 * (1.0 - second)  # of unit vectors: distances squared
+    chosen = np.flatnonzero(clear & (back[first] == np.arange(len(one))))
+    return chosen, first[chosen]
+
+
+def _off_line(rays, other_rays, other_from_one, K: np.ndarray) -> np.ndarray:
+    """(n,) pixels between features and the lines that the other photo's features lie on."""
+    R, t = other_from_one[:3, :3], other_from_one[:3, 3]
+    inverse_K = np.linalg.inv(K)
+    lines = rays @ (inverse_K.T @ skew(t) @ R).T
+    pixels = other_rays @ K.T
+    across = np.linalg.norm(lines[:, :2], axis=1)
+    return abs(np.einsum("ni,ni->n", lines, pixels)) / np.maximum(across, 1e-12)
+
+
+def _depths(rays, other_rays, other_from_one) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) along both cameras' z of where two rays pass each other; NaN where they are parallel."""
+    a = rays @ other_from_one[:3, :3].T
+    b, t = other_rays, other_from_one[:3, 3]
+    aa, bb, ab = (np.einsum("ni,ni->n", *two) for two in ((a, a), (b, b), (a, b)))
+    sine = 1.0 - ab**2 / (aa * bb)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        determinant = ab**2 - aa * bb
+        z = (bb * (a @ t) - ab * (b @ t)) / determinant
+        other_z = (ab * (a @ t) - aa * (b @ t)) / determinant
+    known = sine > np.sin(_ANGLE) ** 2
+    return np.where(known, z, np.nan), np.where(known, other_z, np.nan)
