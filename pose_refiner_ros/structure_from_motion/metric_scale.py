@@ -12,7 +12,15 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.colmap import SparseModel
-from pose_refiner_ros.datasets.posed_images.hull import box_around_masks, visual_hull
+from pose_refiner_ros.datasets.posed_images.hull import (
+    INSIDE,
+    VIEWS,
+    box_around_masks,
+    cells_of,
+    project,
+    spread_views,
+    visual_hull,
+)
 from pose_refiner_ros.datasets.posed_images.reading import read_picture
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.structure_from_motion.photos import StructureFromMotionError
@@ -157,8 +165,22 @@ def scale_from_height(posed: PosedImages, height: float) -> MetricScale:
             + ("there are no masks" if posed.alpha is None else "these contradict each other")
             + ": give masks/ beside images/, or --scale-from tag or length"
         )
-    extent = box[1, 2] - box[0, 2]
-    return MetricScale(float(height / extent), float(hull.cell[2] / extent), "the masks' height")
+    heights, cell = _heights_inside(posed, box)
+    extent = np.ptp(heights) + cell
+    return MetricScale(float(height / extent), float(cell / extent), "the masks' height")
+
+
+def _heights_inside(posed: PosedImages, box: np.ndarray) -> tuple[np.ndarray, float]:
+    """z of the cells whose centres lie inside nearly all masks, without the hull's slack, and the
+    height of a cell."""
+    cell, points = cells_of(box)
+    seen, inside = np.zeros(len(points), int), np.zeros(len(points), int)
+    for i in spread_views(posed, VIEWS):
+        pixels, valid = project(posed, i, points)
+        seen += valid
+        inside += valid & (posed.alpha[i][pixels[:, 1], pixels[:, 0]] >= 128)
+    kept = points[(inside >= INSIDE * seen) & (seen > 0)]
+    return (kept if len(kept) else points)[:, 2], float(cell[2])
 
 
 def _grey(path: Path) -> np.ndarray:

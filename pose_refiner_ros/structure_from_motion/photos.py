@@ -131,7 +131,7 @@ def _without_copies(paths: Sequence[Path], warn: Callable[[str], None]) -> list[
 def _in_order(path: Path) -> tuple:
     """By the numbers in a name: frame 2 before frame 10."""
     parts = re.split(r"(\d+)", path.name)
-    return tuple((part.isdigit(), int(part) if part.isdigit() else part) for part in parts if part)
+    return tuple(int(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _video_advice(path: Path) -> str:
