@@ -30,7 +30,7 @@ setup(
     ],
     python_requires=">=3.10",
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},
+    extras_require={"test": ["pytest"], "photos": ["pycolmap"]},
     zip_safe=False,
     author="pose_refiner_ros developers",
     maintainer="pose_refiner_ros developers",

@@ -16,7 +16,7 @@ FLOORS = (
     ("rendering",),
     ("objects",),
     ("datasets",),
-    ("refinement",),
+    ("refinement", "structure_from_motion"),
     ("frame", "tracking", "encoder", "scene_localiser"),
     ("scene", "baselines", "shipped", "pose_search"),
     ("still_objects", "camera_agreement"),

@@ -21,7 +21,7 @@ import torch
 import warp as wp
 
 from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints, matched_points
-from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import MAX_NODES, GridField
 from pose_refiner_ros.fields.grid_kernels import (
@@ -418,11 +418,19 @@ def _photos(posed: PosedImages, options: GridOptions, background, device: str) -
     return photos
 
 
+def _edge(view: View) -> np.ndarray:
+    """(M, 3) uint8: the outermost rows and columns of a photo, as far as they count."""
+    counts = np.ones(view.image.shape[:2], bool) if view.weight is None else view.weight
+    rows, columns = np.flatnonzero(counts.any(1)), np.flatnonzero(counts.any(0))
+    edge = np.zeros_like(counts)
+    if len(rows):
+        edge[rows[[0, -1]]] = edge[:, columns[[0, -1]]] = True
+    return view.image[edge & counts]
+
+
 def plain_background(posed: PosedImages) -> np.ndarray | None:
     """(3,) RGB of the edges of photos, if that is one colour."""
-    images = posed.images
-    edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
-    edges = np.concatenate([edge.reshape(-1, 3) for edge in edges]) / 255.0
+    edges = np.concatenate([_edge(view) for view in posed]) / 255.0
     colour = np.median(edges, axis=0)
     return colour if np.mean(abs(edges - colour).max(axis=1) < _PLAIN) > _MOSTLY else None
 

@@ -21,6 +21,7 @@ from posed_scene import (
 
 from pose_refiner_ros.datasets.posed_images import PosedImagesError, load_posed_images
 from pose_refiner_ros.datasets.posed_images.reading import read_picture
+from pose_refiner_ros.datasets.posed_images.views import View, stack
 from pose_refiner_ros.geometry.camera import Camera
 
 POSES = orbit()
@@ -356,3 +357,24 @@ def test_frames_may_say_how_near_and_far_there_is_something(tmp_path):
     posed = load_posed_images(source, scale=2.0)
     assert (posed.near_far[:, 0] == 1.0).all()
     assert len(np.unique(posed.near_far[:, 1])) == len(posed)
+
+
+def test_pictures_of_several_sizes_lie_in_the_corner_of_arrays_for_the_largest():
+    K, pose = np.diag((90.0, 90.0, 1.0)), np.eye(4)
+    sizes = [(20, 30), (40, 20), (20, 30)]
+    photos = [
+        View(str(i), np.full((*size, 3), 9, np.uint8), np.full(size, 255, np.uint8), None, K, pose)
+        for i, size in enumerate(sizes)
+    ]
+    photos[0].alpha[:5] = 0
+    photos[2].weight = np.zeros((20, 30), bool)
+    posed = stack(photos, 4)
+    assert posed.size == (40, 30) and len(posed) == 3
+    for i, (height, width) in enumerate(sizes):
+        assert (posed.images[i, :height, :width] == 9).all()
+        assert posed.images[i].sum() == 27 * height * width
+        assert not posed.alpha[i, height:].any() and not posed.alpha[i, :, width:].any()
+    assert posed.weight.sum(axis=(1, 2)).tolist() == [20 * 30, 40 * 20, 0]
+    photos[0].alpha[:] = 255
+    posed = stack(photos, 3, factor=2)
+    assert posed.size == (20, 15) and posed.alpha is None and posed.intrinsics[1, 0, 0] == 45.0

@@ -144,12 +144,6 @@ def test_masks(tmp_path):
     fails(r"picture .*masks/004\.png is missing", source)
 
 
-def test_sizes_that_differ(tmp_path):
-    source = write_nerf_synthetic(tmp_path, POSES)
-    write_png(source / "train" / "r_4.png", BLACK[:50], np.zeros((50, 80), np.uint8))
-    fails(r"one size, but \./train/r_0 is 80x60 and \./train/r_4 80x50", source)
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [

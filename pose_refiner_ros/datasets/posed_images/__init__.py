@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Photos with known cameras from four layouts, in one convention."""
+"""Photos with known cameras from five layouts, in one convention."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from pathlib import Path
 
 import numpy as np
 
-from pose_refiner_ros.datasets.posed_images import bop_views, instant_ngp, llff, nerf_synthetic
+from pose_refiner_ros.datasets.posed_images import (
+    bop_views,
+    colmap,
+    instant_ngp,
+    llff,
+    nerf_synthetic,
+)
 from pose_refiner_ros.datasets.posed_images.agreement import check_agreement
 from pose_refiner_ros.datasets.posed_images.hull import visual_hull
 from pose_refiner_ros.datasets.posed_images.reading import SPLITS, check_several
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
 
-__all__ = ["PosedImages", "PosedImagesError", "check_agreement", "load_posed_images"]
+__all__ = ["PosedImages", "PosedImagesError", "check_agreement", "has_layout", "load_posed_images"]
 
 log = logging.getLogger(__name__)
 _PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 _LOOKED_FOR = (
     "transforms_train.json (NeRF-synthetic), transforms.json (instant-ngp, nerfstudio), "
-    "poses_bounds.npy (LLFF), scene_camera.json (a BOP scene, or folders of them)"
+    "poses_bounds.npy (LLFF), cameras.bin or .txt (COLMAP, also in sparse/0), scene_camera.json (a "
+    "BOP scene, or folders of them)"
 )
+_MODELS = ("cameras.bin", "cameras.txt")
 _MARGIN = 0.01  # of the hull's diagonal, on each side
 _ROUNDS = 3
 
@@ -38,8 +46,9 @@ def load_posed_images(
     """Pictures and cameras of a source, whichever of the layouts it has.
 
     What is looked for, in this order: transforms_train.json (nerf_synthetic.py), transforms.json
-    (instant_ngp.py), poses_bounds.npy (llff.py), scene_camera.json in it or in folders of it
-    (bop_views.py). Where no file says which pictures are for testing, every 8th is, from the first.
+    (instant_ngp.py), poses_bounds.npy (llff.py), cameras.bin or .txt in it or in sparse/0
+    (colmap.py), scene_camera.json in it or in folders of it (bop_views.py). Where no file says
+    which pictures are for testing, every 8th is, from the first.
 
     Args:
         source: a folder, or one of these files, or another JSON file like transforms.json.
@@ -93,10 +102,16 @@ def _load(
         return wanted == name or (wanted is None and (folder / name).is_file())
 
     layouts = [name for name in (_PARTS[0], "transforms.json", "poses_bounds.npy") if has(name)]
+    model = colmap.model_folder(folder) if wanted is None or wanted in _MODELS else None
+    if model is not None:
+        layouts.append(next(name for name in _MODELS if (model / name).is_file()))
     if len(layouts) > 1:
         warn(
             f"{source} has poses in {len(layouts)} layouts: those of {layouts[0]} are taken; for "
-            f"others give the file, {' or '.join(str(folder / name) for name in layouts[1:])}"
+            f"others give the file, "
+            + " or ".join(
+                str((model if name in _MODELS else folder) / name) for name in layouts[1:]
+            )
         )
     is_bop = has("scene_camera.json") or (
         wanted is None and any(folder.glob("*/scene_camera.json"))
@@ -107,6 +122,8 @@ def _load(
         posed = instant_ngp.load(folder / "transforms.json", split, factor, warn)
     elif has("poses_bounds.npy"):
         posed = llff.load(folder / "poses_bounds.npy", split, factor)
+    elif model is not None:
+        posed = colmap.load(model, split, factor, warn)
     elif is_bop:
         return bop_views.load(folder, split, factor, object_id, warn)
     elif source.suffix == ".json" and wanted is not None:
@@ -118,10 +135,25 @@ def _load(
     return posed, False
 
 
+def has_layout(source: Path) -> bool:
+    """Whether a source says poses in one of the layouts, right or wrong."""
+    if not source.is_dir():
+        return source.suffix == ".json" or source.name in (*_MODELS, "poses_bounds.npy")
+    names = (_PARTS[0], "transforms.json", "poses_bounds.npy", "scene_camera.json")
+    return (
+        any((source / name).is_file() for name in names)
+        or colmap.model_folder(source) is not None
+        or any(source.glob("*/scene_camera.json"))
+        or any(source.glob("*/*/scene_camera.json"))
+    )
+
+
 def _unknown(source: Path) -> str:
     splits = sorted({p.parent.parent.name for p in source.glob("*/*/scene_camera.json")})
-    return f"{source}: no known layout; looked for {_LOOKED_FOR}" + (
-        f"; give one of its folders of scenes: {', '.join(splits)}" if splits else ""
+    return f"{source}: no known layout; looked for {_LOOKED_FOR}; " + (
+        f"give one of its folders of scenes: {', '.join(splits)}"
+        if splits
+        else "of a folder of photos `pose-refiner field train` finds the poses itself"
     )
 
 

@@ -23,10 +23,13 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.hull import box_around_masks, box_before_cameras
 from pose_refiner_ros.datasets.posed_images.reading import split_indices
-from pose_refiner_ros.datasets.posed_images.transforms import Frame, load_frames, read_transforms
+from pose_refiner_ros.datasets.posed_images.transforms import (
+    Frame,
+    load_frames,
+    present_frames,
+    read_transforms,
+)
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
-
-_NAMED = 3  # pictures in a warning
 
 
 def load(path: Path, split: str, factor: int, warn: Callable[[str], None]) -> PosedImages:
@@ -62,22 +65,7 @@ def _near_far(frames: Sequence[Frame]) -> np.ndarray | None:
 
 def _sorted_frames(path: Path, warn: Callable[[str], None]) -> tuple[dict[str, Any], list[Frame]]:
     content, frames = read_transforms(path)
-    frames.sort(key=lambda frame: frame.name)
-    there = [frame for frame in frames if frame.picture.is_file()]
-    missing = [frame for frame in frames if not frame.picture.is_file()]
-    if len(missing) > len(there):
-        raise PosedImagesError(
-            f"picture {missing[0].picture} is missing, and so are {len(missing)} of the "
-            f"{len(frames)} of {path}: put them there or correct file_path"
-        )
-    if missing:
-        names = ", ".join(frame.name for frame in missing[:_NAMED])
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        warn(
-            f"{path}: {len(missing)} of {len(frames)} pictures are missing and left out: {names}"
-            f"{more}; if you did not delete them, put them there or correct file_path"
-        )
-    return content, there
+    return content, present_frames(sorted(frames, key=lambda frame: frame.name), path, warn)
 
 
 def _bounds(content: Mapping[str, Any], posed: PosedImages, path: Path) -> np.ndarray:

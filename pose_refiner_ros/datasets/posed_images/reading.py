@@ -14,6 +14,10 @@ from pose_refiner_ros.geometry import pose
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 SPLITS = ("train", "test", "all")
+_TURNED_BACK = {
+    cv2.ROTATE_90_CLOCKWISE: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    cv2.ROTATE_90_COUNTERCLOCKWISE: cv2.ROTATE_90_CLOCKWISE,
+}
 TEST_EVERY = 8  # where no file says which pictures are for testing; the first is one, as in LLFF
 
 
@@ -55,8 +59,11 @@ def read_picture(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), None
 
 
-def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+def read_mask(path: Path, size: tuple[int, int], picture: Path | None = None) -> np.ndarray:
     """(H, W) uint8, 255 = object, from a mask file of 0 and 255, of 0 and 1, or in between.
+
+    picture: that of the mask. Where its EXIF data say that it is shown turned by 90 degrees, and
+    the mask was made of what is shown, the mask is turned back.
 
     Raises:
         PosedImagesError: missing, unreadable, or of another size than its picture.
@@ -64,12 +71,26 @@ def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     mask = _decoded(path)
     if mask.ndim == 3:
         mask = mask[..., :3].max(-1)
+    if mask.shape != tuple(size) and mask.shape == tuple(size)[::-1] and picture is not None:
+        turn = shown_turned(picture)
+        if turn is not None:
+            mask = cv2.rotate(mask, _TURNED_BACK[turn])
     if mask.shape != tuple(size):
         raise PosedImagesError(
             f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]}, its picture "
             f"{size[1]}x{size[0]} (width x height)"
         )
     return mask * 255 if mask.max() == 1 else mask
+
+
+def shown_turned(picture: Path) -> int | None:
+    """By which of OpenCV's quarter turns a picture is shown, as its EXIF data ask; None if by
+    none."""
+    stored = _decoded(picture)
+    shown = cv2.imdecode(np.fromfile(picture, np.uint8), cv2.IMREAD_COLOR)
+    if stored.ndim != 3 or stored.shape[2] != 3 or shown.shape[:2] == stored.shape[:2]:
+        return None
+    return next((turn for turn in _TURNED_BACK if (cv2.rotate(stored, turn) == shown).all()), None)
 
 
 def mask_beside(picture: Path) -> Path | None:

@@ -38,10 +38,11 @@ from pose_refiner_ros.datasets.posed_images.views import (
 from pose_refiner_ros.geometry.camera import Camera, CameraError
 from pose_refiner_ros.geometry.pose import inverse
 
-_OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 _POLYNOMIALS = ("OPENCV", "RADIAL", "SIMPLE_RADIAL")
 _FISHEYE = "OPENCV_FISHEYE"
+_NAMED = 3  # pictures in a warning
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +85,29 @@ def read_transforms(path: Path, unposed: bool = False) -> tuple[dict[str, Any], 
     return content, [_frame(path, content, i, entry, unposed) for i, entry in enumerate(frames)]
 
 
+def present_frames(frames: Sequence[Frame], path: Path, warn: Callable[[str], None]) -> list[Frame]:
+    """Those frames whose picture is there; warn gets a line about the others.
+
+    Raises:
+        PosedImagesError: more than half are missing; `path`, the file of poses, is named.
+    """
+    there = [frame for frame in frames if frame.picture.is_file()]
+    missing = [frame for frame in frames if not frame.picture.is_file()]
+    if len(missing) > len(there):
+        raise PosedImagesError(
+            f"picture {missing[0].picture} is missing, and so are {len(missing)} of the "
+            f"{len(frames)} of {path}: put them there or correct file_path"
+        )
+    if missing:
+        names = ", ".join(frame.name for frame in missing[:_NAMED])
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        warn(
+            f"{path}: {len(missing)} of {len(frames)} pictures are missing and left out: {names}"
+            f"{more}; if you did not delete them, put them there or correct file_path"
+        )
+    return there
+
+
 def load_frames(frames: Sequence[Frame], factor: int = 1) -> PosedImages:
     """Pictures of frames, undistorted, in the units of the file; bounds are NaN.
 
@@ -108,7 +132,7 @@ def read_views(
         if mask is None and alpha is None:
             mask = mask_beside(frame.picture)
         if mask is not None:
-            alpha = read_mask(mask, image.shape[:2])
+            alpha = read_mask(mask, image.shape[:2], frame.picture)
         camera = camera_for(frame, image.shape[:2])
         weight = None
         if camera.is_distorted:
@@ -150,7 +174,7 @@ def _frame(path: Path, content: Mapping[str, Any], index: int, entry: Any, unpos
     camera_from_world = np.full((4, 4), np.nan)
     if not unposed or "transform_matrix" in entry:
         pose = rigid(entry.get("transform_matrix"), f"{path}, {name}")
-        camera_from_world = inverse(pose @ _OPENCV_FROM_OPENGL)
+        camera_from_world = inverse(pose @ OPENCV_FROM_OPENGL)
     mask = entry.get("mask_path")
     return Frame(
         name,

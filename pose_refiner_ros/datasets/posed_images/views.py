@@ -36,7 +36,7 @@ class View:
 
 @dataclass(eq=False)
 class PosedImages:
-    """Photos of one size without distortion, and where their cameras were.
+    """Photos in arrays of one size, without distortion, and where their cameras were.
 
     Attributes:
         names: of the pictures, for messages.
@@ -47,8 +47,9 @@ class PosedImages:
         bounds: (2, 3) float64, metres: lowest and highest corner of the box worth modelling, in
             the object's frame.
         near_far: (N, 2) metres along the camera's z; None where the source does not say.
-        weight: (N, H, W) bool, False = says nothing: hidden by something else, or beyond the
-            edge of the photo that was undistorted; None if every pixel counts.
+        weight: (N, H, W) bool, False = says nothing: hidden by something else, beyond the edge of
+            the photo that was undistorted, or below or right of a photo that is smaller than
+            others; None if every pixel counts.
     """
 
     names: list[str]
@@ -65,7 +66,7 @@ class PosedImages:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of every picture."""
+        """(height, width) of the arrays, in which every picture finds room."""
         return self.images.shape[1:3]
 
     @property
@@ -106,7 +107,7 @@ class PosedImages:
 
 
 def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
-    """Views one after the other into arrays that are allocated once.
+    """Views one after the other into arrays that grow only where a larger picture comes.
 
     Args:
         views: at most `count` of them; each is made smaller as it comes.
@@ -114,45 +115,47 @@ def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
 
     Returns:
         PosedImages with NaN for bounds; near_far None. Alpha that is 255 everywhere is None.
+        Pictures that are smaller than others lie in the top left corner, where their intrinsics
+        hold; the rest is without weight.
 
     Raises:
-        PosedImagesError: sizes differ, only some views have alpha, there is no view, or the factor
-            does not fit.
+        PosedImagesError: only some views have alpha, there is no view, or the factor does not fit.
     """
-    posed = None
-    n = 0
-    for view in views:
-        size, masked = view.image.shape[:2], view.alpha is not None
+    posed, sizes = None, []
+    for n, view in enumerate(views):
+        masked = view.alpha is not None
         if posed is None:
-            first, first_size, first_masked = view.name, size, masked
-            posed = _allocated(count, _divided(size, factor), masked)
-        elif size != first_size:
-            raise PosedImagesError(
-                f"pictures must have one size, but {first} is {_size(first_size)} and "
-                f"{view.name} {_size(size)} (width x height)"
-            )
+            first, first_masked = view.name, masked
+            posed = _allocated(count, _divided(view.image.shape[:2], factor), masked)
         elif masked != first_masked:
             with_mask, without = (first, view.name) if first_masked else (view.name, first)
             raise PosedImagesError(
                 f"{with_mask} has a mask or alpha, {without} none; give all pictures one or none"
             )
         view = _shrunk(view, int(factor))
+        height, width = view.image.shape[:2]
+        sizes.append((height, width))
+        if height > posed.size[0] or width > posed.size[1]:
+            _grow(posed, tuple(np.maximum(posed.size, (height, width))))
         posed.names.append(view.name)
-        posed.images[n] = view.image
+        posed.images[n, :height, :width] = view.image
         posed.intrinsics[n] = view.intrinsics
         posed.camera_from_object[n] = view.camera_from_object
         if masked:
-            posed.alpha[n] = view.alpha
+            posed.alpha[n, :height, :width] = view.alpha
         if view.weight is not None:
-            if posed.weight is None:
-                posed.weight = np.ones(posed.images.shape[:3], bool)
-            posed.weight[n] = view.weight
-        n += 1
+            _weight(posed)[n, :height, :width] = view.weight
     if posed is None:
         raise PosedImagesError("there are no pictures")
-    if n < count:
-        posed = posed.subset(range(n))
-    if posed.alpha is not None and posed.alpha.min() == 255:
+    if len(sizes) < count:
+        posed = posed.subset(range(len(sizes)))
+    opaque = True
+    for n, (height, width) in enumerate(sizes):
+        opaque = opaque and masked and posed.alpha[n, :height, :width].min() == 255
+        if (height, width) != posed.size:
+            weight = _weight(posed)[n]
+            weight[height:] = weight[:, width:] = False
+    if opaque:
         posed.alpha = None
     return posed
 
@@ -160,12 +163,28 @@ def stack(views: Iterable[View], count: int, factor: int = 1) -> PosedImages:
 def _allocated(count: int, size: tuple[int, int], masked: bool) -> PosedImages:
     return PosedImages(
         names=[],
-        images=np.empty((count, *size, 3), np.uint8),
-        alpha=np.empty((count, *size), np.uint8) if masked else None,
+        images=np.zeros((count, *size, 3), np.uint8),
+        alpha=np.zeros((count, *size), np.uint8) if masked else None,
         intrinsics=np.empty((count, 3, 3)),
         camera_from_object=np.empty((count, 4, 4)),
         bounds=np.full((2, 3), np.nan),
     )
+
+
+def _grow(posed: PosedImages, size: tuple[int, int]) -> None:
+    height, width = posed.size
+    for name, fill in (("images", 0), ("alpha", 0), ("weight", 1)):
+        old = getattr(posed, name)
+        if old is not None:
+            new = np.full((len(old), *size, *old.shape[3:]), fill, old.dtype)
+            new[:, :height, :width] = old
+            setattr(posed, name, new)
+
+
+def _weight(posed: PosedImages) -> np.ndarray:
+    if posed.weight is None:
+        posed.weight = np.ones(posed.images.shape[:3], bool)
+    return posed.weight
 
 
 def _divided(size: tuple[int, int], factor: int) -> tuple[int, int]:
