@@ -23,7 +23,7 @@ from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
-from pose_refiner_ros.refinement.field_features import FieldFeatures, NoFeatures
+from pose_refiner_ros.refinement.feature_matches import FieldFeatures, NoFeatures
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.occlusion import labels_behind

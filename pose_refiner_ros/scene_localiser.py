@@ -19,7 +19,7 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import inverse, skew, transform_problem
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.field_features import FieldFeatures, NoFeatures
+from pose_refiner_ros.refinement.feature_matches import FieldFeatures, NoFeatures
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
