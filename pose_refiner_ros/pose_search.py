@@ -23,7 +23,12 @@ from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
-from pose_refiner_ros.refinement.feature_matches import FieldFeatures, NoFeatures
+from pose_refiner_ros.refinement.feature_matches import (
+    FieldFeatures,
+    MatchedPose,
+    NoFeatures,
+    is_sure,
+)
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.occlusion import labels_behind
@@ -62,7 +67,7 @@ class Target:
     any; is_category: the mesh stands for a category and is not its own; starts: of these the first
     `given` come from outside; tracked: they are those of the frame before; due: a fresh look at all
     views is asked for; earlier, still: see `Frame`; by_features: nothing was known, so that starts
-    are by features of the photo, if any.
+    are by features of the photo, if any; sure: these tell which pose is right.
     """
 
     label: int
@@ -78,6 +83,7 @@ class Target:
     earlier: tuple[Sighting, ...] = ()
     still: bool = False
     by_features: bool = False
+    sure: bool = False
 
     def looking_again(self, number: int, seen: Observation) -> Target:
         """The same with another observation of a frame."""
@@ -117,8 +123,9 @@ class PoseSearch:
 
     def by_features(
         self, frames: Sequence[Frame], target: Target, settings: Settings
-    ) -> list[Hypothesis]:
-        """Poses from features of the photo with the largest mask, the likeliest first."""
+    ) -> list[MatchedPose]:
+        """Poses in the reference by features of the photo with the largest mask, the likeliest
+        first."""
         usable = settings.init != "views" and settings.search != "never"
         if not (usable and self._has_colours(target)):
             return []
@@ -127,9 +134,10 @@ class PoseSearch:
         if features is None:
             return []
         frame = frames[number]
-        poses = features.poses(frame.image, frame.camera, np.asarray(frame.masks) == seen.label)
-        where = seen.reference_from_camera
-        return [Hypothesis(target.name, pose if where is None else where @ pose) for pose in poses]
+        found = features.poses(frame.image, frame.camera, np.asarray(frame.masks) == seen.label)
+        if (where := seen.reference_from_camera) is None:
+            return found
+        return [MatchedPose(where @ one.camera_from_object, one.features) for one in found]
 
     def views(
         self, target: Target, settings: Settings, look_beyond: bool = True
@@ -185,8 +193,9 @@ class PoseSearch:
 
     def _begun(self, frames: Sequence[Frame], target: Target, settings: Settings) -> Target:
         """The same with starts by features, where they tell any."""
-        starts = tuple(self.by_features(frames, target, settings))
-        return replace(target, starts=starts, by_features=True)
+        found = self.by_features(frames, target, settings)
+        starts = tuple(Hypothesis(target.name, one.camera_from_object) for one in found)
+        return replace(target, starts=starts, by_features=True, sure=is_sure(found))
 
     def _guesses(
         self, frames: Sequence[Frame], target: Target, settings: Settings, look_beyond: bool
@@ -195,7 +204,10 @@ class PoseSearch:
         views = []
         if settings.init != "features" or not self._has_features(target):
             views = self.views(target, settings, look_beyond)
-        return views if target.by_features else views + self.by_features(frames, target, settings)
+        if target.by_features:  # they were tried
+            return views
+        found = self.by_features(frames, target, settings)
+        return views + [Hypothesis(target.name, one.camera_from_object) for one in found]
 
     def _has_features(self, target: Target) -> bool:
         return self._has_colours(target) and self.features(target.name) is not None
@@ -235,6 +247,8 @@ class PoseSearch:
     def _needs_views(self, target: Target, found: Sequence[Hypothesis], settings: Settings) -> bool:
         if target.is_category and found:  # the encoder knows more than the codebook
             return False
+        if target.sure and found and settings.search != "always":
+            return float(found[0].fits["silhouette"].iou) < settings.confirm_iou
         model = self.library[target.name]
         starts = [one.reference_from_object for one in target.starts]
         start = starts[0] if starts else None

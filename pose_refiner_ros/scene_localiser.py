@@ -127,7 +127,7 @@ class SceneLocaliser:
         """camera_from_scene (4, 4) each, or why there is none."""
         if isinstance(self.features, str):
             return [], self.features
-        poses = self.features.poses(image, camera)
+        poses = [one.camera_from_object for one in self.features.poses(image, camera)]
         return poses, "" if poses else "too few features of the photo are found again"
 
     def _refined(

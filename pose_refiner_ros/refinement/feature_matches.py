@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,11 +39,26 @@ POOLED, ALONE = 12, 6  # pictures, the most alike, whose matches go together, an
 ERROR = 3.0  # pixels
 ROUNDS, CONFIDENCE = 500, 0.999
 LEAST = 8  # features that agree on a pose
+BEHIND = 0.5  # of the features that agree on the best pose: poses with fewer are not worth trying
+SURE = 30  # features that agree on one pose alone, by chance or on another one, never
 HYPOTHESES = 6
 
 
 class NoFeatures(ValueError):
     """A field that features cannot be taken of, with the reason."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPose:
+    """camera_from_object (4, 4), and how many features of the photo agree on it."""
+
+    camera_from_object: np.ndarray
+    features: int
+
+
+def is_sure(found: Sequence[MatchedPose]) -> bool:
+    """Whether features alone tell which pose is right."""
+    return len(found) == 1 and found[0].features >= SURE
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +95,8 @@ class FieldFeatures:
 
     def poses(
         self, image: np.ndarray, camera: Camera, mask: np.ndarray | None = None
-    ) -> list[np.ndarray]:
-        """camera_from_object (4, 4) of a photo, the most likely first; [] where too few features
-        agree.
+    ) -> list[MatchedPose]:
+        """Poses that a photo may have, the likeliest first; [] where too few features agree.
 
         image: (H, W, 3) uint8 RGB; mask: (H, W) bool or 0/1, where the object is; None: anywhere.
         Poses are within a few degrees, or wrong: refine them. Raises CameraError for an image that
@@ -227,8 +241,8 @@ def _photo_features(
 
 def _agreeing(
     matches: list[tuple[np.ndarray, np.ndarray]], points: np.ndarray, rays: np.ndarray, error: float
-) -> list[np.ndarray]:
-    """Poses (4, 4) that matches agree on, those of the most features first.
+) -> list[MatchedPose]:
+    """Poses that matches agree on, those of the most features first.
 
     rays: (F, 2), x/z and y/z of the photo's features; error: of them in a right pose.
     """
@@ -255,9 +269,9 @@ def _agreeing(
     for one in found:
         count, agree, _ = one
         same = any(np.count_nonzero(agree & other) > 0.5 * agree.sum() for _, other, _ in chosen)
-        if count >= LEAST and not same:
+        if count >= max(LEAST, BEHIND * found[0][0]) and not same:
             chosen.append(one)
-    return [pose for _, _, pose in chosen[:HYPOTHESES]]
+    return [MatchedPose(pose, count) for count, _, pose in chosen[:HYPOTHESES]]
 
 
 def _by_ransac(points: np.ndarray, rays: np.ndarray, error: float) -> np.ndarray | None:
