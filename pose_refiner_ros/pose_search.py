@@ -287,7 +287,7 @@ class PoseSearch:
         """
         starts = []
         for i, target in enumerate(targets):
-            vouched_for = never or target.is_category or target.tracked
+            vouched_for = never or target.is_category or target.tracked or target.sure
             several = rivals_to_look_at(found[i], cut.get(i), vouched_for)
             seen, poses = target.observations[0], []
             for best in found[i][:several]:

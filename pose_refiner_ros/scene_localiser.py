@@ -19,7 +19,12 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import inverse, skew, transform_problem
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
-from pose_refiner_ros.refinement.feature_matches import FieldFeatures, NoFeatures
+from pose_refiner_ros.refinement.feature_matches import (
+    FieldFeatures,
+    MatchedPose,
+    NoFeatures,
+    is_sure,
+)
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
@@ -113,21 +118,25 @@ class SceneLocaliser:
             found = self._refined(seen, poses, tracked)
             if tracked or not found.lost:
                 return found
-        poses, why = self._by_features(image, camera)
-        if not poses:
+        matched, why = self._by_features(image, camera)
+        if not matched:
             if found is None:
                 raise LocalisationError(f"there is no start pose to find the camera from: {why}")
             return found
-        other = self._refined(seen, poses, restart=False)
+        poses = [one.camera_from_object for one in matched]
+        # so near that the last levels will do
+        other = self._refined(seen, poses, tracked=True) if is_sure(matched) else None
+        if other is None or other.lost:
+            other = self._refined(seen, poses, restart=False)
         if found is None or not other.lost or other.photo_rms < found.photo_rms:
             return other
         return found
 
-    def _by_features(self, image: np.ndarray, camera: Camera) -> tuple[list[np.ndarray], str]:
-        """camera_from_scene (4, 4) each, or why there is none."""
+    def _by_features(self, image: np.ndarray, camera: Camera) -> tuple[list[MatchedPose], str]:
+        """Poses camera_from_scene, or why there is none."""
         if isinstance(self.features, str):
             return [], self.features
-        poses = [one.camera_from_object for one in self.features.poses(image, camera)]
+        poses = self.features.poses(image, camera)
         return poses, "" if poses else "too few features of the photo are found again"
 
     def _refined(

@@ -39,7 +39,7 @@ POOLED, ALONE = 12, 6  # pictures, the most alike, whose matches go together, an
 ERROR = 3.0  # pixels
 ROUNDS, CONFIDENCE = 500, 0.999
 LEAST = 8  # features that agree on a pose
-BEHIND = 0.5  # of the features that agree on the best pose: poses with fewer are not worth trying
+BEHIND = 0.6  # of the features that agree on the best pose: poses with fewer are not worth trying
 SURE = 30  # features that agree on one pose alone, by chance or on another one, never
 HYPOTHESES = 6
 
@@ -255,6 +255,8 @@ def _agreeing(
     sets = [pooled] + [slice(*ends[i : i + 2]) for i in range(min(ALONE, len(matches)))]
     found = []
     for own in sets:
+        if any(agree[own].mean() > 0.5 for _, agree, _ in found):  # it would find that again
+            continue
         pose = _by_ransac(met_points[own], seen_rays[own], error)
         for _ in range(2):  # all matches that agree, whatever picture they are of
             if pose is None:
