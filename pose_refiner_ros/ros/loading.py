@@ -52,6 +52,7 @@ def load_scene(parameters):
         sampling=parameters.photo_sampling,
         photo_rays=parameters.photo_rays,
         exposure=parameters.photo_exposure,
+        init=parameters.init,
     )
     try:
         device = choose_device(parameters.device)
@@ -81,5 +82,6 @@ def default_pipeline(library, parameters):
         photo_rays=parameters.photo_rays,
         sampling=parameters.photo_sampling,
         exposure=parameters.photo_exposure,
+        init=parameters.init,
     )
     return Pipeline(library, settings, device, encoder)
