@@ -131,9 +131,10 @@ GROUPS = {
         Declaration("init", "auto",
             "Where an object begins of which nothing is known, if it has a radiance field and an "
             "image comes with its mask. features: what the image shows is found again in the field "
-            "(SIFT), which for this keeps the cameras of its training. views: views of its outline. "
-            "auto: features, and views where these lead nowhere. The camera in `scene_field` is "
-            "found by features without a start, or when it is lost, unless this is views.",
+            "(SIFT), which for this keeps the cameras of its training. views: views of its "
+            "outline. auto: features, and views where these lead nowhere. The camera in "
+            "`scene_field` is found by features without a start, or when it is lost, unless this "
+            "is views.",
             RELOAD, choices=CHOICES["init"]),
         Declaration("refinement", "solver",
             "How poses are refined. solver: the package's own, milliseconds an object. "
@@ -179,7 +180,7 @@ GROUPS = {
             ACTIVATE, pattern=TF_NAME),
         Declaration("scene_initial_pose", [0.0] * 7,
             "Where the camera (or scene_tf_child) begins in the scene: x y z in metres and a "
-            "quaternion x y z w. All zeros: not known; it waits for `initialpose`.",
+            "quaternion x y z w. All zeros: not known; `init` or `initialpose` tells.",
             ACTIVATE, length=7),
     ],
     "Outputs": [
