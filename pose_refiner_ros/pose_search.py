@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what is seen of objects to their refined poses: what is tried, and in which order.
 
-1. The starts: given ones, or the encoder's.
-2. All views of the codebook, where there is no start or none that fits (`needs_views`).
+1. The starts: given ones, or the encoder's; without any, those by features of the field.
+2. All views of the codebook, where there is no start or none that fits (`needs_views`), and
+   features beside them.
 3. What could be mistaken for what was found (`rivals_to_look_at`).
 4. Once more those that stand in front of another, whose masks hide nothing of them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +23,12 @@ from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
+from pose_refiner_ros.refinement.feature_matches import (
+    FieldFeatures,
+    MatchedPose,
+    NoFeatures,
+    is_sure,
+)
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.occlusion import labels_behind
@@ -34,6 +42,8 @@ from pose_refiner_ros.refinement.search import (
 )
 from pose_refiner_ros.refinement.sighting import Sighting
 from pose_refiner_ros.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # With a field the image tells views apart that silhouettes do not: more are followed, for it to
 # choose from. A cube has 24.
@@ -56,7 +66,8 @@ class Target:
     seen: (number of a frame, what it shows), the largest mask first. estimate: the encoder's, if
     any; is_category: the mesh stands for a category and is not its own; starts: of these the first
     `given` come from outside; tracked: they are those of the frame before; due: a fresh look at all
-    views is asked for; earlier, still: see `Frame`.
+    views is asked for; earlier, still: see `Frame`; by_features: nothing was known, so that starts
+    are by features of the photo, if any; sure: these tell which pose is right.
     """
 
     label: int
@@ -71,6 +82,8 @@ class Target:
     due: bool
     earlier: tuple[Sighting, ...] = ()
     still: bool = False
+    by_features: bool = False
+    sure: bool = False
 
     def looking_again(self, number: int, seen: Observation) -> Target:
         """The same with another observation of a frame."""
@@ -83,17 +96,48 @@ class Target:
 
 
 class PoseSearch:
-    """Finds the poses of objects by a refiner. Codebooks are made when an object is first met."""
+    """Finds the poses of objects by a refiner. Codebooks are made, and features are taken, when
+    they are first needed."""
 
     def __init__(self, library: Mapping[str, ObjectModel], refiner: Refiner) -> None:
         self.library, self.refiner = library, refiner
         self._codebooks: dict[str, ViewCodebook] = {}
+        self._features: dict[str, FieldFeatures | None] = {}
 
     def codebook(self, name: str) -> ViewCodebook:
         """The views of an object."""
         if name not in self._codebooks:
             self._codebooks[name] = ViewCodebook(self.library[name])
         return self._codebooks[name]
+
+    def features(self, name: str) -> FieldFeatures | None:
+        """Those of an object's field, where it has one that they can be taken of."""
+        if name not in self._features:
+            field, self._features[name] = self.library[name].field, None
+            try:
+                if field is not None:
+                    self._features[name] = FieldFeatures.of(field)
+            except NoFeatures as error:
+                log.warning("%s is searched for by its views alone: %s", name, error)
+        return self._features[name]
+
+    def by_features(
+        self, frames: Sequence[Frame], target: Target, settings: Settings
+    ) -> list[MatchedPose]:
+        """Poses in the reference by features of the photo with the largest mask, the likeliest
+        first."""
+        usable = settings.init != "views" and settings.search != "never"
+        if not (usable and self._has_colours(target)):
+            return []
+        number, seen = next(own for own in target.seen if own[1].colours is not None)
+        features = self.features(target.name)
+        if features is None:
+            return []
+        frame = frames[number]
+        found = features.poses(frame.image, frame.camera, np.asarray(frame.masks) == seen.label)
+        if (where := seen.reference_from_camera) is None:
+            return found
+        return [MatchedPose(where @ one.camera_from_object, one.features) for one in found]
 
     def views(
         self, target: Target, settings: Settings, look_beyond: bool = True
@@ -123,6 +167,9 @@ class PoseSearch:
 
     def find(self, frames: Sequence[Frame], targets: Sequence[Target], settings: Settings) -> Found:
         """The refined hypotheses of each object of frames that belong together."""
+        targets = [
+            target if target.starts else self._begun(frames, target, settings) for target in targets
+        ]
         starts = [self._at_measured_distance(target) for target in targets]
         found = self._refine(targets, starts, settings.keep)
         for i, target in enumerate(targets):
@@ -133,7 +180,7 @@ class PoseSearch:
         cut = {i: self._is_worth_looking_beyond(targets[i], found[i], settings) for i in again}
         views = self.refiner.refine(
             [targets[i].observations for i in again],
-            [self.views(targets[i], settings, cut[i]) for i in again],
+            [self._guesses(frames, targets[i], settings, cut[i]) for i in again],
             [max(settings.keep, self._keep(targets[i], cut[i])) for i in again],
             restart=[not cut[i] for i in again],
             given=False,
@@ -143,6 +190,27 @@ class PoseSearch:
         self._add_rivals(targets, found, cut, settings.search == "never")
         self._clear_of_what_is_behind(frames, targets, found, settings.keep)
         return found
+
+    def _begun(self, frames: Sequence[Frame], target: Target, settings: Settings) -> Target:
+        """The same with starts by features, where they tell any."""
+        found = self.by_features(frames, target, settings)
+        starts = tuple(Hypothesis(target.name, one.camera_from_object) for one in found)
+        return replace(target, starts=starts, by_features=True, sure=is_sure(found))
+
+    def _guesses(
+        self, frames: Sequence[Frame], target: Target, settings: Settings, look_beyond: bool
+    ) -> list[Hypothesis]:
+        """What is tried where the starts fit badly."""
+        views = []
+        if settings.init != "features" or not self._has_features(target):
+            views = self.views(target, settings, look_beyond)
+        if target.by_features:  # they were tried
+            return views
+        found = self.by_features(frames, target, settings)
+        return views + [Hypothesis(target.name, one.camera_from_object) for one in found]
+
+    def _has_features(self, target: Target) -> bool:
+        return self._has_colours(target) and self.features(target.name) is not None
 
     def _at_measured_distance(self, target: Target) -> Sequence[Hypothesis]:
         """Its starts, where they are by the points that were measured on it."""
@@ -173,14 +241,20 @@ class PoseSearch:
             keep,
             [target.tracked for target in targets],
             # a mesh that stands for a category never fits well enough to leave it at that
-            [not target.tracked and not target.is_category for target in targets],
+            [not (one.tracked or one.is_category or one.by_features) for one in targets],
         )
 
     def _needs_views(self, target: Target, found: Sequence[Hypothesis], settings: Settings) -> bool:
         if target.is_category and found:  # the encoder knows more than the codebook
             return False
-        start = target.starts[0].reference_from_object if target.starts else None
+        if target.sure and found and settings.search != "always":
+            return float(found[0].fits["silhouette"].iou) < settings.confirm_iou
         model = self.library[target.name]
+        starts = [one.reference_from_object for one in target.starts]
+        start = starts[0] if starts else None
+        if target.by_features and found and starts:  # any of them may be right
+            best = found[0].reference_from_object
+            start = min(starts, key=lambda s: model.symmetries.reduced_rotation_error(best, s))
         return needs_views(
             found, target.observations, start, model, settings, target.tracked, target.due
         )
@@ -213,7 +287,7 @@ class PoseSearch:
         """
         starts = []
         for i, target in enumerate(targets):
-            vouched_for = never or target.is_category or target.tracked
+            vouched_for = never or target.is_category or target.tracked or target.sure
             several = rivals_to_look_at(found[i], cut.get(i), vouched_for)
             seen, poses = target.observations[0], []
             for best in found[i][:several]:

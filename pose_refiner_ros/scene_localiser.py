@@ -2,13 +2,15 @@
 """Where a camera is in a scene that has a radiance field, from its photos alone (iNeRF, 2021).
 
 The refinement needs a start: where the camera was a moment ago, or where someone says it is, near
-enough that it would see much the same part of the scene.
+enough that it would see much the same part of the scene. Where there is none, or it leads nowhere,
+features of the photo are found again in the field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +19,14 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import inverse, skew, transform_problem
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.refinement.feature_matches import (
+    FieldFeatures,
+    MatchedPose,
+    NoFeatures,
+    is_sure,
+)
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
-from pose_refiner_ros.refinement.observation import observe_image
+from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import WRONG_COLOURS, contradicts, correlation
 from pose_refiner_ros.settings import Settings
@@ -50,9 +58,11 @@ class CameraPose:
 
 
 class SceneLocaliser:
-    """Finds cameras in one scene. settings: rays, their sampling, exposure.
+    """Finds cameras in one scene. settings: rays, their sampling, exposure, and whether features
+    are used (`init`).
 
-    Raises LocalisationError for a field that is no grid. Kernels compile at the first use.
+    Raises LocalisationError for a field that is no grid. Kernels compile at the first use, and
+    features of the field are taken then, once, where it is lost or has no start: `warm_up`.
     """
 
     def __init__(
@@ -64,26 +74,81 @@ class SceneLocaliser:
                 "`pose-refiner field train --kind grid`"
             )
         self.field = field
+        self.settings = settings or Settings()
+        self._device = device
         self._refiner = Refiner([field_model(NAME, field)], device, 16, settings)
+
+    @cached_property
+    def features(self) -> FieldFeatures | str:
+        """Those of the scene, or why there are none."""
+        if self.settings.init == "views":
+            return "init is 'views', and a scene has none"
+        try:
+            return FieldFeatures.of(self.field.to(self._device))
+        except NoFeatures as error:
+            return str(error)
+
+    def warm_up(self) -> None:
+        """Compile the kernels and take the features, which no photo should have to wait for."""
+        camera = Camera(np.array([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]]), (64, 64))
+        middle = np.eye(4)
+        middle[:3, 3] = self.field.bounds.mean(axis=0)
+        self.locate(np.zeros((64, 64, 3), np.uint8), camera, [middle])
+        _ = self.features
 
     def locate(
         self,
         image: np.ndarray,
         camera: Camera,
-        starts: Sequence[np.ndarray],
+        starts: Sequence[np.ndarray] = (),
         tracked: bool = False,
     ) -> CameraPose:
-        """The best pose that is reached from the starts, scene_from_camera (4, 4) each.
+        """The best pose that is reached from the starts, scene_from_camera (4, 4) each; from
+        features where there is none, or where it would be lost.
 
         image: (H, W, 3) uint8 RGB; tracked: the starts are those of the photo before, so that a few
-        iterations will do. Raises LocalisationError without a start or for one that is no pose,
-        CameraError and ObservationError for a photo that is of no use.
+        iterations will do, and nothing else is tried. Raises LocalisationError for a start that is
+        no pose, and without a start where features do not tell one; CameraError and
+        ObservationError for a photo that is of no use.
         """
-        if not len(starts):
-            raise LocalisationError("there is no start pose to find the camera from")
         seen = observe_image(image, camera)
-        hypotheses = [Hypothesis(NAME, inverse(checked_pose(pose))) for pose in starts]
-        (found,) = self._refiner.refine([[seen]], [hypotheses], 1, tracked)
+        found = None
+        if len(starts):
+            poses = [inverse(checked_pose(pose)) for pose in starts]
+            found = self._refined(seen, poses, tracked)
+            if tracked or not found.lost:
+                return found
+        matched, why = self._by_features(image, camera)
+        if not matched:
+            if found is None:
+                raise LocalisationError(f"there is no start pose to find the camera from: {why}")
+            return found
+        poses = [one.camera_from_object for one in matched]
+        # so near that the last levels will do
+        other = self._refined(seen, poses, tracked=True) if is_sure(matched) else None
+        if other is None or other.lost:
+            other = self._refined(seen, poses, restart=False)
+        if found is None or not other.lost or other.photo_rms < found.photo_rms:
+            return other
+        return found
+
+    def _by_features(self, image: np.ndarray, camera: Camera) -> tuple[list[MatchedPose], str]:
+        """Poses camera_from_scene, or why there is none."""
+        if isinstance(self.features, str):
+            return [], self.features
+        poses = self.features.poses(image, camera)
+        return poses, "" if poses else "too few features of the photo are found again"
+
+    def _refined(
+        self,
+        seen: Observation,
+        poses: Sequence[np.ndarray],
+        tracked: bool = False,
+        restart: bool = True,
+    ) -> CameraPose:
+        """The best pose that is reached from poses, camera_from_scene."""
+        hypotheses = [Hypothesis(NAME, pose) for pose in poses]
+        (found,) = self._refiner.refine([[seen]], [hypotheses], 1, tracked, restart)
         if not found:
             raise LocalisationError(
                 "no start pose leads anywhere: none shows anything of the scene"

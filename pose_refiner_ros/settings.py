@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CHOICES = {
+    "init": ("auto", "features", "views"),
     "search": ("auto", "always", "never"),
     "refinement": ("solver", "gradient_pose", "gradient_encoder", "none"),
     "photometric": ("auto", "never"),
@@ -19,7 +20,10 @@ class Settings:
     """What a user may tune.
 
     hypotheses: views of the codebook that are refined for an object without a usable start pose;
-    keep: of those, how many different ones are followed to the end; search: auto (where the
+    keep: of those, how many different ones are followed to the end; init: where objects without a
+    start begin that have a radiance field and come with a photo: features (what the photo shows is
+    found again in the field, see `FieldFeatures`), views of the codebook, or auto: features, and
+    views where they lead nowhere; a scene has features alone. search: auto (where the
     given poses are missing or fit badly), always or never; accept_iou: overlap from which the
     result of a given pose is taken without a search; confirm_iou: the same for one that hardly
     moved; batch: most poses refined at once. refinement: solver (the package's own), or the
@@ -34,6 +38,7 @@ class Settings:
 
     hypotheses: int = 16
     keep: int = 4
+    init: str = "auto"
     search: str = "auto"
     accept_iou: float = 0.97
     confirm_iou: float = 0.8

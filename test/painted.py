@@ -56,6 +56,25 @@ def painted_room(half=(1.6, 1.2, 0.9), voxel=0.04, seed=0) -> GridField:
     return GridField.from_nodes(occupied, values, np.array([a[0] for a in axes]), voxel)
 
 
+def tiled(field: GridField, side: int = 3, seed=0) -> GridField:
+    """The same, painted with tiles of one colour each, whose edges are `side` nodes long: much for
+    features to be found on."""
+    tile = np.argwhere(field.links) // side @ np.array([1, 211, 211 * 199]) % 997
+    values = field.values[1:].copy()
+    values[:, 1:4] = np.random.default_rng(seed).uniform(0.05, 0.95, (997, 3))[tile]
+    return GridField.from_nodes(field.links != 0, values, field.origin, field.voxel)
+
+
+def cameras_record(camera: Camera, camera_from_object: np.ndarray) -> dict:
+    """What a training notes of its cameras; (N, 4, 4)."""
+    pinhole = camera.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
+    return {
+        "size": list(camera.size),
+        "pinholes": [pinhole] * len(camera_from_object),
+        "camera_from_object": np.asarray(camera_from_object)[:, :3].tolist(),
+    }
+
+
 def photo(field: GridField, pose: np.ndarray, camera: Camera, background=(0.4, 0.5, 0.4)):
     """(H, W, 3) uint8 and the mask (H, W) uint8 0/1 of a field seen by a pinhole camera."""
     seen = render_picture(field, camera.intrinsics.copy(), pose, camera.size)

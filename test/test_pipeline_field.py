@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from painted import painted_block, photo
+from painted import cameras_record, painted_block, photo, tiled
+from posed_scene import orbit
 from shapes import (
     angle_deg,
     box,
@@ -27,6 +28,7 @@ from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Pipeline
 from pose_refiner_ros.refinement.codebook import ViewCodebook
+from pose_refiner_ros.refinement.feature_matches import FieldFeatures
 from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
 from pose_refiner_ros.refinement.search import WRONG_COLOURS
 from pose_refiner_ros.settings import CHOICES, Settings
@@ -222,6 +224,56 @@ def test_objects_without_a_field_are_what_they_were(pipeline, caplog):
     np.testing.assert_allclose(beside.camera_from_object, alone.camera_from_object, atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def tiled_pipeline(own_cache):
+    """Of a cube with tiles on all sides, seen in its training from all around."""
+    cube = tiled(CUBE, side=5)
+    cube.record["cameras"] = cameras_record(CAMERA, orbit(16, 0.6))
+    mesh = field_mesh(cube)
+    cube = model("cube", mesh, silhouette_mesh=simplify_for_silhouette(mesh), field=cube)
+    return Pipeline({"cube": cube}, SETTINGS, "cpu")
+
+
+@pytest.mark.parametrize("init", ["auto", "features"])
+def test_features_begin_what_has_no_start(tiled_pipeline, init, monkeypatch):
+    def no_views(*args):
+        raise AssertionError("the views are not needed")
+
+    monkeypatch.setattr(ViewCodebook, "match", no_views)
+    tiled_pipeline.settings = replace(SETTINGS, init=init)
+    image, mask = photo(tiled_pipeline.library["cube"].field, TRUTH, CAMERA)
+    (found,) = tiled_pipeline.process(Frame(mask, CAMERA, {1: "cube"}, image=image))
+    assert found.quality == "good"
+    assert angle_deg(found.camera_from_object, TRUTH) < 1.0
+    wrong = {1: [TRUTH @ OTHER_CUBE]}
+    if init == "features":
+        (found,) = tiled_pipeline.process(Frame(mask, CAMERA, {1: "cube"}, wrong, image))
+        assert angle_deg(found.camera_from_object, TRUTH) < 1.0
+
+
+def test_features_are_told_in_the_reference(tiled_pipeline):
+    tiled_pipeline.settings = replace(SETTINGS, init="features")
+    image, mask = photo(tiled_pipeline.library["cube"].field, TRUTH, CAMERA)
+    where = pose((0.3, -0.5, 0.1), (0.5, 0.2, 0.1))
+    frame = Frame(mask, CAMERA, {1: "cube"}, image=image, reference_from_camera=where)
+    (found,) = tiled_pipeline.process(frame)
+    assert angle_deg(found.camera_from_object, where @ TRUTH) < 1.0
+
+
+def test_features_are_left_alone(tiled_pipeline, monkeypatch):
+    def no_features(*args):
+        raise AssertionError("features are not to be looked for")
+
+    monkeypatch.setattr(FieldFeatures, "poses", no_features)
+    image, mask = photo(tiled_pipeline.library["cube"].field, TRUTH, CAMERA)
+    frame = Frame(mask, CAMERA, {1: "cube"}, image=image)
+    tiled_pipeline.settings = replace(SETTINGS, init="views")
+    (found,) = tiled_pipeline.process(frame)
+    assert angle_deg(found.camera_from_object, TRUTH) < 1.0
+    tiled_pipeline.settings = replace(SETTINGS, search="never")
+    assert tiled_pipeline.process(frame, Reports()) == []
+
+
 def test_objects_without_a_field_need_nothing_of_fields(own_cache):
     """What fields are made and rendered with takes long to import."""
     run = """
@@ -245,7 +297,8 @@ assert not found, found
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("photometric", "yes"), ("sampling", "grid"), ("photo_rays", 0)]
+    ("name", "value"),
+    [("photometric", "yes"), ("init", "sift"), ("sampling", "grid"), ("photo_rays", 0)],
 )
 def test_bad_settings(name, value):
     with pytest.raises(ValueError, match=name):

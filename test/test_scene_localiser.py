@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from painted import painted_room, photo
+from painted import cameras_record, painted_room, photo, tiled
 from scipy.spatial.transform import Rotation
 from shapes import angle_deg, random_turn, shift_between, turned
 
@@ -95,6 +95,44 @@ def test_tracker_that_is_told_nonsense_finds_it_where_it_was(localiser):
 def follow_from(tracker, told, truth):
     tracker.begin_at(told)
     return tracker.follow(seen_from(truth), CAMERA)
+
+
+@pytest.fixture(scope="module")
+def with_features(tmp_path_factory):
+    """Of a room with tiles, whose photos were taken in twelve directions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POSE_REFINER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        room = tiled(painted_room())
+        views = [stand(0.4 * np.cos(a), 0.4 * np.sin(a), 0.0, a) for a in np.arange(0, 6.2, 0.52)]
+        room.record["cameras"] = cameras_record(CAMERA, np.linalg.inv(views))
+        localiser = SceneLocaliser(room, Settings(photo_rays=512))
+        localiser.warm_up()
+        yield localiser
+
+
+def test_features_find_the_camera_without_a_start(with_features):
+    truth = stand(0.1, 0.25, 0.05, 2.3)
+    image, _ = photo(with_features.field, np.linalg.inv(truth), CAMERA)
+    for starts in ([], [stand(heading=2.3 + np.pi)]):
+        found = with_features.locate(image, CAMERA, starts)
+        assert not found.lost
+        assert angle_deg(found.scene_from_camera, truth) < 0.5
+        assert shift_between(found.scene_from_camera, truth) < 0.02
+    tracker = SceneTracker(with_features)
+    assert not tracker.follow(image, CAMERA).lost
+    noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
+    assert tracker.follow(noise, CAMERA).lost
+    with pytest.raises(LocalisationError, match="too few features of the photo"):
+        with_features.locate(noise, CAMERA)
+
+
+def test_features_that_are_not_wanted_or_not_there(localiser, with_features):
+    image = seen_from(stand())
+    with pytest.raises(LocalisationError, match=r"no start pose.*train it anew"):
+        localiser.locate(image, CAMERA)
+    without = SceneLocaliser(with_features.field, Settings(init="views"))
+    with pytest.raises(LocalisationError, match=r"no start pose.*init is 'views'"):
+        without.locate(image, CAMERA)
 
 
 def test_other_light(localiser):

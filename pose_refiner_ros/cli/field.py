@@ -280,6 +280,8 @@ def info(
             "background": None if background is None else background.tolist(),
             **field.record,
         }
+        if "cameras" in field.record:  # too many to read
+            content["cameras"] = len(field.record["cameras"]["pinholes"])
     console.print(readable_json(content), markup=False, soft_wrap=True)
 
 

@@ -52,6 +52,7 @@ MLP_RAYS = {"small": 512, "paper": 1024}
 BATCH_SIZES = (1, 4, 12, 40, 100)
 MOST_ON_CPU = 40
 EXAMPLES = 3
+PHOTOGRAPHED = ("source", "view", "cameras")  # of a field's record, not to be told
 
 TARGETS: tuple[Target, ...] = (
     ("fast: under 5°", "methods.fast.share_5deg", 0.95, True, 0.71),
@@ -220,7 +221,7 @@ def _described(field: RadianceField) -> dict[str, Any]:
         "kind": field.kind,
         "settings": _as_json(settings),
         "bounds": np.asarray(field.bounds).tolist(),
-        "record": {k: v for k, v in field.record.items() if k not in ("source", "view")},
+        "record": {k: v for k, v in field.record.items() if k not in PHOTOGRAPHED},
     }
 
 

@@ -42,11 +42,8 @@ def load(parameters, pipeline_factory=None):
 
 def load_scene(parameters):
     """A SceneTracker for the field that scene_field names, ready to run. Raises LoadError."""
-    import numpy as np
-
     from pose_refiner_ros.fields.field import FieldError
     from pose_refiner_ros.fields.field_file import load_field
-    from pose_refiner_ros.geometry.camera import Camera
     from pose_refiner_ros.pipeline import choose_device
     from pose_refiner_ros.scene_localiser import LocalisationError, SceneLocaliser, SceneTracker
     from pose_refiner_ros.settings import Settings
@@ -55,17 +52,14 @@ def load_scene(parameters):
         sampling=parameters.photo_sampling,
         photo_rays=parameters.photo_rays,
         exposure=parameters.photo_exposure,
+        init=parameters.init,
     )
     try:
         device = choose_device(parameters.device)
         localiser = SceneLocaliser(load_field(parameters.scene_field), settings, device)
     except (FieldError, LocalisationError) as error:
         raise LoadError(f"scene_field cannot be used: {error}") from None
-    camera = Camera(np.array([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]]), (64, 64))
-    middle = np.eye(4)
-    middle[:3, 3] = localiser.field.bounds.mean(axis=0)
-    # compiles the kernels, which no image should have to wait for
-    localiser.locate(np.zeros((64, 64, 3), np.uint8), camera, [middle])
+    localiser.warm_up()
     return SceneTracker(localiser)
 
 
@@ -88,5 +82,6 @@ def default_pipeline(library, parameters):
         photo_rays=parameters.photo_rays,
         sampling=parameters.photo_sampling,
         exposure=parameters.photo_exposure,
+        init=parameters.init,
     )
     return Pipeline(library, settings, device, encoder)

@@ -128,6 +128,14 @@ GROUPS = {
             "When to try poses beside the given ones (last frame, `initial_poses`). auto: where "
             "there is none or it fits badly. always: slower, never caught in a wrong pose. never: "
             "only objects with a given pose are found.", choices=CHOICES["search"]),
+        Declaration("init", "auto",
+            "Where an object begins of which nothing is known, if it has a radiance field and an "
+            "image comes with its mask. features: what the image shows is found again in the field "
+            "(SIFT), which for this keeps the cameras of its training. views: views of its "
+            "outline. auto: features, and views where these lead nowhere. The camera in "
+            "`scene_field` is found by features without a start, or when it is lost, unless this "
+            "is views.",
+            RELOAD, choices=CHOICES["init"]),
         Declaration("refinement", "solver",
             "How poses are refined. solver: the package's own, milliseconds an object. "
             "gradient_pose and gradient_encoder: the procedures of Palazzi et al., 30 steps of "
@@ -172,7 +180,7 @@ GROUPS = {
             ACTIVATE, pattern=TF_NAME),
         Declaration("scene_initial_pose", [0.0] * 7,
             "Where the camera (or scene_tf_child) begins in the scene: x y z in metres and a "
-            "quaternion x y z w. All zeros: not known; it waits for `initialpose`.",
+            "quaternion x y z w. All zeros: not known; `init` or `initialpose` tells.",
             ACTIVATE, length=7),
     ],
     "Outputs": [
