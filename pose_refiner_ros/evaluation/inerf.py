@@ -52,11 +52,10 @@ FULL = InerfCounts()
 QUICK = InerfCounts(
     views=4, starts=2, adam_views=2, adam_starts=1, steps=20, mlp_runs=2, mlp_steps=4,
     mlp_training=20, half_turn_starts=1, light_starts=1, light_adam_runs=1, batch_repeats=1,
-    most_at_once=4, basin_starts=1, table1_photos=16, table1_factor=8, table1_steps=30,
-    table1_rays=2048,
+    most_at_once=4, table1_photos=16, table1_factor=8, table1_steps=30, table1_rays=2048,
 )  # fmt: skip
-FULL_SCENE = InerfCounts(views=5, basin_starts=5, table1_factor=4, table1_steps=400)
-QUICK_SCENE = replace(QUICK, views=1, adam_views=1, table1_steps=20)
+FULL_SCENE = InerfCounts(views=5, light_adam_runs=3, table1_factor=4, table1_steps=400)
+QUICK_SCENE = replace(QUICK, views=1, adam_views=1, steps=5, table1_steps=20)
 MLP_RAYS = {"small": 512, "paper": 1024}
 BATCH_SIZES = (1, 4, 12, 40, 100)
 MOST_ON_CPU = 40
@@ -112,10 +111,10 @@ def run_inerf(
 ) -> dict[str, Any]:
     """Measure everything; write inerf.json, inerf.md and the plots into a folder.
 
-    field: a grid; mlp: a network, trained here for a moment if not given. counts: those of
-    a full run, or with `quick` of one that only shows that all works. only: names of blocks to run; the others are those of the inerf.json
-    that is there, if one is. Of a scene the files are called inerf_NAME, after its folder. Raises
-    EvaluationError.
+    field: a grid; mlp: a network, trained here for a moment if not given. counts: those of a full
+    run if not given, or with `quick` of one that only shows that all works. only: names of blocks
+    to run; the others are those of the inerf.json that is there, if one is. Of a scene the files
+    are called inerf_NAME, after its folder. Raises EvaluationError.
     """
     out, data = Path(out), Path(data)
     if mlp is not None and mlp.kind != "mlp":

@@ -62,8 +62,8 @@ def basin(tools: Tools) -> dict[str, Any]:
     """How far off starts may be: cameras turned by exactly so much about random axes, and moved as
     in the protocol. Of each angle how many are found, how many are not and are said to be lost, and
     how many are wrong although they are not said to be."""
-    count, rows = tools.counts.basin_starts, []
-    views = range(min(tools.counts.views, len(tools.protocol.images)))
+    count, rows = tools.counts.adam_starts, []
+    views = range(min(tools.counts.adam_views, len(tools.protocol.images)))
     for angle in tools.each("Basin", BASIN):
         runs = []
         for view in views:

@@ -42,9 +42,9 @@ WHITE = (1.0, 1.0, 1.0)
 class InerfCounts(Counts):
     """How much of everything. Photos and starts of each, and steps of Adam.
 
-    adam_views, adam_starts: of the runs that both methods do, and of each cell of Fig. 6.
-    basin_starts: of each photo and angle. mlp_training: steps, where no network is given. table1:
-    photos of Table I, by what they are made smaller, and the training of its fields.
+    adam_views, adam_starts: of the runs that both methods do, of each cell of Fig. 6, and of each
+    angle of the basin. mlp_training: steps, where no network is given. table1: photos of Table I,
+    by what they are made smaller, and the training of its fields.
     """
 
     views: int = 8
@@ -57,7 +57,6 @@ class InerfCounts(Counts):
     mlp_training: int = 1000
     half_turn_starts: int = 5
     hypotheses: int = 12
-    basin_starts: int = 10
     light_starts: int = 2
     light_adam_runs: int = 5
     batch_repeats: int = 5

@@ -28,7 +28,7 @@ from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import rotation_angle
+from pose_refiner_ros.geometry.pose import about, rotation_angle
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
@@ -39,7 +39,7 @@ SLACK = 1.5
 SIGMA = np.radians(3.0)  # of a covariance that counts errors alike over a third of the image
 HYPOTHESES = 32
 # A pose is another one, and not the same found twice, if it differs by more than this: turned, or
-# moved by that share of the field's diameter.
+# moved by that share of the field's diameter, of a scene by that of its cameras' room.
 OTHER_ANGLE = np.radians(15.0)
 OTHER_SHIFT = 0.25
 # Found, of photos whose poses are known.
@@ -230,8 +230,9 @@ def held_out(count: int) -> np.ndarray:
 class PoseSearch:
     """Finds the poses of photos in a field.
 
-    middle: (3,) of what the field holds; diameter: metres. Raises FieldError for a field that is no
-    grid.
+    middle: (3,) of what the field holds; diameter: metres. Of a scene without an end they are those
+    of the cube that its cameras stand in, so that it is cameras that poses are compared by. Raises
+    FieldError for a field that is no grid.
     """
 
     def __init__(
@@ -245,8 +246,11 @@ class PoseSearch:
         self._refiner = Refiner([field_model(_NAME, field)], device)
         # of photos without alpha: a field may have learned it
         self._background = field.background if background is None else background
-        self.diameter = field.diameter
-        self.middle = field.occupied_bounds.mean(axis=0)
+        self._is_scene = field.contraction is not None
+        if field.contraction is not None:
+            self.middle, self.diameter = np.array(field.contraction.middle), field.contraction.half
+        else:
+            self.middle, self.diameter = field.occupied_bounds.mean(axis=0), field.diameter
 
     def find(self, view: View, starts: Sequence[np.ndarray]) -> Estimate:
         """The pose of a photo from poses (4, 4) anywhere."""
@@ -288,11 +292,13 @@ class PoseSearch:
         )
 
     def _sigma(self, found: Hypothesis) -> float:
-        variance = np.diag(found.covariance)
+        T = found.reference_from_object
+        variance = np.diag(about(T[:3, :3] @ self.middle, found.covariance))
         if not np.isfinite(variance).all():
             return np.pi
-        T = found.reference_from_object
         distance = np.linalg.norm(T[:3, :3] @ self.middle + T[:3, 3])
+        if self._is_scene:  # a camera in the middle is not the less certain
+            distance = max(distance, self.diameter)
         return float(np.sqrt(max(variance[3:].sum(), variance[:3].sum() / distance**2)))
 
 
