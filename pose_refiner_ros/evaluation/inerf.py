@@ -123,6 +123,10 @@ def run_inerf(
     posed, scene = load_posed_images(data, "test", scale), None
     described = _described(field)
     if is_scene(posed, field):
+        if mlp is not None:
+            raise EvaluationError(
+                "--mlp-field is for objects, and these photos are of a scene: leave it out"
+            )
         scene = SceneFrame.of(data, scale)
         posed, field = scene.photos(posed), scene.field(field)
     if counts is None:

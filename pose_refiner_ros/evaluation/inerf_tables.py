@@ -152,12 +152,19 @@ OBJECT_TEXT = (
 
 def scene_text(report: dict[str, Any]) -> str:
     scale = report["scene"]["scale"]
+    unit = (
+        "NeRF's loader, which is the paper's: here "
+        f"{1.0 / scale:.3g} units of the field, so that the nearest depth of any photo is 4/3"
+    )
+    if scale == 1.0:
+        unit = (
+            "the field, since the photos' file says no depths from which the paper's would follow"
+        )
     return (
         "Cameras start turned in their places by up to 40° about a random axis and moved by up to "
         "0.1 along each. Share of poses whose rotation is less than 5° off, whose camera is less "
         "than 0.05 off, and both; medians; mean time of a pose. Lengths are in the unit of "
-        f"NeRF's loader, which is the paper's: here {1.0 / scale:.3g} units of the field, so that "
-        "the nearest depth of any photo is 4/3; none of them are metres. (In the JSON file keys "
+        f"{unit}; none of them need be metres. (In the JSON file keys "
         "that end in `_5cm` or `_m` mean 0.05 and units of this kind.)"
     )
 

@@ -15,11 +15,14 @@ from pose_refiner_ros import torch_threads
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.posed_images import load_posed_images
 from pose_refiner_ros.evaluation import inerf, label_shares
+from pose_refiner_ros.evaluation.inerf import run_inerf
 from pose_refiner_ros.evaluation.inerf_protocol import InerfCounts, Protocol, perturbed_camera
 from pose_refiner_ros.evaluation.inerf_scene import SceneFrame, is_scene
 from pose_refiner_ros.evaluation.inerf_tables import markdown
+from pose_refiner_ros.evaluation.report import EvaluationError
 from pose_refiner_ros.fields.contraction import Contraction
 from pose_refiner_ros.fields.field_file import save_field
+from pose_refiner_ros.fields.mlp import SMALL, MlpField
 from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import inverse
 from pose_refiner_ros.learning.field_photos import field_psnr
@@ -115,11 +118,23 @@ def test_the_page_says_units_and_what_the_paper_has(results):
     out, report = results
     text = (out / "inerf_room.md").read_text()
     assert text == markdown(report)
-    assert " cm" not in text.replace("_5cm", "") and "none of them are metres" in text
+    assert " cm" not in text.replace("_5cm", "") and "none of them need be metres" in text
     assert "0.55" in text and "24.18" in text and "wrong, and not said" in text
     for name in ("6b_steps", "time", "9_errors", "examples"):
         assert f"(inerf_room_{name}.png)" in text
         assert cv2.imread(str(out / f"inerf_room_{name}.png")).std() > 1
+
+
+def test_a_network_is_refused(field, folder, tmp_path):
+    network = MlpField([[-1] * 3, [1] * 3], settings=SMALL)
+    with pytest.raises(EvaluationError, match="--mlp-field is for objects"):
+        run_inerf(tmp_path, folder, field, network, counts=TINY)
+
+
+def test_without_depths_the_unit_is_that_of_the_field(results):
+    report = results[1]
+    text = markdown({**report, "scene": {**report["scene"], "scale": 1.0}})
+    assert "the unit of the field, since the photos' file says no depths" in text
 
 
 def test_the_frame_is_that_of_nerf_and_shows_the_same(field, folder):
