@@ -80,6 +80,7 @@ def test_what_the_page_says_of_fern_is_what_was_measured():
 )  # fmt: skip
 def test_the_run_was_a_full_one(report, counts):
     assert report["counts"] == asdict(counts)
+    assert inerf_tables.MISSING not in inerf_tables.markdown(report)
 
 
 @pytest.mark.parametrize("report", [REPORT, FERN])
