@@ -153,19 +153,23 @@ class SceneLocaliser:
             raise LocalisationError(
                 "no start pose leads anywhere: none shows anything of the scene"
             )
-        best = found[0]
-        rms, in_view = float(best.fits["radiance"].colour_rms), float(best.fits["radiance"].covered)
-        lost = ""
-        if in_view < IN_VIEW:
-            lost = f"it would see the scene in {in_view:.0%} of its photo only"
-        elif contradicts(best):
-            lost = (
-                f"the colours are off by {rms:.2f}, more than {WRONG_COLOURS:g}, and their pattern "
-                f"is another, correlation {correlation(best):.2f}"
-            )
-        camera_from_scene = best.reference_from_object
-        covariance = _about_camera(camera_from_scene, best.covariance)
-        return CameraPose(inverse(camera_from_scene), covariance, rms, lost)
+        camera_from_scene = found[0].reference_from_object
+        covariance = _about_camera(camera_from_scene, found[0].covariance)
+        rms = float(found[0].fits["radiance"].colour_rms)
+        return CameraPose(inverse(camera_from_scene), covariance, rms, lost_because(found[0]))
+
+
+def lost_because(found: Hypothesis) -> str:
+    """Why the pose of a scene's camera should not be believed, "" where it should."""
+    rms, in_view = float(found.fits["radiance"].colour_rms), float(found.fits["radiance"].covered)
+    if in_view < IN_VIEW:
+        return f"it would see the scene in {in_view:.0%} of its photo only"
+    if contradicts(found):
+        return (
+            f"the colours are off by {rms:.2f}, more than {WRONG_COLOURS:g}, and their pattern is "
+            f"another, correlation {correlation(found):.2f}"
+        )
+    return ""
 
 
 class SceneTracker:

@@ -85,7 +85,10 @@ def palazzi(
 
 @app.command()
 def inerf(
-    out: Annotated[Path, typer.Option(help="Folder for inerf.json, inerf.md and plots.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for inerf.json (of a scene inerf_NAME.json), pages and plots."),
+    ],
     field: Annotated[Path, typer.Option(metavar="FILE", help="A grid: `field train`.")],
     data: Annotated[
         Path, typer.Option(metavar="DIR", help="Photos that the field was trained from.")
@@ -96,7 +99,8 @@ def inerf(
     mlp_field: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A network: `field train --kind mlp`; else one trained briefly."
+            metavar="FILE",
+            help="A network: `field train --kind mlp`; else one trained briefly. Not of scenes.",
         ),
     ] = None,
     only: Annotated[
@@ -108,26 +112,30 @@ def inerf(
     seed: Annotated[int, typer.Option(min=0, help="Of starts and rays.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Tables and figures of iNeRF (Yen-Chen et al. 2021), on the test photos of a field."""
+    """Tables and figures of iNeRF (Yen-Chen et al. 2021), on the test photos of a field.
+
+    Photos with masks, or in front of the field's background, are of an object; those without, of a
+    scene whose camera is localised.
+    """
     with user_errors():
         where = start_warp(device)
         from pose_refiner_ros.evaluation import inerf as evaluation
-        from pose_refiner_ros.evaluation.inerf_tables import summary_lines
+        from pose_refiner_ros.evaluation.inerf_tables import stem_of, summary_lines
         from pose_refiner_ros.fields.field_file import load_field
 
         grid = load_field(field, where)
         network = None if mlp_field is None else load_field(mlp_field, where)
-        counts = evaluation.QUICK if quick else evaluation.FULL
         with _blocks_bar() as show:
             report = evaluation.run_inerf(
-                out, data, grid, network, counts, seed, where, show, only or ()
+                out, data, grid, network, None, seed, where, show, only or (), quick
             )
     console.print(rich_table(summary_lines(report), total=False))
     _tell_missed(report)
     failed = {name: block["failed"] for name, block in report["blocks"].items() if block["failed"]}
     for name, why in failed.items():
         tell(f"block {name} failed: {why}", "red")
-    console.print(f"inerf.json, inerf.md and plots in {out}")
+    stem = stem_of(report)
+    console.print(f"{stem}.json, {stem}.md and plots in {out}")
     if failed:
         raise typer.Exit(1)
 

@@ -2,8 +2,10 @@
 """`pose-refiner evaluate inerf`: the tables and figures of iNeRF (Yen-Chen et al. 2021), measured.
 
 The paper's refinement by Adam and the fast one by Levenberg-Marquardt, on the same test photos of
-the same field. What each block does is in inerf_blocks.py. Blocks are apart: inerf.json is written
-after each, and one that fails is named there and leaves the others alone.
+the same field, of an object or a scene (inerf_protocol.py). What each block does is in
+inerf_blocks.py and inerf_adam_blocks.py. Blocks are apart: inerf.json, or inerf_NAME.json of a
+scene in a folder NAME, is written after each, and one that fails is named there and leaves the
+others alone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,13 @@ import numpy as np
 import torch
 
 import pose_refiner_ros
-from pose_refiner_ros.datasets.posed_images import load_posed_images
+from pose_refiner_ros.datasets.posed_images import PosedImages, load_posed_images
+from pose_refiner_ros.evaluation import inerf_adam_blocks as adam_blocks
 from pose_refiner_ros.evaluation import inerf_blocks as blocks
-from pose_refiner_ros.evaluation.inerf_blocks import InerfCounts, Protocol, Tools
-from pose_refiner_ros.evaluation.inerf_tables import markdown
+from pose_refiner_ros.evaluation.inerf_protocol import InerfCounts, Protocol
+from pose_refiner_ros.evaluation.inerf_scene import SceneFrame, is_scene
+from pose_refiner_ros.evaluation.inerf_tables import markdown, stem_of
+from pose_refiner_ros.evaluation.inerf_tools import SAMPLING, Tools
 from pose_refiner_ros.evaluation.report import (
     EvaluationError,
     Progress,
@@ -41,6 +46,7 @@ from pose_refiner_ros.fields.mlp import PAPER, SMALL
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.learning.grid_training import GridOptions, train_grid
 from pose_refiner_ros.learning.mlp_training import MlpOptions, train_mlp
+from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
 
 FULL = InerfCounts()
 QUICK = InerfCounts(
@@ -48,11 +54,17 @@ QUICK = InerfCounts(
     mlp_training=20, half_turn_starts=1, light_starts=1, light_adam_runs=1, batch_repeats=1,
     most_at_once=4, table1_photos=16, table1_factor=8, table1_steps=30, table1_rays=2048,
 )  # fmt: skip
+FULL_SCENE = InerfCounts(views=5, light_adam_runs=3, table1_factor=4, table1_steps=400)
+QUICK_SCENE = replace(QUICK, views=1, adam_views=1, steps=5, table1_steps=20)
 MLP_RAYS = {"small": 512, "paper": 1024}
 BATCH_SIZES = (1, 4, 12, 40, 100)
 MOST_ON_CPU = 40
 EXAMPLES = 3
 PHOTOGRAPHED = ("source", "view", "cameras")  # of a field's record, not to be told
+# Blocks that only one of the protocols has. The camera of a scene has no up axis to be turned about
+# from a far side, and a network of a size for CPUs shows no scene.
+OF_OBJECTS = ("half_turn", "figure_6a", "adam_mlp", "self_supervision")
+OF_SCENES = ("basin", "figure_6b", "table1")
 
 TARGETS: tuple[Target, ...] = (
     ("fast: under 5°", "methods.fast.share_5deg", 0.95, True, 0.71),
@@ -74,6 +86,16 @@ TARGETS: tuple[Target, ...] = (
     ("grid: test PSNR, dB", "field.record.test.mean_psnr", 30.0, True, None),
     ("grid: training, seconds", "field.record.seconds", 300.0, False, None),
 )  # fmt: skip
+SCENE_TARGETS: tuple[Target, ...] = (
+    ("fast: under 5°", "methods.fast.share_5deg", 0.95, True, 0.55),
+    ("fast: under 0.05", "methods.fast.share_5cm", 0.95, True, 0.39),
+    ("fast: under both", "methods.fast.share_both", 0.95, True, None),
+    ("fast: under 5° and 0.05 in the field's own unit", "methods.fast.share_both_field_unit", 0.95,
+     True, None),
+    ("fast: seconds per pose, CPU", "methods.fast.seconds_per_pose", 0.5, False, None),
+    ("grid: test PSNR, dB", "field.record.test.mean_psnr", 24.5, True, None),
+    ("grid: training, seconds", "field.record.seconds", 240.0, False, None),
+)  # fmt: skip
 
 
 def run_inerf(
@@ -81,33 +103,50 @@ def run_inerf(
     data: Path,
     field: RadianceField,
     mlp: RadianceField | None = None,
-    counts: InerfCounts = FULL,
+    counts: InerfCounts | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
     only: Sequence[str] = (),
+    quick: bool = False,
 ) -> dict[str, Any]:
     """Measure everything; write inerf.json, inerf.md and the plots into a folder.
 
-    field: a grid; mlp: a network, trained here for a moment if not given. only: names of blocks to
-    run; the others are those of the inerf.json that is there, if one is. Raises EvaluationError.
+    field: a grid; mlp: a network, trained here for a moment if not given. counts: those of a full
+    run if not given, or with `quick` of one that only shows that all works. only: names of blocks
+    to run; the others are those of the inerf.json that is there, if one is. Of a scene the files
+    are called inerf_NAME, after its folder. Raises EvaluationError.
     """
-    out = Path(out)
+    out, data = Path(out), Path(data)
     if mlp is not None and mlp.kind != "mlp":
         raise EvaluationError(f"--mlp-field is a field of kind {mlp.kind!r}; give one of kind mlp")
     scale = float(field.record.get("scale", 1.0))
-    posed = load_posed_images(data, "test", scale)
+    posed, scene = load_posed_images(data, "test", scale), None
+    described = _described(field)
+    if is_scene(posed, field):
+        if mlp is not None:
+            raise EvaluationError(
+                "--mlp-field is for objects, and these photos are of a scene: leave it out"
+            )
+        scene = SceneFrame.of(data, scale)
+        posed, field = scene.photos(posed), scene.field(field)
+    if counts is None:
+        full, tiny = (FULL, QUICK) if scene is None else (FULL_SCENE, QUICK_SCENE)
+        counts = tiny if quick else full
     starts = max(counts.starts, counts.adam_starts)
-    protocol = Protocol.of(posed, field, starts, seed)
+    protocol = Protocol.of(posed, field, starts, seed, scene)
     tools = Tools(protocol, field, device, seed, counts, progress)
     tools.refiner()  # which says so if the field is of the wrong kind
     of = {
         "seed": seed,
         "counts": asdict(counts),
-        "data": {"name": Path(data).name, "photos": len(posed), "size": list(posed.size)},
-        "field": _described(field),
+        "data": {"name": _name(data), "photos": len(posed), "size": list(posed.size)},
+        "field": described,
     }
-    path = out / "inerf.json"
+    if scene is not None:
+        of["scene"] = {"origin": scene.origin.tolist(), "scale": scene.scale}
+    stem = stem_of(of)
+    path = out / f"{stem}.json"
     before = _read(path, of, device) if only and path.is_file() else None
     report = {
         **(before or {**of, "targets": [], "methods": {}, "blocks": {}}),
@@ -122,7 +161,8 @@ def run_inerf(
             f"no block is called {', '.join(unknown)}; there are {', '.join(todo)}"
         )
     other = "GPU" if device == "cpu" else "CPU"
-    aims = [aim for aim in TARGETS if not aim[0].endswith(other)]
+    aims = TARGETS if scene is None else SCENE_TARGETS
+    aims = [aim for aim in aims if not aim[0].endswith(other)]
     progress("Kernels", 0, 1)
     tools.warm_up()
     progress("Kernels", 1, 1)
@@ -143,7 +183,7 @@ def run_inerf(
         write_json(path, report)
     from pose_refiner_ros.evaluation.inerf_plots import plots
 
-    write_pages(out, "inerf", markdown(report), plots(report))
+    write_pages(out, stem, markdown(report), plots(report))
     return report
 
 
@@ -156,10 +196,18 @@ def _blocks(
     report: dict[str, Any],
 ) -> dict[str, Callable[[], None]]:
     """Name -> what puts a block's figures into the report."""
-    methods, counts = report["methods"], tools.counts
+    methods, counts, scene = report["methods"], tools.counts, tools.protocol.scene
+
+    def photos(split: str, factor: int = 1) -> PosedImages:
+        posed = load_posed_images(data, split, scale, factor)
+        return posed if scene is None else scene.photos(posed)
 
     def speed() -> None:
-        report["speed"], methods["adam_grid"] = blocks.speed(tools)
+        report["speed"], methods["adam_grid"] = adam_blocks.speed(tools)
+
+    def figure_6(letter: str, samplings: Sequence[str]) -> None:
+        known = methods.get("adam_grid")
+        report[f"figure_6{letter}"] = adam_blocks.figure_6(tools, samplings, known)
 
     def batch() -> None:
         most = min(counts.most_at_once, MOST_ON_CPU if tools.device == "cpu" else math.inf)
@@ -170,49 +218,57 @@ def _blocks(
         from pose_refiner_ros.evaluation.inerf_plots import pictures
 
         found = blocks.examples(tools, min(EXAMPLES, len(tools.protocol.images)))
-        write_atomically(out / "inerf_examples.png", pictures(found))
+        write_atomically(out / f"{stem_of(report)}_examples.png", pictures(found))
 
     def adam_mlp() -> None:
         network = mlp
         if network is None:
             network = train_mlp(
-                load_posed_images(data, "train", scale), SMALL,
+                photos("train"), SMALL,
                 MlpOptions(counts.mlp_training, learning_rate=2e-3, seed=tools.seed, log_every=10),
                 tools.device, lambda step, total, _: tools.progress("Network", step, total),
             )  # fmt: skip
         size = "paper" if network.settings == PAPER else "small"
-        found = blocks.adam_mlp(tools, network, MLP_RAYS[size])
+        found = adam_blocks.adam_mlp(tools, network, MLP_RAYS[size])
         methods["adam_mlp"] = {**found, "field": _described(network)}
 
-    def self_supervision() -> None:
+    def table1() -> None:
         from pose_refiner_ros.evaluation.label_shares import label_shares
 
-        factor = counts.table1_factor
-        photos = load_posed_images(data, "train", scale, factor)
-        photos = photos.subset(range(min(len(photos), counts.table1_photos)))
+        train = photos("train", counts.table1_factor)
+        train = train.subset(range(min(len(train), counts.table1_photos)))
         options = GridOptions(steps=counts.table1_steps, rays=counts.table1_rays, seed=tools.seed)
         table = label_shares(
-            photos, load_posed_images(data, "test", scale, factor),
+            train, photos("test", counts.table1_factor),
             train=lambda posed: train_grid(posed, options, tools.device), seed=tools.seed,
-            device=tools.device, progress=tools.progress,
+            device=tools.device, progress=tools.progress, scene=scene is not None,
         )  # fmt: skip
-        report["self_supervision"] = {
-            "photos": len(photos), "steps": options.steps, "rays": options.rays, **table
+        report["self_supervision" if scene is None else "table1"] = {
+            "photos": len(train), "steps": options.steps, "rays": options.rays, **table
         }  # fmt: skip
 
-    return {
+    every = {
         "fast": lambda: methods.update(fast=blocks.fast(tools)),
+        "basin": lambda: report.update(basin=blocks.basin(tools)),
         "speed": speed,
         "half_turn": lambda: report.update(half_turn=blocks.half_turn(tools)),
         "light": lambda: report.update(light=blocks.light(tools)),
         "batch": batch,
         "examples": examples,
-        "figure_6a": lambda: report.update(
-            figure_6a=blocks.figure_6a(tools, methods.get("adam_grid"))
-        ),
+        "figure_6a": lambda: figure_6("a", SAMPLINGS),
+        "figure_6b": lambda: figure_6("b", [SAMPLING]),
         "adam_mlp": adam_mlp,
-        "self_supervision": self_supervision,
+        "self_supervision": table1,
+        "table1": table1,
     }
+    others = OF_SCENES if scene is None else OF_OBJECTS
+    return {name: run for name, run in every.items() if name not in others}
+
+
+def _name(data: Path) -> str:
+    """Of the folder of photos, or of the one that the given file is in."""
+    data = data.absolute()
+    return (data if data.is_dir() else data.parent).name
 
 
 def _described(field: RadianceField) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M
-from pose_refiner_ros.evaluation.inerf_tables import METHODS
+from pose_refiner_ros.evaluation.inerf_protocol import RIGHT_DEG, RIGHT_M
+from pose_refiner_ros.evaluation.inerf_tables import METHODS, Words, stem_of, words_of
 from pose_refiner_ros.evaluation.plotting import new_figure, png
 
 COLORS = {
@@ -21,22 +21,19 @@ COLORS = {
     "fast": "#1f6fb2",
 }
 STYLES = {512: ":", 1024: "-", 2048: "--"}
-ERRORS = (  # key, what it is, where it is right, smallest and largest that are shown
-    ("rotation_deg", "rotation error, degrees", RIGHT_DEG, 1e-2, 100.0),
-    ("translation_m", "translation error, metres", RIGHT_M, 1e-3, 10.0),
-)
 
 
 def plots(report: dict[str, Any]) -> dict[str, bytes]:
     """File name -> PNG, of the blocks that have run."""
-    found = {}
+    found, stem, words = {}, stem_of(report), words_of(report)
     methods = report["methods"]
-    if "figure_6a" in report:
-        found["inerf_6a_steps.png"] = _steps(report["figure_6a"]["cells"])
+    for letter in "ab":
+        if figure := report.get(f"figure_6{letter}"):
+            found[f"{stem}_6{letter}_steps.png"] = _steps(letter, figure["cells"], words)
     if "speed" in report and "adam_grid" in methods:
-        found["inerf_time.png"] = _time(report)
+        found[f"{stem}_time.png"] = _time(report)
     if "fast" in methods:
-        found["inerf_9_errors.png"] = _errors(methods)
+        found[f"{stem}_9_errors.png"] = _errors(methods, words)
     return found
 
 
@@ -53,12 +50,12 @@ def pictures(examples: Sequence[tuple[list[np.ndarray], list[float]]]) -> bytes:
     return png(figure)
 
 
-def _steps(cells: dict[str, Any]) -> bytes:
+def _steps(letter: str, cells: dict[str, Any], words: Words) -> bytes:
     figure = new_figure(11.5, 4.4)
     left, middle, right = figure.subplots(1, 3, sharey=True)
     for axes, key, what in (
         (left, "share_5deg", "rotation under 5°"),
-        (middle, "share_5cm", "translation under 5 cm"),
+        (middle, "share_5cm", f"translation under {words.near}"),
         (right, "share_both", "both"),
     ):
         for cell in cells.values():
@@ -71,7 +68,9 @@ def _steps(cells: dict[str, Any]) -> bytes:
         axes.grid(alpha=0.3)
     left.set_ylabel("share of poses")
     right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="sampling, rays")
-    figure.suptitle("Fig. 6a: share of poses by steps, sampling and batch of rays, on the grid")
+    figure.suptitle(
+        f"Fig. 6{letter}: share of poses by steps, sampling and batch of rays, on the grid"
+    )
     return png(figure)
 
 
@@ -91,21 +90,25 @@ def _time(report: dict[str, Any]) -> bytes:
             share = row["curves"]["share_both"]
             axes.plot(seconds[1:], share[1:], color=COLORS[name], label=METHODS[name])
     axes.set(xscale="log", xlabel="seconds per pose")
-    axes.set(ylim=(0.0, 1.02), ylabel="share under 5° and 5 cm")
+    axes.set(ylim=(0.0, 1.02), ylabel=f"share under 5° and {words_of(report).near}")
     axes.set_title("Share of right poses by time")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return png(figure)
 
 
-def _errors(methods: dict[str, Any]) -> bytes:
+def _errors(methods: dict[str, Any], words: Words) -> bytes:
     """Fig. 9: histograms of errors before and after, on a logarithmic axis."""
     figure = new_figure(10.0, 4.2)
     drawn = {"before": (methods["fast"]["before"], "#bbbbbb")}
     for name, label in (("fast", "fast, after"), ("adam_grid", "Adam on the grid, after")):
         if name in methods:
             drawn[label] = (methods[name]["after"], COLORS[name])
-    for axes, (key, what, limit, low, high) in zip(figure.subplots(1, 2), ERRORS, strict=True):
+    shown = (  # key, what it is, where it is right, smallest and largest
+        ("rotation_deg", "rotation error, degrees", RIGHT_DEG, 1e-2, 100.0),
+        ("translation_m", f"translation error, {words.unit}", RIGHT_M, 1e-3, 10.0),
+    )
+    for axes, (key, what, limit, low, high) in zip(figure.subplots(1, 2), shown, strict=True):
         bins = np.geomspace(low, high, 41)
         for name, (errors, color) in drawn.items():
             values = np.clip(errors[key], low, high * 0.999)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Table I of iNeRF (2021): fields from photos of which a share has poses; the rest is found.
 
-Differences: an object with masks instead of the scene Fern; poses of the rest are searched for
-from the posed cameras alone. `starts="perturbed"` begins, as the paper does, near the true ones.
+Differences: poses of the rest are searched for from the posed cameras alone; `starts="perturbed"`
+begins, as the paper does, near the true ones. Objects with masks are measured as well as scenes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images import PosedImages
-from pose_refiner_ros.evaluation.inerf_blocks import RIGHT_DEG, RIGHT_M, errors, perturbed, right
+from pose_refiner_ros.evaluation.inerf_protocol import (
+    RIGHT_DEG,
+    RIGHT_M,
+    errors,
+    perturbed,
+    perturbed_camera,
+    right,
+)
 from pose_refiner_ros.evaluation.report import Progress, silent
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.learning.field_photos import field_psnr
@@ -43,13 +50,14 @@ def label_shares(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
+    scene: bool = False,
 ) -> dict[str, Any]:
     """Quality of fields by the share of photos whose poses are given.
 
     data: the training photos with all their poses, in the size to train at; test: photos to measure
     on; train: makes a field of photos, a grid with GridOptions() if not given; starts: where the
-    search for the others begins: posed, at the posed cameras; perturbed, at the true pose turned by
-    up to 40 degrees and moved by up to 0.2 m along each axis.
+    search for the others begins: posed, at the posed cameras; perturbed, at the true pose turned
+    and moved as in the protocol of objects, or of scenes.
 
     JSON-able. "rule": which poses are kept, in words; "rows", for each share: labelled, estimated,
     right (under 5 degrees and 5 cm), kept, kept_right: how many photos; psnr_without, psnr_with:
@@ -86,7 +94,8 @@ def label_shares(
         truths, rough = rest.camera_from_object, np.full_like(rest.camera_from_object, np.nan)
         if starts == "perturbed":
             rng = np.random.default_rng(seed)
-            rough = np.stack([perturbed(truth, rng) for truth in truths])
+            moved = perturbed_camera if scene else perturbed
+            rough = np.stack([moved(truth, rng) for truth in truths])
         begun = time.monotonic()
         field, found = self_supervise(
             posed, replace(rest, camera_from_object=rough), train,
@@ -110,6 +119,7 @@ def label_shares(
         return figures
 
     where = "the posed cameras" if starts == "posed" else "the true pose, perturbed"
+    limit = f"{RIGHT_M:g}" if scene else f"{100.0 * RIGHT_M:g} cm"
     return {
         "starts": starts,
         "rounds": 1,  # of looking for poses
@@ -118,6 +128,6 @@ def label_shares(
         f"colour is at most {SLACK:g} times the median of those that are believed, unless another "
         f"pose costs less than {1.0 / RIVAL:g} times as much, or the direction is uncertain by "
         f"more than {np.degrees(SIGMA):g}°; none if held-out photos are not found. Right: below "
-        f"{RIGHT_DEG:g}° and {100.0 * RIGHT_M:g} cm.",
+        f"{RIGHT_DEG:g}° and {limit}.",
         "rows": [row(share) for share in shares],
     }

@@ -43,3 +43,7 @@ class Contraction:
     def shifted(self, offset: np.ndarray) -> Contraction:
         """The same in a frame whose origin lies at `offset` (3,)."""
         return replace(self, middle=tuple((np.array(self.middle) - offset).tolist()))
+
+    def scaled(self, factor: float) -> Contraction:
+        """The same where all lengths are so many times as large."""
+        return Contraction(tuple((factor * np.array(self.middle)).tolist()), factor * self.half)

@@ -169,6 +169,16 @@ class GridField:
         other.__dict__["arrays"] = arrays
         return other
 
+    def scaled(self, factor: float) -> GridField:
+        """The same field where all lengths are so many times as large."""
+        values = self.values.copy()
+        values[:, 0] /= factor
+        contraction = None if self.contraction is None else self.contraction.scaled(factor)
+        return GridField(
+            self.links, values, factor * self.origin, factor * self.voxel, self.background,
+            self.record, str(self.device), contraction,
+        )  # fmt: skip
+
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Density (N,) in 1/m and colour (N, 3) at points (N, 3) seen along (N, 3); 0 outside."""
         out = torch.zeros((len(points), 4), device=self.device)

@@ -23,12 +23,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import GridField
+from pose_refiner_ros.fields.rays import camera_rays
 from pose_refiner_ros.geometry.camera import Camera
-from pose_refiner_ros.geometry.pose import rotation_angle
+from pose_refiner_ros.geometry.pose import about, rotation_angle
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
@@ -39,7 +41,7 @@ SLACK = 1.5
 SIGMA = np.radians(3.0)  # of a covariance that counts errors alike over a third of the image
 HYPOTHESES = 32
 # A pose is another one, and not the same found twice, if it differs by more than this: turned, or
-# moved by that share of the field's diameter.
+# moved by that share of the field's diameter, of a scene by that of how far cameras see.
 OTHER_ANGLE = np.radians(15.0)
 OTHER_SHIFT = 0.25
 # Found, of photos whose poses are known.
@@ -49,6 +51,7 @@ MOST_WRONG = 0.25  # of the poses of held-out photos that seem good
 LEAST_POSED = 4
 _MOST_HELD = 8
 _KEEP = 3  # results of a photo, so that there is a rival
+_LATTICE = 16  # rays along each side of a photo
 _NAME = "field"
 
 Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
@@ -182,7 +185,7 @@ def find_poses(
     held = held_out(len(posed))
     others = posed.subset(np.setdiff1d(np.arange(len(posed)), held))
     held = posed.subset(held)
-    search = PoseSearch(_trained(train, others, progress), background, device)
+    search = PoseSearch(_trained(train, others, progress), others, background, device)
     cameras = others.camera_from_object
     cameras = [cameras[i] for i in farthest_apart(cameras, HYPOTHESES, search.middle)]
     what, total = f"Poses of {len(unposed)} photos", len(held) + len(unposed)
@@ -230,13 +233,15 @@ def held_out(count: int) -> np.ndarray:
 class PoseSearch:
     """Finds the poses of photos in a field.
 
-    middle: (3,) of what the field holds; diameter: metres. Raises FieldError for a field that is no
-    grid.
+    middle: (3,) of what the field holds; diameter: metres. Of a scene without an end: the middle of
+    the cameras `posed` that have seen it, and how far off they see things, so that it is cameras
+    that poses are compared by. Raises FieldError for a field that is no grid.
     """
 
     def __init__(
         self,
         field: GridField,
+        posed: PosedImages,
         background: Sequence[float] | None = None,
         device: str = "cpu",
     ) -> None:
@@ -245,8 +250,12 @@ class PoseSearch:
         self._refiner = Refiner([field_model(_NAME, field)], device)
         # of photos without alpha: a field may have learned it
         self._background = field.background if background is None else background
-        self.diameter = field.diameter
-        self.middle = field.occupied_bounds.mean(axis=0)
+        self._is_scene = field.contraction is not None
+        if self._is_scene:
+            self.middle = posed.camera_positions.mean(axis=0)
+            self.diameter = distance_seen(field, posed)
+        else:
+            self.middle, self.diameter = field.occupied_bounds.mean(axis=0), field.diameter
 
     def find(self, view: View, starts: Sequence[np.ndarray]) -> Estimate:
         """The pose of a photo from poses (4, 4) anywhere."""
@@ -288,12 +297,25 @@ class PoseSearch:
         )
 
     def _sigma(self, found: Hypothesis) -> float:
-        variance = np.diag(found.covariance)
+        T = found.reference_from_object
+        variance = np.diag(about(T[:3, :3] @ self.middle, found.covariance))
         if not np.isfinite(variance).all():
             return np.pi
-        T = found.reference_from_object
         distance = np.linalg.norm(T[:3, :3] @ self.middle + T[:3, 3])
+        if self._is_scene:  # a camera in the middle is not the less certain
+            distance = max(distance, self.diameter)
         return float(np.sqrt(max(variance[3:].sum(), variance[:3].sum() / distance**2)))
+
+
+@torch.no_grad()
+def distance_seen(field: GridField, posed: PosedImages) -> float:
+    """Metres from cameras to what they see in a field, the median of a lattice of rays."""
+    height, width = posed.size
+    x, y = (torch.linspace(0.0, n - 1.0, _LATTICE, dtype=torch.float64) for n in (width, height))
+    pixels = torch.cartesian_prod(x, y).expand(len(posed), -1, 2)
+    rays = camera_rays(posed.intrinsics, posed.camera_from_object, pixels)
+    origins, directions = (r.reshape(-1, 3).float().to(field.device) for r in rays)
+    return float(field.render(origins, directions).depth.median())
 
 
 def observe(view: View, background: Sequence[float] | None = None) -> Observation:

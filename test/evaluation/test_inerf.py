@@ -12,9 +12,16 @@ from typer.testing import CliRunner
 from pose_refiner_ros import torch_threads
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.posed_images import load_posed_images
-from pose_refiner_ros.evaluation import inerf, inerf_blocks, label_shares
-from pose_refiner_ros.evaluation.inerf import InerfCounts, run_inerf
-from pose_refiner_ros.evaluation.inerf_blocks import Protocol, errors, perturbed, relit
+from pose_refiner_ros.evaluation import inerf, inerf_adam_blocks, inerf_blocks, label_shares
+from pose_refiner_ros.evaluation.inerf import run_inerf
+from pose_refiner_ros.evaluation.inerf_blocks import relit
+from pose_refiner_ros.evaluation.inerf_protocol import (
+    InerfCounts,
+    Protocol,
+    errors,
+    perturbed,
+    shares,
+)
 from pose_refiner_ros.evaluation.inerf_tables import markdown
 from pose_refiner_ros.evaluation.report import EvaluationError
 from pose_refiner_ros.fields.field_file import save_field
@@ -244,7 +251,7 @@ def test_errors_of_known_motions():
     assert found["rotation_deg"] == pytest.approx(90.0)
     assert found["translation_m"] == pytest.approx(2 * np.sqrt(2))
     assert found["origin_m"] == pytest.approx(0.0, abs=1e-9)
-    share = inerf_blocks.shares(
+    share = shares(
         {"rotation_deg": np.array([1.0, 1.0, 9.0]), "translation_m": np.array([0.01, 0.1, 0.01])}
     )
     assert [round(float(share[k]), 3) for k in ("share_5deg", "share_5cm", "share_both")] == [
@@ -256,13 +263,13 @@ def test_time_to_an_accuracy_is_that_from_which_on_it_is_kept():
     reached = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
     seconds = np.tile([0.0, 1.0, 2.0, 3.0], (4, 1))
     fast, by_fast = np.full(4, 0.5), np.array([True, True, True, False])
-    level = inerf_blocks._level(reached, seconds, fast, by_fast, stays=True)
+    level = inerf_adam_blocks._level(reached, seconds, fast, by_fast, stays=True)
     assert (level["fast_reaches"], level["adam_reaches"], level["both"]) == (3, 3, 2)
     assert level["adam_seconds"] == 2.5 and level["times"] == 5.0
     assert level["times_with_never"] == 6.0  # of 4, 6 and never
-    first = inerf_blocks._level(reached, seconds, fast, by_fast, stays=False)
+    first = inerf_adam_blocks._level(reached, seconds, fast, by_fast, stays=False)
     assert first["adam_seconds"] == 1.5
-    never = inerf_blocks._level(np.zeros((4, 4), bool), seconds, fast, by_fast, stays=True)
+    never = inerf_adam_blocks._level(np.zeros((4, 4), bool), seconds, fast, by_fast, stays=True)
     assert never["times"] is None and never["times_with_never"] is None and never["both"] == 0
 
 

@@ -70,6 +70,9 @@ def test_rays_end_where_things_are_however_far():
         shifted = field.shifted(np.array([1.0, 2.0, 3.0]))
         same = shifted.render(origins - torch.tensor([1.0, 2.0, 3.0]), directions)
         np.testing.assert_allclose(same.colour, seen.colour, atol=1e-3)
+        larger = field.scaled(3.0).render(3.0 * origins, directions)
+        np.testing.assert_allclose(larger.colour, seen.colour, atol=1e-3)
+        np.testing.assert_allclose(larger.depth, 3.0 * seen.depth, rtol=1e-3)
 
 
 def test_the_derivative_is_the_finite_difference():

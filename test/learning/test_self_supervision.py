@@ -10,11 +10,15 @@ from dataclasses import replace
 import numpy as np
 import posed_scene
 import pytest
+from painted import painted_room, photo
 from typer.testing import CliRunner
 
 from pose_refiner_ros.cli import app
 from pose_refiner_ros.datasets.posed_images import load_posed_images
+from pose_refiner_ros.datasets.posed_images.views import View, stack
+from pose_refiner_ros.evaluation.inerf_protocol import perturbed_camera
 from pose_refiner_ros.evaluation.label_shares import label_shares
+from pose_refiner_ros.fields.contraction import Contraction
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.field_file import load_field
 from pose_refiner_ros.learning import field_training
@@ -150,7 +154,22 @@ def test_what_cannot_be_done_is_said(split):
 
 def test_a_photo_without_start_is_refused(supervised, split):
     with pytest.raises(FieldError, match="no pose to start from"):
-        PoseSearch(supervised[0]).find(next(iter(split[1])), [])
+        PoseSearch(supervised[0], split[0]).find(next(iter(split[1])), [])
+
+
+def test_poses_in_a_scene_are_compared_by_cameras():
+    room = painted_room(half=(1.6, 1.2, 0.9), voxel=0.05)
+    room.contraction = Contraction((0.1, 0.0, 0.0), 2.0)
+    camera = posed_scene.pinhole((96, 128), 90.0)
+    truth = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0.2], [0, 0, 0, 1.0]])
+    view = View("room", photo(room, truth, camera)[0], None, None, camera.intrinsics, truth)
+    search = PoseSearch(room, stack([view], 1))
+    np.testing.assert_allclose(search.middle, [-0.2, 0.0, 0.0], atol=1e-9)
+    assert 1.2 < search.diameter < 2.2  # the walls are 0.9 to 1.8 away
+    found = search.find(view, [perturbed_camera(truth, np.random.default_rng(1), 15.0)])
+    turn, shift = pose_error(found.camera_from_object, truth, search.middle)
+    assert np.degrees(turn) < 0.5 and shift < 0.02
+    assert 0.0 < found.sigma < np.radians(3.0)
 
 
 def test_photos_without_masks_are_put_in_front_of_one_colour(split):
