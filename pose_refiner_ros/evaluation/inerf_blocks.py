@@ -122,7 +122,7 @@ def light(tools: Tools) -> dict[str, Any]:
         lights[kind] = [relit(image, rng, colour) for image in protocol.images]
     fast = {
         "fast": lambda view, start, image: tools.refine(view, [start], image),
-        "fast_exposure": lambda view, start, image: tools.refine(view, [start], image, True),
+        "fast_no_exposure": lambda view, start, image: tools.refine(view, [start], image, False),
     }
     adam = {
         "adam_rgb": lambda view, start, image: tools.descend(view, start, image=image),
@@ -130,7 +130,7 @@ def light(tools: Tools) -> dict[str, Any]:
     }
     trials = [(fast, *trial) for trial in protocol.trials(counts.views, counts.light_starts)]
     trials += [(adam, *trial) for trial in protocol.spread(counts.light_adam_runs)]
-    tools.refine(0, [protocol.starts[0, 0]], exposure=True)
+    tools.refine(0, [protocol.starts[0, 0]], exposure=False)
     runs: dict[str, dict[str, list[Run]]] = {kind: defaultdict(list) for kind in lights}
     for kind, (methods, view, start) in tools.each("Light", product(lights, trials)):
         for row, method in methods.items():

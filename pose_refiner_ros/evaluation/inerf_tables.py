@@ -76,7 +76,7 @@ LIGHTS = {
 }
 LIGHT_ROWS = {
     "fast": "fast",
-    "fast_exposure": "fast, exposure solved for",
+    "fast_no_exposure": "fast, colours as they are",
     "adam_rgb": "Adam, RGB",
     "adam_uv": "Adam, U and V alone",
 }

@@ -44,7 +44,7 @@ class Tools:
     def each(self, block: str, trials: Iterable) -> Iterator:
         return each(self.progress, block, trials)
 
-    def refiner(self, exposure: bool = False, capacity: int = 64) -> Refiner:
+    def refiner(self, exposure: bool = True, capacity: int = 64) -> Refiner:
         """The fast method; made once for each setting.
 
         Raises EvaluationError where the field is no grid.
@@ -61,7 +61,7 @@ class Tools:
         return self._refiners[key]
 
     def refine(
-        self, view: int, starts: Sequence[np.ndarray], image=None, exposure: bool = False
+        self, view: int, starts: Sequence[np.ndarray], image=None, exposure: bool = True
     ) -> Run:
         """The best of the fast method, with all that is done for a new photo."""
         refiner = self.refiner(exposure)

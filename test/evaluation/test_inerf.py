@@ -118,7 +118,7 @@ def test_every_block_is_measured_and_written(results):
         assert cell["at_step"] == [0, 4] and len(cell["curves"]["share_both"]) == 2
     assert written["half_turn"]["hypotheses"] == 3 and written["half_turn"]["n"] == 2
     assert set(written["light"]["rows"]["exposure"]) == {
-        "fast", "fast_exposure", "adam_rgb", "adam_uv"
+        "fast", "fast_no_exposure", "adam_rgb", "adam_uv"
     }  # fmt: skip
     assert [row["size"] for row in written["batch"]["rows"]] == [1, 3]
     table1 = written["self_supervision"]
