@@ -89,12 +89,9 @@ class Pipeline:
         self._baseline = None  # made at the first use: torch is not needed otherwise
 
     def warm_up(self) -> None:
-        """Compile the kernels (seconds, once per machine), build the codebooks, take the features
-        of fields."""
+        """Compile the kernels (seconds, once per machine), build the codebooks."""
         for model in self.library.values():
             self._search.codebook(model.name)
-            if self.settings.init != "views" and self.settings.photometric != "never":
-                self._search.features(model.name)
         with_field = [model for model in self.library.values() if model.field is not None]
         model = [*with_field, *self.library.values()][0]
         camera = Camera(np.array([[120.0, 0, 47.5], [0, 120.0, 47.5], [0, 0, 1]]), (96, 96))

@@ -24,9 +24,8 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
 from pose_refiner_ros.refinement.feature_matches import (
-    FieldFeatures,
+    FeatureMatcher,
     MatchedPose,
-    NoFeatures,
     is_sure,
 )
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
@@ -96,30 +95,23 @@ class Target:
 
 
 class PoseSearch:
-    """Finds the poses of objects by a refiner. Codebooks are made, and features are taken, when
-    they are first needed."""
+    """Finds the poses of objects by a refiner. Codebooks are made when they are first needed."""
 
     def __init__(self, library: Mapping[str, ObjectModel], refiner: Refiner) -> None:
         self.library, self.refiner = library, refiner
         self._codebooks: dict[str, ViewCodebook] = {}
-        self._features: dict[str, FieldFeatures | None] = {}
+        fields = {name: model.field for name, model in library.items() if model.field is not None}
+        self._features = {
+            name: FeatureMatcher(field.features)
+            for name, field in fields.items()
+            if field.features is not None
+        }
 
     def codebook(self, name: str) -> ViewCodebook:
         """The views of an object."""
         if name not in self._codebooks:
             self._codebooks[name] = ViewCodebook(self.library[name])
         return self._codebooks[name]
-
-    def features(self, name: str) -> FieldFeatures | None:
-        """Those of an object's field, where it has one that they can be taken of."""
-        if name not in self._features:
-            field, self._features[name] = self.library[name].field, None
-            try:
-                if field is not None:
-                    self._features[name] = FieldFeatures.of(field)
-            except NoFeatures as error:
-                log.warning("%s is searched for by its views alone: %s", name, error)
-        return self._features[name]
 
     def by_features(
         self, frames: Sequence[Frame], target: Target, settings: Settings
@@ -130,7 +122,7 @@ class PoseSearch:
         if not (usable and self._has_colours(target)):
             return []
         number, seen = next(own for own in target.seen if own[1].colours is not None)
-        features = self.features(target.name)
+        features = self._features.get(target.name)
         if features is None:
             return []
         frame = frames[number]
@@ -210,7 +202,7 @@ class PoseSearch:
         return views + [Hypothesis(target.name, one.camera_from_object) for one in found]
 
     def _has_features(self, target: Target) -> bool:
-        return self._has_colours(target) and self.features(target.name) is not None
+        return self._has_colours(target) and target.name in self._features
 
     def _at_measured_distance(self, target: Target) -> Sequence[Hypothesis]:
         """Its starts, where they are by the points that were measured on it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +19,8 @@ from pose_refiner_ros.geometry.pose import inverse, skew, transform_problem
 from pose_refiner_ros.objects.mesh import Mesh
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.feature_matches import (
-    FieldFeatures,
+    FeatureMatcher,
     MatchedPose,
-    NoFeatures,
     is_sure,
 )
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
@@ -61,8 +59,8 @@ class SceneLocaliser:
     """Finds cameras in one scene. settings: rays, their sampling, exposure, and whether features
     are used (`init`).
 
-    Raises LocalisationError for a field that is no grid. Kernels compile at the first use, and
-    features of the field are taken then, once, where it is lost or has no start: `warm_up`.
+    Raises LocalisationError for a field that is no grid. Kernels compile at the first use, or by
+    `warm_up`.
     """
 
     def __init__(
@@ -75,26 +73,15 @@ class SceneLocaliser:
             )
         self.field = field
         self.settings = settings or Settings()
-        self._device = device
         self._refiner = Refiner([field_model(NAME, field)], device, 16, settings)
-
-    @cached_property
-    def features(self) -> FieldFeatures | str:
-        """Those of the scene, or why there are none."""
-        if self.settings.init == "views":
-            return "init is 'views', and a scene has none"
-        try:
-            return FieldFeatures.of(self.field.to(self._device))
-        except NoFeatures as error:
-            return str(error)
+        self._features = None if field.features is None else FeatureMatcher(field.features)
 
     def warm_up(self) -> None:
-        """Compile the kernels and take the features, which no photo should have to wait for."""
+        """Compile the kernels, which no photo should have to wait for."""
         camera = Camera(np.array([[60.0, 0, 31.5], [0, 60.0, 31.5], [0, 0, 1]]), (64, 64))
         middle = np.eye(4)
         middle[:3, 3] = self.field.bounds.mean(axis=0)
         self.locate(np.zeros((64, 64, 3), np.uint8), camera, [middle])
-        _ = self.features
 
     def locate(
         self,
@@ -134,9 +121,14 @@ class SceneLocaliser:
 
     def _by_features(self, image: np.ndarray, camera: Camera) -> tuple[list[MatchedPose], str]:
         """Poses camera_from_scene, or why there is none."""
-        if isinstance(self.features, str):
-            return [], self.features
-        poses = self.features.poses(image, camera)
+        if self.settings.init == "views":
+            return [], "init is 'views', and a scene has none"
+        if self._features is None:
+            return [], (
+                "the field has no features of its photos: train it anew with `pose-refiner field "
+                "train`"
+            )
+        poses = self._features.poses(image, camera)
         return poses, "" if poses else "too few features of the photo are found again"
 
     def _refined(

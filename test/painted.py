@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.fields.features import FieldFeatures
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.picture import render_picture
 from pose_refiner_ros.geometry.camera import Camera
+from pose_refiner_ros.learning.field_features import field_features
 
 SIX_COLOURS = np.array([
     (0.9, 0.1, 0.1), (0.1, 0.8, 0.2), (0.1, 0.2, 0.9),
@@ -65,19 +68,20 @@ def tiled(field: GridField, side: int = 3, seed=0) -> GridField:
     return GridField.from_nodes(field.links != 0, values, field.origin, field.voxel)
 
 
-def cameras_record(camera: Camera, camera_from_object: np.ndarray) -> dict:
-    """What a training notes of its cameras; (N, 4, 4)."""
-    pinhole = camera.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]].tolist()
-    return {
-        "size": list(camera.size),
-        "pinholes": [pinhole] * len(camera_from_object),
-        "camera_from_object": np.asarray(camera_from_object)[:, :3].tolist(),
-    }
-
-
 def photo(field: GridField, pose: np.ndarray, camera: Camera, background=(0.4, 0.5, 0.4)):
     """(H, W, 3) uint8 and the mask (H, W) uint8 0/1 of a field seen by a pinhole camera."""
     seen = render_picture(field, camera.intrinsics.copy(), pose, camera.size)
     colour = seen.over(background).clamp(0.0, 1.0).reshape(*camera.size, 3).numpy()
     mask = seen.opacity.reshape(camera.size).numpy() > 0.5
     return np.rint(255.0 * colour).astype(np.uint8), mask.view(np.uint8)
+
+
+def features_of(field: GridField, camera: Camera, camera_from_object: np.ndarray) -> FieldFeatures:
+    """Those that a training takes of its photos; (N, 4, 4)."""
+    photos, masks = zip(*(photo(field, pose, camera) for pose in camera_from_object), strict=True)
+    count = len(photos)
+    posed = PosedImages(
+        [str(i) for i in range(count)], np.stack(photos), np.uint8(255) * np.stack(masks),
+        np.tile(camera.intrinsics, (count, 1, 1)), np.asarray(camera_from_object), field.bounds,
+    )  # fmt: skip
+    return field_features(field, posed)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from painted import cameras_record, painted_block, photo, tiled
+from painted import features_of, painted_block, photo, tiled
 from posed_scene import orbit
 from shapes import (
     angle_deg,
@@ -28,7 +28,7 @@ from pose_refiner_ros.objects.field_mesh import field_mesh
 from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 from pose_refiner_ros.pipeline import Pipeline
 from pose_refiner_ros.refinement.codebook import ViewCodebook
-from pose_refiner_ros.refinement.feature_matches import FieldFeatures
+from pose_refiner_ros.refinement.feature_matches import FeatureMatcher
 from pose_refiner_ros.refinement.ray_sampling import SAMPLINGS
 from pose_refiner_ros.refinement.search import WRONG_COLOURS
 from pose_refiner_ros.settings import CHOICES, Settings
@@ -228,7 +228,7 @@ def test_objects_without_a_field_are_what_they_were(pipeline, caplog):
 def tiled_pipeline(own_cache):
     """Of a cube with tiles on all sides, seen in its training from all around."""
     cube = tiled(CUBE, side=5)
-    cube.record["cameras"] = cameras_record(CAMERA, orbit(16, 0.6))
+    cube.features = features_of(cube, CAMERA, orbit(16, 0.6))
     mesh = field_mesh(cube)
     cube = model("cube", mesh, silhouette_mesh=simplify_for_silhouette(mesh), field=cube)
     return Pipeline({"cube": cube}, SETTINGS, "cpu")
@@ -264,7 +264,7 @@ def test_features_are_left_alone(tiled_pipeline, monkeypatch):
     def no_features(*args):
         raise AssertionError("features are not to be looked for")
 
-    monkeypatch.setattr(FieldFeatures, "poses", no_features)
+    monkeypatch.setattr(FeatureMatcher, "poses", no_features)
     image, mask = photo(tiled_pipeline.library["cube"].field, TRUTH, CAMERA)
     frame = Frame(mask, CAMERA, {1: "cube"}, image=image)
     tiled_pipeline.settings = replace(SETTINGS, init="views")

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from painted import cameras_record, painted_room, photo, tiled
+from painted import features_of, painted_room, photo, tiled
 from scipy.spatial.transform import Rotation
 from shapes import angle_deg, random_turn, shift_between, turned
 
@@ -98,16 +98,12 @@ def follow_from(tracker, told, truth):
 
 
 @pytest.fixture(scope="module")
-def with_features(tmp_path_factory):
+def with_features():
     """Of a room with tiles, whose photos were taken in twelve directions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POSE_REFINER_CACHE", str(tmp_path_factory.mktemp("cache")))
-        room = tiled(painted_room())
-        views = [stand(0.4 * np.cos(a), 0.4 * np.sin(a), 0.0, a) for a in np.arange(0, 6.2, 0.52)]
-        room.record["cameras"] = cameras_record(CAMERA, np.linalg.inv(views))
-        localiser = SceneLocaliser(room, Settings(photo_rays=512))
-        localiser.warm_up()
-        yield localiser
+    room = tiled(painted_room())
+    views = [stand(0.4 * np.cos(a), 0.4 * np.sin(a), 0.0, a) for a in np.arange(0, 6.2, 0.52)]
+    room.features = features_of(room, CAMERA, np.linalg.inv(views))
+    return SceneLocaliser(room, Settings(photo_rays=512))
 
 
 def test_features_find_the_camera_without_a_start(with_features):

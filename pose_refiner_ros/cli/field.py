@@ -278,10 +278,9 @@ def info(
             "kind": field.kind,
             "bounds": field.bounds.tolist(),
             "background": None if background is None else background.tolist(),
+            "features": 0 if field.features is None else len(field.features.points),
             **field.record,
         }
-        if "cameras" in field.record:  # too many to read
-            content["cameras"] = len(field.record["cameras"]["pinholes"])
     console.print(readable_json(content), markup=False, soft_wrap=True)
 
 

@@ -60,7 +60,6 @@ MLP_RAYS = {"small": 512, "paper": 1024}
 BATCH_SIZES = (1, 4, 12, 40, 100)
 MOST_ON_CPU = 40
 EXAMPLES = 3
-PHOTOGRAPHED = ("source", "view", "cameras")  # of a field's record, not to be told
 # Blocks that only one of the protocols has. The camera of a scene has no up axis to be turned about
 # from a far side, and a network of a size for CPUs shows no scene.
 OF_OBJECTS = ("half_turn", "figure_6a", "adam_mlp", "self_supervision")
@@ -277,7 +276,7 @@ def _described(field: RadianceField) -> dict[str, Any]:
         "kind": field.kind,
         "settings": _as_json(settings),
         "bounds": np.asarray(field.bounds).tolist(),
-        "record": {k: v for k, v in field.record.items() if k not in PHOTOGRAPHED},
+        "record": {k: v for k, v in field.record.items() if k not in ("source", "view")},
     }
 
 

@@ -17,6 +17,8 @@ import numpy as np
 if TYPE_CHECKING:  # torch is needed to look into a field, not to name one
     from torch import Tensor, device
 
+    from .features import FieldFeatures
+
 
 class FieldError(ValueError):
     """A field that cannot be made, trained or rendered, with the reason."""
@@ -52,6 +54,7 @@ class RadianceField(Protocol):
     settings: Any  # dataclass or dict that from_state needs beside the tensors; JSON-able
     record: dict  # how it was trained, JSON-able; "scale": metres per unit of the source's numbers
     device: device
+    features: FieldFeatures | None  # of the photos that it was trained from
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3) points and (N, 3) unit directions of view -> density (N,) 1/m, colour (N, 3)."""

@@ -23,6 +23,7 @@ import numpy as np
 from pose_refiner_ros.files.atomic import write_atomically
 from pose_refiner_ros.files.tensor_file import TensorFileError, read_tensors
 
+from .features import FieldFeatures
 from .field import FieldError, RadianceField, check_bounds
 
 FORMAT = "pose_refiner_ros field"
@@ -45,7 +46,8 @@ def save_field(field: RadianceField, path: str | Path) -> None:
     """
     from safetensors.numpy import save
 
-    state = {name: np.ascontiguousarray(value) for name, value in field.state().items()}
+    state = field.state() | ({} if field.features is None else field.features.state())
+    state = {name: np.ascontiguousarray(value) for name, value in state.items()}
     if (name := _not_finite(state)) is not None:
         raise FieldFileError(
             f"{path} is not written: the field's {name} is NaN or infinite; its training diverged"
@@ -101,7 +103,10 @@ def load_field(path: str | Path, device="cpu") -> RadianceField:
     else:
         from .mlp import MlpField as Field
     try:
-        return Field.from_state(state, header, device)
+        features = FieldFeatures.taken_from(state)
+        field = Field.from_state(state, header, device)
+        field.features = features
+        return field
     except FieldError as error:
         raise FieldFileError(f"{path}: {error}") from error
 

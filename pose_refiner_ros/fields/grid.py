@@ -23,6 +23,7 @@ from pose_refiner_ros.warp_start import start_warp_quietly
 from pose_refiner_ros.warp_threads import launch_over
 
 from .contraction import Contraction
+from .features import FieldFeatures
 from .field import FieldError, RenderedRays, check_state
 from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions
 from .grid_march import march_kernels
@@ -78,6 +79,7 @@ class GridField:
         self.device = torch.device(device)
         self.degree = _degree(self.values.shape[1])
         self.contraction = contraction
+        self.features: FieldFeatures | None = None
 
     @property
     def form(self) -> tuple[int, bool]:
@@ -150,10 +152,12 @@ class GridField:
         """The same field on another device."""
         if torch.device(device) == self.device:
             return self
-        return GridField(
+        other = GridField(
             self.links, self.values, self.origin, self.voxel, self.background, self.record, device,
             self.contraction,
         )  # fmt: skip
+        other.features = self.features
+        return other
 
     def shifted(self, offset: np.ndarray) -> GridField:
         """The same field in a frame whose origin lies at `offset` (3,), sharing all nodes."""
@@ -174,10 +178,12 @@ class GridField:
         values = self.values.copy()
         values[:, 0] /= factor
         contraction = None if self.contraction is None else self.contraction.scaled(factor)
-        return GridField(
+        other = GridField(
             self.links, values, factor * self.origin, factor * self.voxel, self.background,
             self.record, str(self.device), contraction,
         )  # fmt: skip
+        other.features = None if self.features is None else self.features.scaled(factor)
+        return other
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Density (N,) in 1/m and colour (N, 3) at points (N, 3) seen along (N, 3); 0 outside."""

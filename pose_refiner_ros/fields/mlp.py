@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .features import FieldFeatures
 from .field import FieldError, RenderedRays, check_bounds, check_state
 from .rays import cross_box
 
@@ -117,6 +118,7 @@ class MlpField(nn.Module):
             raise FieldError(f"background is {self.background.tolist()}; give (r, g, b)")
         self.settings = settings
         self.record = {} if record is None else record
+        self.features: FieldFeatures | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.coarse, self.fine = NerfNetwork(settings), NerfNetwork(settings)

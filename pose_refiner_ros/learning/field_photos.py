@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A field beside photos: how near its pictures come to them, and from where they look at it."""
+"""A field beside photos: how near its pictures come to them, and how they look at it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.picture import behind, picture_over
 
-from .self_supervision import farthest_apart
-
-MOST_CAMERAS = 64
 _UP_SNAP = math.cos(math.radians(15.0))
 
 
@@ -38,22 +35,6 @@ def usual_view(posed: PosedImages) -> dict[str, Any]:
         "distance": float(distance),
         "fov_deg": math.degrees(2.0 * math.atan(0.5 * posed.size[0] / focal)),
         "size": list(posed.size),
-    }
-
-
-def training_cameras(posed: PosedImages) -> dict[str, Any]:
-    """Where the photos were taken from, for whoever looks at the field from there again; JSON-able.
-
-    size: (height, width); pinholes: fx, fy, cx, cy each; camera_from_object: 3 rows each. Of many
-    photos those that differ most.
-    """
-    chosen = farthest_apart(posed.camera_from_object, MOST_CAMERAS, posed.bounds.mean(axis=0))
-    chosen = np.sort(chosen)
-    pinholes = posed.intrinsics[chosen][:, [0, 1, 0, 1], [0, 1, 2, 2]]
-    return {
-        "size": list(posed.size),
-        "pinholes": pinholes.round(4).tolist(),
-        "camera_from_object": posed.camera_from_object[chosen, :3].round(7).tolist(),
     }
 
 

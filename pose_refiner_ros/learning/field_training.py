@@ -29,7 +29,8 @@ from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.orbit import write_png
 from pose_refiner_ros.files.atomic import write_atomically
 
-from .field_photos import beside_photo, field_psnr, training_cameras, usual_view
+from .field_features import field_features
+from .field_photos import beside_photo, field_psnr, usual_view
 from .grid_training import GridOptions, GridTraining, train_grid
 from .self_supervision import alike, find_poses, joined
 from .training_loop import Progress, Training, quiet, run
@@ -132,13 +133,8 @@ def train_field(
             saved = time.monotonic()
 
     figures = run(training, progress, after_step=save)
-    field = training.finish(
-        {
-            "source": _named(source),
-            "view": usual_view(posed),
-            "cameras": training_cameras(posed),
-        }
-    )
+    field = training.finish({"source": _named(source), "view": usual_view(posed)})
+    field.features = field_features(field, posed)
     if field.background is not None and options.background is None and posed.alpha is None:
         warn(
             f"the photos' edges are of one colour, {np.round(field.background, 2).tolist()}: taken "

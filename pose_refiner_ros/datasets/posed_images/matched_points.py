@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.geometry.pose import inverse, skew
+from pose_refiner_ros.geometry.sift import clear_matches, root_sift, sift_features
 
 _SIDE = 640  # pixels of a photo's longer side in which features are found
 _FEATURES = 1500  # of a photo
@@ -52,7 +52,7 @@ class MatchedPoints:
 def matched_points(posed: PosedImages) -> MatchedPoints:
     """Of photos and their neighbours."""
     scale = min(1.0, _SIDE / max(posed.size))
-    features = [_features(image, scale) for image in posed.images]
+    features = [sift_features(view.image, view.weight, _FEATURES, _SIDE) for view in posed]
     depths: list[list[np.ndarray]] = [[] for _ in posed.names]
     matches = agreeing = 0
     for i, j in _pairs(posed):
@@ -75,19 +75,6 @@ def matched_points(posed: PosedImages) -> MatchedPoints:
     return MatchedPoints(matches, agreeing, joined)
 
 
-def _features(image: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 2) pixels of the photo, and (n, 128) descriptors of which differences are compared."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if scale < 1.0:
-        grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    points, descriptors = cv2.SIFT_create(_FEATURES).detectAndCompute(grey, None)
-    if not points:
-        return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
-    pixels = (np.array([point.pt for point in points]) + 0.5) / scale - 0.5
-    total = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6)
-    return pixels, np.sqrt(descriptors / total)  # RootSIFT (Arandjelovic and Zisserman 2012)
-
-
 def _pairs(posed: PosedImages) -> list[tuple[int, int]]:
     positions, axes = posed.camera_positions, posed.camera_from_object[:, 2, :3]
     pairs = set()
@@ -100,14 +87,12 @@ def _pairs(posed: PosedImages) -> list[tuple[int, int]]:
 
 def _matched(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of descriptors that are each other's best match, and clearly."""
-    if len(one) < 2 or len(other) < 2:
+    if not len(one) or not len(other):
         return np.zeros(0, int), np.zeros(0, int)
-    alike = one @ other.T
-    first, back = alike.argmax(axis=1), alike.argmax(axis=0)
-    second, best = np.partition(alike, -2, axis=1)[:, -2:].T
-    clear = (1.0 - best) < _RATIO**2 * (1.0 - second)  # of unit vectors: distances squared
-    chosen = np.flatnonzero(clear & (back[first] == np.arange(len(one))))
-    return chosen, first[chosen]
+    alike = root_sift(one) @ root_sift(other).T
+    a, b = clear_matches(alike, _RATIO)
+    mutual = alike.argmax(axis=0)[b] == a
+    return a[mutual], b[mutual]
 
 
 def _off_line(rays, other_rays, other_from_one, K: np.ndarray) -> np.ndarray:
