@@ -130,8 +130,8 @@ GROUPS = {
             "only objects with a given pose are found.", choices=CHOICES["search"]),
         Declaration("init", "auto",
             "Where an object begins of which nothing is known, if it has a radiance field and an "
-            "image comes with its mask. features: what the image shows is found again in the field "
-            "(SIFT), which for this keeps the cameras of its training. views: views of its "
+            "image comes with its mask. features: what the image shows is found again among the "
+            "features (SIFT) that the field keeps of its training's photos. views: views of its "
             "outline. auto: features, and views where these lead nowhere. The camera in "
             "`scene_field` is found by features without a start, or when it is lost, unless this "
             "is views.",
