@@ -21,12 +21,16 @@ from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.feature_matches import (
     FeatureMatcher,
     MatchedPose,
-    is_sure,
 )
 from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
-from pose_refiner_ros.refinement.search import WRONG_COLOURS, contradicts, correlation
+from pose_refiner_ros.refinement.search import (
+    RESTART_WORSE,
+    WRONG_COLOURS,
+    contradicts,
+    correlation,
+)
 from pose_refiner_ros.settings import Settings
 
 if TYPE_CHECKING:
@@ -91,7 +95,7 @@ class SceneLocaliser:
         tracked: bool = False,
     ) -> CameraPose:
         """The best pose that is reached from the starts, scene_from_camera (4, 4) each; from
-        features where there is none, or where it would be lost.
+        features where there is none, or where that pose is doubtful.
 
         image: (H, W, 3) uint8 RGB; tracked: the starts are those of the photo before, so that a few
         iterations will do, and nothing else is tried. Raises LocalisationError for a start that is
@@ -99,25 +103,27 @@ class SceneLocaliser:
         ObservationError for a photo that is of no use.
         """
         seen = observe_image(image, camera)
-        found = None
+        found: list[CameraPose] = []
         if len(starts):
             poses = [inverse(checked_pose(pose)) for pose in starts]
-            found = self._refined(seen, poses, tracked)
-            if tracked or not found.lost:
-                return found
+            found.append(self._refined(seen, poses, tracked))
+            if tracked or not self._is_doubtful(found[0]):
+                return found[0]
         matched, why = self._by_features(image, camera)
-        if not matched:
-            if found is None:
-                raise LocalisationError(f"there is no start pose to find the camera from: {why}")
-            return found
-        poses = [one.camera_from_object for one in matched]
-        # so near that the last levels will do
-        other = self._refined(seen, poses, tracked=True) if is_sure(matched) else None
-        if other is None or other.lost:
-            other = self._refined(seen, poses, restart=False)
-        if found is None or not other.lost or other.photo_rms < found.photo_rms:
-            return other
-        return found
+        if not matched and not found:
+            raise LocalisationError(f"there is no start pose to find the camera from: {why}")
+        if matched:
+            poses = [one.camera_from_object for one in matched]
+            found.append(self._refined(seen, poses, tracked=True))  # mostly near enough for that
+            if self._is_doubtful(found[-1]):
+                found.append(self._refined(seen, poses))
+        return min(found, key=lambda pose: (bool(pose.lost), pose.photo_rms))
+
+    def _is_doubtful(self, pose: CameraPose) -> bool:
+        """Whether something else is worth trying: it is lost, or its colours are farther off than
+        those of right poses."""
+        usual = self.field.record.get("usual_rms", np.inf)
+        return bool(pose.lost) or pose.photo_rms > RESTART_WORSE * usual
 
     def _by_features(self, image: np.ndarray, camera: Camera) -> tuple[list[MatchedPose], str]:
         """Poses camera_from_scene, or why there is none."""
@@ -132,15 +138,11 @@ class SceneLocaliser:
         return poses, "" if poses else "too few features of the photo are found again"
 
     def _refined(
-        self,
-        seen: Observation,
-        poses: Sequence[np.ndarray],
-        tracked: bool = False,
-        restart: bool = True,
+        self, seen: Observation, poses: Sequence[np.ndarray], tracked: bool = False
     ) -> CameraPose:
         """The best pose that is reached from poses, camera_from_scene."""
         hypotheses = [Hypothesis(NAME, pose) for pose in poses]
-        (found,) = self._refiner.refine([[seen]], [hypotheses], 1, tracked, restart)
+        (found,) = self._refiner.refine([[seen]], [hypotheses], 1, tracked)
         if not found:
             raise LocalisationError(
                 "no start pose leads anywhere: none shows anything of the scene"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pose_refiner_ros.datasets.posed_images.matched_points import matched_points
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
 from pose_refiner_ros.fields.features import FieldFeatures
 from pose_refiner_ros.fields.grid import GridField
@@ -84,4 +85,4 @@ def features_of(field: GridField, camera: Camera, camera_from_object: np.ndarray
         [str(i) for i in range(count)], np.stack(photos), np.uint8(255) * np.stack(masks),
         np.tile(camera.intrinsics, (count, 1, 1)), np.asarray(camera_from_object), field.bounds,
     )  # fmt: skip
-    return field_features(field, posed)
+    return field_features(field, posed, matched_points(posed))

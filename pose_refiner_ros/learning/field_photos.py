@@ -8,10 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from pose_refiner_ros.datasets.posed_images.hull import spread_views
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import RadianceField
+from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.picture import behind, picture_over
+from pose_refiner_ros.refinement.hypotheses import Hypothesis
+from pose_refiner_ros.refinement.refiner import Refiner
+from pose_refiner_ros.scene_localiser import field_model
 
+from .self_supervision import observe
+
+_ASKED = 9
 _UP_SNAP = math.cos(math.radians(15.0))
 
 
@@ -36,6 +44,19 @@ def usual_view(posed: PosedImages) -> dict[str, Any]:
         "fov_deg": math.degrees(2.0 * math.atan(0.5 * posed.size[0] / focal)),
         "size": list(posed.size),
     }
+
+
+def usual_colours(field: GridField, posed: PosedImages, background=None) -> float:
+    """How near the field's colours come to photos at their own poses: the robust RMS difference
+    (`TermFit.rms`), the median of a few. What ends much worse is at another pose."""
+    background = field.background if background is None else background
+    refiner = Refiner([field_model("field", field)], str(field.device), capacity=1)
+    fits = []
+    for view in posed.subset(spread_views(posed, _ASKED)):
+        at_its_pose = [Hypothesis("field", view.camera_from_object)]
+        (found,) = refiner.evaluate([observe(view, background)], at_its_pose)
+        fits.append(float(found.fits["radiance"].rms))
+    return round(float(np.median(fits)), 4)
 
 
 def field_psnr(field: RadianceField, posed: PosedImages) -> np.ndarray:

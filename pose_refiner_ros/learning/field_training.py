@@ -22,15 +22,16 @@ from pose_refiner_ros.datasets.posed_images import (
     PosedImagesError,
     load_posed_images,
 )
-from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints
+from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints, matched_points
 from pose_refiner_ros.datasets.posed_images.unposed import load_unposed
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 from pose_refiner_ros.fields.field_file import save_field
+from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.orbit import write_png
 from pose_refiner_ros.files.atomic import write_atomically
 
 from .field_features import field_features
-from .field_photos import beside_photo, field_psnr, usual_view
+from .field_photos import beside_photo, field_psnr, usual_colours, usual_view
 from .grid_training import GridOptions, GridTraining, train_grid
 from .self_supervision import alike, find_poses, joined
 from .training_loop import Progress, Training, quiet, run
@@ -120,7 +121,8 @@ def train_field(
     test = _test_photos(source, options, device, warn)
     watched = posed if test is None else test
     training = _training(posed, options, settings, device, state)
-    _tell_disagreement(getattr(training, "matched", None), warn)
+    matched = getattr(training, "matched", None) or matched_points(posed)
+    _tell_disagreement(matched, warn)
     saved = time.monotonic()
 
     def save() -> None:
@@ -134,7 +136,10 @@ def train_field(
 
     figures = run(training, progress, after_step=save)
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
-    field.features = field_features(field, posed)
+    field.features = field_features(field, posed, matched)
+    if isinstance(field, GridField):
+        known = posed if test is None else test
+        field.record["usual_rms"] = usual_colours(field, known, options.background)
     if field.background is not None and options.background is None and posed.alpha is None:
         warn(
             f"the photos' edges are of one colour, {np.round(field.background, 2).tolist()}: taken "
@@ -238,8 +243,8 @@ def _measured(field: RadianceField, test: PosedImages) -> dict[str, Any]:
     }
 
 
-def _tell_disagreement(matched: MatchedPoints | None, warn) -> None:
-    if matched is not None and matched.matches >= _FEWEST_MATCHES:
+def _tell_disagreement(matched: MatchedPoints, warn) -> None:
+    if matched.matches >= _FEWEST_MATCHES:
         share = matched.agreeing / matched.matches
         if share < _AGREEING:
             warn(

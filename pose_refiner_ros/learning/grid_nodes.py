@@ -22,8 +22,8 @@ from pose_refiner_ros.fields.field import FieldError
 _NEAR = 0.1  # of the cameras' distance: nothing is that near to a camera, if no source says more
 _VIEWS = 100  # more cameras than this change little of what two of them see
 _SAME_WAY = 0.8  # length of the mean of viewing axes from which a scene is seen from one side
-_AMONG = 0.3  # of the cube's half: the same in a scene
-_SLOW = 2.0  # times as far as the nearest things, what is there learns at full pace
+_AMONG = 0.3  # of the cube's half: the same in a scene that is seen from all around
+_SLOW = 1.5  # times as far as the nearest things, density grows at full pace
 _ROOM, _LEAST_ROOM = 1.1, 0.25  # of the cameras' reach, and of the nearest depth
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
@@ -61,7 +61,7 @@ def nearest_to_cameras(posed: PosedImages, contraction: Contraction | None = Non
     if posed.near_far is not None:
         return float(posed.near_far[:, 0].min())
     if contraction is not None:
-        return _AMONG * contraction.half
+        return contraction.half * (1.0 if _look_the_same_way(posed) else _AMONG)
     return float(_NEAR * np.median(_distances(posed)))
 
 
@@ -104,10 +104,10 @@ def pace_near_cameras(
 ) -> np.ndarray:
     """(N,) in [0, 1]: how fast the density of nodes (N, 3) may grow. All rays of one photo meet
     close before its camera, where a fog could show that photo and no other; so what is near learns
-    as the square of its distance (Philip and Deschaintre 2023), and later than what is far. near:
-    see `nearest_to_cameras`."""
+    slowly (Philip and Deschaintre 2023), and later than what is far. near: see
+    `nearest_to_cameras`."""
     distance, _ = cKDTree(cameras).query(contraction.expand(nodes))
-    return np.minimum(distance / (_SLOW * near), 1.0) ** 2
+    return np.minimum(distance / (_SLOW * near), 1.0) ** 4
 
 
 def grown(nodes: np.ndarray) -> np.ndarray:

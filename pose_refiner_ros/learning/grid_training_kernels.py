@@ -201,7 +201,7 @@ def training_kernels(degree: int, contracted: bool = False) -> dict[str, Any]:
         value = values[i]
         for k in range(wp.static(1 + 3 * count)):
             rate = rates[k]
-            if k == 0:
+            if k == 0 and m[0] < 0.0:  # what is there goes as fast as anywhere
                 rate *= pace[i]
             value[k] = value[k] - rate * m[k] / (wp.sqrt(s[k]) + 1.0e-8)
         values[i] = value

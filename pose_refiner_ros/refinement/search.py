@@ -23,6 +23,8 @@ from .observation import Observation
 # side), or colours that end this far off, may sit in a local minimum.
 RESTART_OUTLINE = 0.003
 RESTART_COLOUR = 0.08
+# Where the field says how far off the colours of right poses are, by so many times more.
+RESTART_WORSE = 1.25
 PIXEL_NOISE = 0.5  # crop pixels
 RESTART_ANGLE = np.radians(20.0)
 RESTART_ANGLE_UNMASKED = np.radians(25.0)
@@ -101,8 +103,10 @@ def restart_angle(
         limit = strictness * RESTART_OUTLINE * sum(sides) / len(sides)
         if not outline.rms < limit:
             return angle
-    if colours is not None and not colours.rms <= RESTART_COLOUR:
-        return angle
+    if colours is not None:
+        usual = np.nan if colours.usual_rms is None else colours.usual_rms
+        if not colours.rms <= (RESTART_COLOUR if np.isnan(usual) else RESTART_WORSE * usual):
+            return angle
     return None
 
 

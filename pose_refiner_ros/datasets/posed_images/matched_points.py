@@ -13,7 +13,7 @@ from pose_refiner_ros.geometry.pose import inverse, skew
 from pose_refiner_ros.geometry.sift import clear_matches, root_sift, sift_features
 
 _SIDE = 640  # pixels of a photo's longer side in which features are found
-_FEATURES = 1500  # of a photo
+_FEATURES = 1000  # of a photo
 _NEIGHBOURS = (1, 2, 4)  # with which a photo is matched: the nearest, …
 _TURNED = 0.7  # cosine of the angle between viewing axes beyond which few features match
 _RATIO = 0.8  # of distances to the best and second best match (Lowe 2004)
@@ -26,23 +26,26 @@ _SLACK = 0.8  # and what may be nearer than that
 
 @dataclass(frozen=True, eq=False)
 class MatchedPoints:
-    """matches: of all pairs of photos; agreeing: how many of them lie where the poses say; depths:
-    of each photo (n,) metres along its camera's z."""
+    """matches: of all pairs of photos; agreeing: how many of them lie where the poses say. Of each
+    photo: pixels (n, 2) and descriptors (n, 128) of its features (`sift_features`), and their
+    depths (n,), metres along the camera's z, NaN where no neighbour tells."""
 
     matches: int
     agreeing: int
+    pixels: list[np.ndarray]
+    descriptors: list[np.ndarray]
     depths: list[np.ndarray]
 
     @property
     def near_far(self) -> np.ndarray | None:
         """(N, 2) metres along the cameras' z between which things are; None where no photo has
         enough points. A photo that has not is as the others are."""
-        told = [
-            (_SLACK * np.percentile(one, _NEAR), np.percentile(one, _FAR) / _SLACK)
-            if len(one) >= _FEWEST
-            else (np.nan, np.nan)
-            for one in self.depths
-        ]
+        told = []
+        for depths in self.depths:
+            known = depths[np.isfinite(depths)]
+            few = len(known) < _FEWEST
+            near, far = (np.nan, np.nan) if few else np.percentile(known, (_NEAR, _FAR))
+            told.append((_SLACK * near, far / _SLACK))
         told = np.array(told)
         if np.isnan(told).all():
             return None
@@ -50,10 +53,10 @@ class MatchedPoints:
 
 
 def matched_points(posed: PosedImages) -> MatchedPoints:
-    """Of photos and their neighbours."""
+    """Of photos and their neighbours, inside their masks."""
     scale = min(1.0, _SIDE / max(posed.size))
-    features = [sift_features(view.image, view.weight, _FEATURES, _SIDE) for view in posed]
-    depths: list[list[np.ndarray]] = [[] for _ in posed.names]
+    features = [sift_features(view.image, view.shown, _FEATURES, _SIDE) for view in posed]
+    told: list[list[np.ndarray]] = [[] for _ in features]  # of each photo: rows of index, depth
     matches = agreeing = 0
     for i, j in _pairs(posed):
         (xi, di), (xj, dj) = features[i], features[j]
@@ -64,15 +67,26 @@ def matched_points(posed: PosedImages) -> MatchedPoints:
             for k, x, chosen in ((i, xi, a), (j, xj, b))
         ]
         other_from_one = posed.camera_from_object[j] @ inverse(posed.camera_from_object[i])
-        off = _off_line(*rays, other_from_one, posed.intrinsics[j]) * scale
-        on = off < _OFF
+        on = scale * _off_line(*rays, other_from_one, posed.intrinsics[j]) < _OFF
         agreeing += int(np.count_nonzero(on))
         z, other_z = _depths(rays[0][on], rays[1][on], other_from_one)
         before = (z > 0.0) & (other_z > 0.0)
-        depths[i].append(z[before])
-        depths[j].append(other_z[before])
-    joined = [np.concatenate(own) if own else np.zeros(0) for own in depths]
-    return MatchedPoints(matches, agreeing, joined)
+        told[i].append(np.c_[a[on], z][before])
+        told[j].append(np.c_[b[on], other_z][before])
+    depths = [
+        _median_depths(rows, len(pixels)) for rows, (pixels, _) in zip(told, features, strict=True)
+    ]
+    pixels, descriptors = (list(part) for part in zip(*features, strict=True))
+    return MatchedPoints(matches, agreeing, pixels, descriptors, depths)
+
+
+def _median_depths(told: list[np.ndarray], count: int) -> np.ndarray:
+    """(count,) NaN where nothing is told. told: rows of (number of a feature, depth)."""
+    depths = np.full(count, np.nan)
+    rows = np.concatenate([np.zeros((0, 2)), *told])
+    for number in np.unique(rows[:, 0]).astype(int):
+        depths[number] = np.median(rows[rows[:, 0] == number, 1])
+    return depths
 
 
 def _pairs(posed: PosedImages) -> list[tuple[int, int]]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+_OPAQUE = 128
+
 
 class PosedImagesError(ValueError):
     """A source of photos that cannot be used; the message says what is wrong with which file."""
@@ -24,6 +26,14 @@ class View:
     weight: np.ndarray | None
     intrinsics: np.ndarray
     camera_from_object: np.ndarray
+
+    @property
+    def shown(self) -> np.ndarray | None:
+        """(H, W) bool: pixels that count and show the object; None: all."""
+        if self.alpha is None:
+            return self.weight
+        opaque = self.alpha >= _OPAQUE
+        return opaque if self.weight is None else opaque & self.weight
 
     def over(self, background: Sequence[float]) -> np.ndarray:
         """(H, W, 3) float64 in [0, 1]: what alpha shows, in front of a colour."""

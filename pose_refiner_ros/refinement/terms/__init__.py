@@ -36,7 +36,8 @@ class TermFit:
     Of silhouettes: iou over known pixels; visible: share of the outline on known pixels. Of
     colours: colour_rms: that of the pixels which both mask and field cover, covered: their share of
     the mask; correlation: of the patterns that field and image show there, whatever the light;
-    gain, bias: (B, 3) from the field's colours to the image's.
+    usual_rms: (B,) what `rms` is where a pose is right, NaN where the field does not say; gain,
+    bias: (B, 3) from the field's colours to the image's.
     """
 
     cost: np.ndarray
@@ -50,6 +51,7 @@ class TermFit:
     colour_rms: np.ndarray | None = None
     covered: np.ndarray | None = None
     correlation: np.ndarray | None = None
+    usual_rms: np.ndarray | None = None
     has_masks: np.ndarray | None = None
     gain: np.ndarray | None = None
     bias: np.ndarray | None = None

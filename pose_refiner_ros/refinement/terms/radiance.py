@@ -169,7 +169,9 @@ class RadianceTerm:
         measures = self._buffer.read("measures", count).astype(np.float64)
         square, weight, masked, covered, covered_weight, covered_square = measures.T
         gain, bias = np.ones((count, 3)), np.zeros((count, 3))
-        for _, _, first, number, rows in self._blocks:
+        usual = np.full(count, np.nan)
+        for _, name, first, number, rows in self._blocks:
+            usual[first : first + number] = self._fields[name].record.get("usual_rms", np.nan)
             gain[first : first + number] = self._buffer.read("gain", rows.stop)[rows]
             bias[first : first + number] = self._buffer.read("bias", rows.stop)[rows]
         enough = covered >= LEAST_COMPARED
@@ -183,6 +185,7 @@ class RadianceTerm:
             colour_rms=np.where(enough, colour_rms, 1.0),
             correlation=correlation(self._buffer.read("patterns", count)),
             has_masks=self._has_masks,
+            usual_rms=usual,
             covered=np.where(enough, covered / np.maximum(masked, 1.0), 0.0),
             gain=gain,
             bias=bias,
