@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When what was found is not believed, and looked for elsewhere."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,15 @@ def test_colours_that_were_not_asked_do_not_differ():
     assert not colours_differ(0.3, SAME_PATTERN)  # in another light
     assert colour_rms(result(iou=0.9)) is None
     assert colour_rms(result(iou=0.9, colours=0.2)) == 0.2
+
+
+def test_colours_are_tried_again_by_what_is_usual_of_the_field():
+    one = result(iou=None, colours=0.06)
+    assert restart_angle(one, [crop(masked=False)]) is None
+    for usual, again in ((0.05, False), (0.04, True), (np.nan, False)):
+        fit = replace(one.fits["radiance"], usual_rms=usual)
+        one.fits["radiance"] = fit
+        assert (restart_angle(one, [crop(masked=False)]) is not None) == again
 
 
 def test_a_poor_outline_is_tried_again():
