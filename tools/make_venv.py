@@ -106,6 +106,8 @@ def digest(paths):
 
 
 def make_empty_venv():
+    if VENV.is_symlink():  # it would be emptied where it leads to
+        sys.exit(f"{VENV} is a link to {VENV.resolve()}: remove the link, and set up again")
     python = find_python()
     check_compiler(python)
     print(f"== virtual environment in {VENV}", flush=True)
