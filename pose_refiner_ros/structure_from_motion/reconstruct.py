@@ -18,6 +18,7 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.colmap import SparseModel, read_model
 from pose_refiner_ros.datasets.posed_images.reading import read_mask, read_picture
+from pose_refiner_ros.geometry.epipolar import epipolar_distance, rays_through
 from pose_refiner_ros.structure_from_motion.mask_agreement import AGREE, masks_agree, outline
 from pose_refiner_ros.structure_from_motion.photos import (
     Photos,
@@ -278,15 +279,10 @@ def _worth(found: Reconstruction) -> float:
 def _share_that_fits(model: SparseModel, rows: Sequence[int], ends: Sequence[np.ndarray]) -> float:
     """Of matches (M, 2) in either photo: how many lie near each other's epipolar line."""
     first, second = (model.camera_from_world[row] for row in rows)
-    relative = second @ np.linalg.inv(first)
-    x, y, z = relative[:3, 3]
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ relative[:3, :3]
-    inverses = []
-    for row in rows:
-        v = model.values[row]
-        K = np.array([[v["fl_x"], 0, v["cx"]], [0, v["fl_y"], v["cy"]], [0, 0, 1]])
-        inverses.append(np.linalg.inv(K))
-    a, b = (np.c_[pixels, np.ones(len(pixels))] for pixels in ends)
-    lines = a @ (inverses[1].T @ essential @ inverses[0]).T
-    distance = abs((lines * b).sum(axis=1)) / np.maximum(np.hypot(*lines.T[:2]), 1e-12)
+    intrinsics = [
+        np.array([[v["fl_x"], 0, v["cx"]], [0, v["fl_y"], v["cy"]], [0, 0, 1]])
+        for v in (model.values[row] for row in rows)
+    ]
+    rays = map(rays_through, ends, intrinsics)
+    distance = epipolar_distance(*rays, second @ np.linalg.inv(first), intrinsics[1])
     return float((distance < _NEAR).mean())

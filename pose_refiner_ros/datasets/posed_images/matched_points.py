@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.views import PosedImages
-from pose_refiner_ros.geometry.pose import inverse, skew
+from pose_refiner_ros.geometry.epipolar import depths_of_both, epipolar_distance, rays_through
+from pose_refiner_ros.geometry.pose import inverse
 from pose_refiner_ros.geometry.sift import clear_matches, root_sift, sift_features
 
 _SIDE = 640  # pixels of a photo's longer side in which features are found
@@ -18,7 +19,6 @@ _NEIGHBOURS = (1, 2, 4)  # with which a photo is matched: the nearest, …
 _TURNED = 0.7  # cosine of the angle between viewing axes beyond which few features match
 _RATIO = 0.8  # of distances to the best and second best match (Lowe 2004)
 _OFF = 2.5  # pixels that a feature may lie off the line on which the other photo's pose puts it
-_ANGLE = np.radians(1.0)  # between rays, from which they tell a depth
 _FEWEST = 30  # points of a photo that say how far things are
 _NEAR, _FAR = 2.0, 98.0  # percentiles of depths,
 _SLACK = 0.8  # and what may be nearer than that
@@ -62,14 +62,11 @@ def matched_points(posed: PosedImages) -> MatchedPoints:
         (xi, di), (xj, dj) = features[i], features[j]
         a, b = _matched(di, dj)
         matches += len(a)
-        rays = [
-            np.c_[x[chosen], np.ones(len(chosen))] @ np.linalg.inv(posed.intrinsics[k]).T
-            for k, x, chosen in ((i, xi, a), (j, xj, b))
-        ]
+        rays = rays_through(xi[a], posed.intrinsics[i]), rays_through(xj[b], posed.intrinsics[j])
         other_from_one = posed.camera_from_object[j] @ inverse(posed.camera_from_object[i])
-        on = scale * _off_line(*rays, other_from_one, posed.intrinsics[j]) < _OFF
+        on = scale * epipolar_distance(*rays, other_from_one, posed.intrinsics[j]) < _OFF
         agreeing += int(np.count_nonzero(on))
-        z, other_z = _depths(rays[0][on], rays[1][on], other_from_one)
+        z, other_z = depths_of_both(rays[0][on], rays[1][on], other_from_one)
         before = (z > 0.0) & (other_z > 0.0)
         told[i].append(np.c_[a[on], z][before])
         told[j].append(np.c_[b[on], other_z][before])
@@ -107,27 +104,3 @@ def _matched(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray
     a, b = clear_matches(alike, _RATIO)
     mutual = alike.argmax(axis=0)[b] == a
     return a[mutual], b[mutual]
-
-
-def _off_line(rays, other_rays, other_from_one, K: np.ndarray) -> np.ndarray:
-    """(n,) pixels between features and the lines that the other photo's features lie on."""
-    R, t = other_from_one[:3, :3], other_from_one[:3, 3]
-    inverse_K = np.linalg.inv(K)
-    lines = rays @ (inverse_K.T @ skew(t) @ R).T
-    pixels = other_rays @ K.T
-    across = np.linalg.norm(lines[:, :2], axis=1)
-    return abs(np.einsum("ni,ni->n", lines, pixels)) / np.maximum(across, 1e-12)
-
-
-def _depths(rays, other_rays, other_from_one) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) along both cameras' z of where two rays pass each other; NaN where they are parallel."""
-    a = rays @ other_from_one[:3, :3].T
-    b, t = other_rays, other_from_one[:3, 3]
-    aa, bb, ab = (np.einsum("ni,ni->n", *two) for two in ((a, a), (b, b), (a, b)))
-    sine = 1.0 - ab**2 / (aa * bb)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        determinant = ab**2 - aa * bb
-        z = (bb * (a @ t) - ab * (b @ t)) / determinant
-        other_z = (ab * (a @ t) - aa * (b @ t)) / determinant
-    known = sine > np.sin(_ANGLE) ** 2
-    return np.where(known, z, np.nan), np.where(known, other_z, np.nan)
