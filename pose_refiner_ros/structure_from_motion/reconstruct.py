@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import sqlite3
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,9 @@ _ENOUGH = 0.97  # of the pairs of photos
 _FITS = 0.5  # share of a pair's matches that lie near their epipolar lines
 _NEAR = 6.0  # pixels
 _SPACE = 3_000_000  # bytes a photo, for features and matches
-_LOOK = 0.5  # seconds
+# Photos, and pairs, that pycolmap is given at once: between them progress is told. (Whoever looks
+# into its database meanwhile, with another SQLite in one process, takes its locks away.)
+_AT_ONCE, _PAIRS_AT_ONCE = 8, 200
 _LEAST_MODEL = 3  # photos
 
 
@@ -171,31 +173,43 @@ class _Run:
         return names, turns, outlines
 
     def _find_features(self) -> None:
-        reading = self._colmap.ImageReaderOptions()
-        if self._masks.is_dir():
-            reading.mask_path = self._masks
         extraction = self._colmap.FeatureExtractionOptions()
         extraction.max_image_size = SIDE
         extraction.sift.max_num_features = 4096
-        with self._watched("Finding features", "keypoints", len(self._names)):
-            self._colmap.extract_features(
-                self._database, self._images, self._names, self._colmap.CameraMode.PER_FOLDER,
-                reading, extraction, self._colmap.Device.cpu,
-            )  # fmt: skip
+        done, total = 0, len(self._names)
+        for _, group in itertools.groupby(sorted(self._names), key=os.path.dirname):
+            reading = self._colmap.ImageReaderOptions()
+            if self._masks.is_dir():
+                reading.mask_path = self._masks
+            names = list(group)
+            for start in range(0, len(names), _AT_ONCE):
+                self._progress("Finding features", done, total)
+                part = names[start : start + _AT_ONCE]
+                self._colmap.extract_features(
+                    self._database, self._images, part, self._colmap.CameraMode.SINGLE, reading,
+                    extraction, self._colmap.Device.cpu,
+                )  # fmt: skip
+                done += len(part)
+                with contextlib.closing(self._colmap.Database.open(self._database)) as database:
+                    camera = database.read_image_with_name(part[0]).camera_id
+                reading.existing_camera_id = camera  # the others of the group share it
+        self._progress("Finding features", total, total)
 
     def _match(self, pairs: Sequence[tuple[int, int]]) -> None:
         listed = self._database.with_name("pairs.txt")
-        listed.write_text("".join(f"{self._names[i]} {self._names[j]}\n" for i, j in pairs))
         pairing = self._colmap.ImportedPairingOptions()
         pairing.match_list_path = listed
-        pairing.block_size = 50  # written, and so counted, together
         verification = self._colmap.TwoViewGeometryOptions()
         verification.ransac.random_seed = 0
-        with self._watched("Matching photos", "two_view_geometries", len(pairs)):
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            self._progress("Matching photos", start, len(pairs))
+            part = pairs[start : start + _PAIRS_AT_ONCE]
+            listed.write_text("".join(f"{self._names[i]} {self._names[j]}\n" for i, j in part))
             self._colmap.match_image_pairs(
                 self._database, self._colmap.FeatureMatchingOptions(), pairing, verification,
                 self._colmap.Device.cpu,
             )  # fmt: skip
+        self._progress("Matching photos", len(pairs), len(pairs))
 
     def _models_found(self, attempt: int) -> list[SparseModel]:
         """The largest first; photos are named by their number."""
@@ -246,29 +260,6 @@ class _Run:
         with contextlib.closing(sqlite3.connect(self._database)) as connection, connection:
             connection.executemany("DELETE FROM two_view_geometries WHERE pair_id = ?", dropped)
         return len(dropped)
-
-    @contextlib.contextmanager
-    def _watched(self, what: str, table: str, total: int) -> Iterator[None]:
-        """Progress of a call of pycolmap, which says nothing: by the rows of a table."""
-        self._progress(what, 0, total)
-        ended = threading.Event()
-
-        def look() -> None:
-            while not ended.wait(_LOOK):
-                with contextlib.suppress(sqlite3.Error):
-                    uri = f"file:{self._database}?mode=ro"
-                    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.1)) as rows:
-                        (done,) = rows.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
-                    self._progress(what, min(done, total), total)
-
-        thread = threading.Thread(target=look, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-        self._progress(what, total, total)
 
 
 def _worth(found: Reconstruction) -> float:
