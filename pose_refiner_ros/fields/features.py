@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from .field import FieldError
+from .field import FieldError, taken_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +30,14 @@ class FieldFeatures:
     @classmethod
     def taken_from(cls, state: dict[str, np.ndarray]) -> FieldFeatures | None:
         """Those of a file's arrays, which lose them; None where it has none. Raises FieldError."""
-        own = {name: state.pop(_PREFIX + name, None) for name in _SHAPES}
-        if all(array is None for array in own.values()):
+        own = taken_part(state, _PREFIX, _SHAPES)
+        if own is None:
             return None
-        _check(own)
+        ends, count = own["first"], len(own["points"])
+        if len(own["descriptors"]) != count or len(ends) < 1 or ends[0] != 0 or ends[-1] != count:
+            raise FieldError(f"{_PREFIX}* do not belong together")
         return cls(**own)
 
 
 _PREFIX = "features."
 _SHAPES = {"points": (3,), "descriptors": (128,), "first": ()}
-
-
-def _check(own: Mapping[str, np.ndarray | None]) -> None:
-    for name, shape in _SHAPES.items():
-        if own[name] is None or own[name].shape[1:] != shape:
-            raise FieldError(f"{_PREFIX}{name} is missing, or no array of (any, {shape})")
-    ends, count = own["first"], len(own["points"])
-    if len(own["descriptors"]) != count or len(ends) < 1 or ends[0] != 0 or ends[-1] != count:
-        raise FieldError(f"{_PREFIX}* do not belong together")

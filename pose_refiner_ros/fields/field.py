@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch is needed to look into a field, not to name one
     from torch import Tensor, device
 
     from .features import FieldFeatures
+    from .surface import FieldSurface
 
 
 class FieldError(ValueError):
@@ -55,6 +56,7 @@ class RadianceField(Protocol):
     record: dict  # how it was trained, JSON-able; "scale": metres per unit of the source's numbers
     device: device
     features: FieldFeatures | None  # of the photos that it was trained from
+    surface: FieldSurface | None  # of an object, as triangles
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3) points and (N, 3) unit directions of view -> density (N,) 1/m, colour (N, 3)."""
@@ -101,3 +103,18 @@ def check_state(
         ):
             shown = ", ".join("any" if w is None else str(w) for w in wanted)
             raise FieldError(f"{name} has shape {found}; the field needs ({shown})")
+
+
+def taken_part(
+    state: dict[str, np.ndarray], prefix: str, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray] | None:
+    """Arrays whose names begin with a prefix, without it, which `state` loses; None where it has
+    none. shapes: (N, *shape) of each. Raises FieldError."""
+    own = {name: state.pop(prefix + name, None) for name in shapes}
+    if all(array is None for array in own.values()):
+        return None
+    for name, shape in shapes.items():
+        if own[name] is None or own[name].shape[1:] != shape:
+            wanted = ", ".join(("any", *(str(n) for n in shape)))
+            raise FieldError(f"{prefix}{name} is missing, or its shape is not ({wanted})")
+    return own

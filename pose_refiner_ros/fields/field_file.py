@@ -25,6 +25,7 @@ from pose_refiner_ros.files.tensor_file import TensorFileError, read_tensors
 
 from .features import FieldFeatures
 from .field import FieldError, RadianceField, check_bounds
+from .surface import FieldSurface
 
 FORMAT = "pose_refiner_ros field"
 VERSION = 1
@@ -46,7 +47,9 @@ def save_field(field: RadianceField, path: str | Path) -> None:
     """
     from safetensors.numpy import save
 
-    state = field.state() | ({} if field.features is None else field.features.state())
+    state = dict(field.state())
+    for part in (field.features, field.surface):
+        state |= {} if part is None else part.state()
     state = {name: np.ascontiguousarray(value) for name, value in state.items()}
     if (name := _not_finite(state)) is not None:
         raise FieldFileError(
@@ -103,9 +106,9 @@ def load_field(path: str | Path, device="cpu") -> RadianceField:
     else:
         from .mlp import MlpField as Field
     try:
-        features = FieldFeatures.taken_from(state)
+        features, surface = FieldFeatures.taken_from(state), FieldSurface.taken_from(state)
         field = Field.from_state(state, header, device)
-        field.features = features
+        field.features, field.surface = features, surface
         return field
     except FieldError as error:
         raise FieldFileError(f"{path}: {error}") from error

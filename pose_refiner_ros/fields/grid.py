@@ -27,6 +27,7 @@ from .features import FieldFeatures
 from .field import FieldError, RenderedRays, check_state
 from .grid_kernels import BLOCK, COEFFICIENTS, grid_functions
 from .grid_march import march_kernels
+from .surface import FieldSurface
 
 STEP = 0.5  # between samples of a ray, in voxels
 MAX_NODES = 512  # along an axis: more would overflow the map of nodes' memory
@@ -80,6 +81,7 @@ class GridField:
         self.degree = _degree(self.values.shape[1])
         self.contraction = contraction
         self.features: FieldFeatures | None = None
+        self.surface: FieldSurface | None = None
 
     @property
     def form(self) -> tuple[int, bool]:
@@ -156,7 +158,7 @@ class GridField:
             self.links, self.values, self.origin, self.voxel, self.background, self.record, device,
             self.contraction,
         )  # fmt: skip
-        other.features = self.features
+        other.features, other.surface = self.features, self.surface
         return other
 
     def shifted(self, offset: np.ndarray) -> GridField:
@@ -183,6 +185,7 @@ class GridField:
             self.record, str(self.device), contraction,
         )  # fmt: skip
         other.features = None if self.features is None else self.features.scaled(factor)
+        other.surface = None if self.surface is None else self.surface.scaled(factor)
         return other
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

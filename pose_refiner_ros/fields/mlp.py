@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from .features import FieldFeatures
 from .field import FieldError, RenderedRays, check_bounds, check_state
 from .rays import cross_box
+from .surface import FieldSurface
 
 _CHUNK = {"cpu": 2**15, "cuda": 2**20}  # points that are in the networks at once
 
@@ -119,6 +120,7 @@ class MlpField(nn.Module):
         self.settings = settings
         self.record = {} if record is None else record
         self.features: FieldFeatures | None = None
+        self.surface: FieldSurface | None = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.coarse, self.fine = NerfNetwork(settings), NerfNetwork(settings)

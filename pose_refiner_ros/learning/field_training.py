@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -29,6 +30,8 @@ from pose_refiner_ros.fields.field_file import save_field
 from pose_refiner_ros.fields.grid import GridField
 from pose_refiner_ros.fields.orbit import write_png
 from pose_refiner_ros.files.atomic import write_atomically
+from pose_refiner_ros.objects.field_mesh import simplified_surface
+from pose_refiner_ros.objects.mesh import MeshError
 
 from .field_features import field_features
 from .field_photos import beside_photo, field_psnr, usual_colours, usual_view
@@ -138,6 +141,9 @@ def train_field(
     field = training.finish({"source": _named(source), "view": usual_view(posed)})
     field.features = field_features(field, posed, matched)
     if isinstance(field, GridField):
+        if field.contraction is None:
+            with contextlib.suppress(MeshError):  # a fog, which whoever needs a mesh is told of
+                field.surface = simplified_surface(field)
         known = posed if test is None else test
         field.record["usual_rms"] = usual_colours(field, known, options.background)
     if field.background is not None and options.background is None and posed.alpha is None:

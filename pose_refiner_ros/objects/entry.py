@@ -19,6 +19,7 @@ import numpy as np
 from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.objects.mesh import METRES_PER_UNIT, Mesh, load_mesh
 from pose_refiner_ros.objects.model import ObjectModel
+from pose_refiner_ros.objects.outline import EXACT
 from pose_refiner_ros.objects.simplify import (
     DEFAULT_MAX_FACES,
     DEFAULT_TOLERANCE_PX,
@@ -66,7 +67,6 @@ NAMED_COLORS = {
     "magenta": (0.85, 0.2, 0.65),
 }
 
-FIELD_TOLERANCE_PX = 1.0  # of a field's mesh: its outline is no sharper than its nodes are near
 ALIKE = 0.2  # by how much the boxes of an object's mesh and field may differ, of the longest side
 
 # Colours of objects that state none, in turn.
@@ -110,10 +110,7 @@ def model_from_entry(
         _check_field_alone(entry)
     entry = {**defaults, **entry}
     max_faces = _whole(entry.get("max_faces", DEFAULT_MAX_FACES), "max_faces", 12)
-    tolerance_px = _number(
-        entry.get("tolerance_px", DEFAULT_TOLERANCE_PX if mesh_uri else FIELD_TOLERANCE_PX),
-        "tolerance_px",
-    )
+    tolerance_px = _number(entry.get("tolerance_px", DEFAULT_TOLERANCE_PX), "tolerance_px")
     if not 0.05 <= tolerance_px <= 10:
         raise ObjectError(f"'tolerance_px' must be from 0.05 to 10 pixels, not {tolerance_px:g}")
     symmetries = Symmetries.from_config(entry.get("symmetries"))
@@ -125,18 +122,19 @@ def model_from_entry(
     field_path = None if field_uri is None else _resolve_path(field_uri, folder)
     field = None if field_path is None else _load_field(field_path)
     if of_file:
-        mesh, hear = of_file.pop("mesh"), warn
+        mesh = of_file.pop("mesh")
         if field is not None:
             _compare_boxes(mesh.bounds, field.occupied_bounds, warn)
+        simple, outline_error = simplify_and_measure(mesh, max_faces, tolerance_px, warn=warn)
     else:
         from pose_refiner_ros.objects.field_mesh import field_mesh
 
-        mesh, hear = field_mesh(field, warn), _say_nothing  # advice on many faces is for files
-    silhouette_mesh, outline_error = simplify_and_measure(mesh, max_faces, tolerance_px, warn=hear)
+        mesh = simple = field_mesh(field, warn)
+        outline_error = EXACT
     return ObjectModel(
         name=name,
         mesh=mesh,
-        silhouette_mesh=silhouette_mesh,
+        silhouette_mesh=simple,
         outline_error=outline_error,
         symmetries=symmetries,
         color=color,
@@ -163,10 +161,6 @@ def _check_field_alone(stated: dict) -> None:
                 f"'{key}' belongs to a mesh, and there is none: a field is in metres, in the "
                 "frame of the poses that it was trained from"
             )
-
-
-def _say_nothing(text: str) -> None:
-    pass
 
 
 def _mesh_of_file(entry: dict, uri: str, folder: Path, warn: Callable[[str], None]) -> dict:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
+from pose_refiner_ros.fields.surface import FieldSurface
 from pose_refiner_ros.files.cache import cache_key, cached_arrays
 from pose_refiner_ros.objects.mesh import Mesh, MeshError, clean
 from pose_refiner_ros.objects.outline import view_axes
+from pose_refiner_ros.objects.simplify import simplify_for_silhouette
 
 if TYPE_CHECKING:
     from pose_refiner_ros.fields.grid import GridField
@@ -35,27 +37,43 @@ HALVINGS = 8
 VIEWS = 12
 PICTURE = 128  # pixels a side
 FOCAL = 2.0  # in widths of the picture
+TOLERANCE_PX = 1.0  # of its outline, which is no sharper than the field's nodes are near
 POOR_IOU = 0.9  # of its silhouettes and the field's, below: the field is fog
 VERSION = 1  # of the result; raise it when the code gives another one
 
 
 def field_mesh(field: GridField, warn: Callable[[str], None] = log.warning) -> Mesh:
-    """A closed mesh whose silhouettes are those of a field, metres, the field's frame.
+    """A mesh whose silhouettes are those of a field, metres, the field's frame.
 
-    `warn` hears of a field whose outline is not clear. Takes seconds, kept on disk. Raises
-    MeshError for a field without a surface.
+    `warn` hears of a field whose outline is not clear. That of its file, if it has one; else it
+    takes seconds, and is kept on disk. Raises MeshError for a field without a surface.
     """
+    surface = field.surface or simplified_surface(field)
+    if surface.iou[0] < POOR_IOU:
+        warn(
+            f"the outline of its field is not clear (overlap {float(surface.iou[0]):.2f} of the "
+            "mesh made of it and what the field renders): train it with masks, or give a mesh"
+        )
+    return Mesh(surface.vertices, surface.faces)
+
+
+def simplified_surface(field: GridField) -> FieldSurface:
+    """For its file: of as few triangles as its outlines allow. Raises MeshError."""
+    whole = _surface_of(field)
+    mesh = simplify_for_silhouette(
+        Mesh(whole.vertices, whole.faces), tolerance_px=TOLERANCE_PX, warn=lambda text: None
+    )
+    faces = mesh.faces.astype(np.int32)
+    return FieldSurface(mesh.vertices.astype(np.float32), faces, whole.iou)
+
+
+def _surface_of(field: GridField) -> FieldSurface:
     digest = hashlib.blake2b(digest_size=16)
     for array in (field.links, field.values[:, 0], field.origin):
         digest.update(np.ascontiguousarray(array).tobytes())
     key = cache_key(VERSION, digest.hexdigest(), field.links.shape, field.voxel)
     stored = cached_arrays("field_mesh", key, lambda: _build(field))
-    if stored["iou"] < POOR_IOU:
-        warn(
-            f"the outline of its field is not clear (overlap {float(stored['iou']):.2f} of the "
-            "mesh made of it and what the field renders): train it with masks, or give a mesh"
-        )
-    return Mesh(stored["vertices"], stored["faces"])
+    return FieldSurface(stored["vertices"], stored["faces"], np.reshape(stored["iou"], 1))
 
 
 def _build(field: GridField) -> dict[str, np.ndarray]:

@@ -6,12 +6,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from painted import painted_block
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from pose_refiner_ros.fields.field import check_state
+from pose_refiner_ros.fields.field import FieldError, check_state
 from pose_refiner_ros.fields.field_file import FieldFileError, load_field, save_field
 from pose_refiner_ros.fields.mlp import MlpField, MlpSettings
+from pose_refiner_ros.fields.surface import FieldSurface
+from pose_refiner_ros.objects.field_mesh import field_mesh, simplified_surface
 
 TINY = MlpSettings(width=8, depth=3, coarse_samples=4, fine_samples=4)
 
@@ -128,3 +131,24 @@ def test_nothing_is_written_of_a_field_that_diverged(file, tmp_path):
 
 def test_any_length_fits_where_none_is_said():
     check_state({"a": np.ones((4, 2))}, {"a": (None, 2)})
+
+
+def test_the_surface_is_in_the_file(tmp_path):
+    field = painted_block((0.05, 0.1, 0.15))
+    assert load_again(field, tmp_path).surface is None
+    field.surface = simplified_surface(field)
+    again = load_again(field, tmp_path)
+    np.testing.assert_array_equal(again.surface.vertices, field.surface.vertices)
+    np.testing.assert_array_equal(again.scaled(2.0).surface.faces, field.surface.faces)
+    np.testing.assert_array_equal(field_mesh(again).vertices, field.surface.vertices)
+
+
+def load_again(field, folder):
+    save_field(field, folder / "field.safetensors")
+    return load_field(folder / "field.safetensors")
+
+
+def test_a_surface_of_vertices_that_are_not_there():
+    surface = FieldSurface(np.zeros((3, 3), np.float32), np.array([[0, 1, 3]]), np.ones(1))
+    with pytest.raises(FieldError, match="not there"):
+        FieldSurface.taken_from(surface.state())
