@@ -43,7 +43,7 @@ def test_the_readme_has_the_targets_of_the_last_run():
 
 def test_what_the_page_says_in_words_is_what_was_measured():
     fast, adam = (REPORT["methods"][name]["share_both"] for name in ("fast", "adam_grid"))
-    assert fast == 1.0 and 0.73 <= adam < 1.0  # all; somewhat more than in the paper
+    assert fast == 1.0 and 0.63 <= adam <= 0.83  # all; about as many as in the paper
     speed = REPORT["speed"]["levels"]
     assert max(speed[name]["times"] for name in speed) < 50 and "that target is missed" in PAGE
     assert 20 < REPORT["methods"]["fast"]["median_iterations"] < 40  # some thirty looks
@@ -52,12 +52,14 @@ def test_what_the_page_says_in_words_is_what_was_measured():
         assert (
             cells[f"interest_region_{rays}"]["share_both"] > cells[f"random_{rays}"]["share_both"]
         )
-    assert cells["random_2048"]["share_both"] >= cells["interest_region_2048"]["share_both"]
+    more = cells["random_2048"]["share_both"] - cells["interest_region_2048"]["share_both"]
+    assert round(25 * more) == 6
     share = REPORT["figure_6a"]["mean_share_both"]
-    assert sorted(share, key=share.get) == ["interest_point", "random", "interest_region"]
-    for kind in ("exposure", "white_balance"):
-        rows = REPORT["light"]["rows"][kind]
-        assert rows["fast"]["share_both"] < 0.7 and rows["fast_exposure"]["share_both"] == 1.0
+    assert min(share, key=share.get) == "interest_point"
+    assert abs(share["random"] - share["interest_region"]) < 0.03
+    rows = REPORT["light"]["rows"]
+    assert all(rows[kind]["fast"]["share_both"] == 1.0 for kind in rows)
+    assert rows["exposure"]["fast_no_exposure"]["share_both"] == 0.5
 
 
 def test_what_the_page_says_of_fern_is_what_was_measured():
