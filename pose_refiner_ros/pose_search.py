@@ -25,7 +25,6 @@ from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
 from pose_refiner_ros.refinement.feature_matches import (
     FeatureMatcher,
-    MatchedPose,
     is_sure,
 )
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
@@ -115,21 +114,17 @@ class PoseSearch:
 
     def by_features(
         self, frames: Sequence[Frame], target: Target, settings: Settings
-    ) -> list[MatchedPose]:
-        """Poses in the reference by features of the photo with the largest mask, the likeliest
-        first."""
+    ) -> tuple[list[Hypothesis], bool]:
+        """Poses by features of the photo with the largest mask, the likeliest first, and whether
+        these alone tell which is right."""
         usable = settings.init != "views" and settings.search != "never"
-        if not (usable and self._has_colours(target)):
-            return []
+        if not (usable and self._has_features(target)):
+            return [], False
         number, seen = next(own for own in target.seen if own[1].colours is not None)
-        features = self._features.get(target.name)
-        if features is None:
-            return []
-        frame = frames[number]
-        found = features.poses(frame.image, frame.camera, np.asarray(frame.masks) == seen.label)
-        if (where := seen.reference_from_camera) is None:
-            return found
-        return [MatchedPose(where @ one.camera_from_object, one.features) for one in found]
+        frame, mask = frames[number], np.asarray(frames[number].masks) == seen.label
+        found = self._features[target.name].poses(frame.image, frame.camera, mask)
+        where = seen.reference_from_camera
+        return [one.hypothesis(target.name, where) for one in found], is_sure(found)
 
     def views(
         self, target: Target, settings: Settings, look_beyond: bool = True
@@ -185,9 +180,8 @@ class PoseSearch:
 
     def _begun(self, frames: Sequence[Frame], target: Target, settings: Settings) -> Target:
         """The same with starts by features, where they tell any."""
-        found = self.by_features(frames, target, settings)
-        starts = tuple(Hypothesis(target.name, one.camera_from_object) for one in found)
-        return replace(target, starts=starts, by_features=True, sure=is_sure(found))
+        starts, sure = self.by_features(frames, target, settings)
+        return replace(target, starts=tuple(starts), by_features=True, sure=sure)
 
     def _guesses(
         self, frames: Sequence[Frame], target: Target, settings: Settings, look_beyond: bool
@@ -198,8 +192,7 @@ class PoseSearch:
             views = self.views(target, settings, look_beyond)
         if target.by_features:  # they were tried
             return views
-        found = self.by_features(frames, target, settings)
-        return views + [Hypothesis(target.name, one.camera_from_object) for one in found]
+        return views + self.by_features(frames, target, settings)[0]
 
     def _has_features(self, target: Target) -> bool:
         return self._has_colours(target) and target.name in self._features

@@ -19,6 +19,9 @@ from pose_refiner_ros.geometry.camera import Camera
 from pose_refiner_ros.geometry.pose import rigid
 from pose_refiner_ros.geometry.sift import clear_matches, root_sift, sift_features
 
+from .hypotheses import Hypothesis
+from .terms.prior import PosePrior
+
 if TYPE_CHECKING:  # torch is needed to look into a field
     from pose_refiner_ros.fields.features import FieldFeatures
 
@@ -26,7 +29,8 @@ SIDE = 640  # pixels of a photo's longer side, or of a mask's, in which features
 DILATED = 2  # pixels by which a mask is made larger
 RATIO = 0.85  # of distances to the best and second best match in a photo of the training
 POOLED, ALONE = 12, 6  # photos, the most alike, whose matches go together, and each for itself
-ERROR = 3.0  # pixels
+ERROR = 3.0  # pixels, at most,
+SIGMA = 0.5  # and usually
 ROUNDS, CONFIDENCE = 500, 0.999
 LEAST = 8  # features that agree on a pose
 BEHIND = 0.6  # of the features that agree on the best pose: poses with fewer are not worth trying
@@ -36,10 +40,19 @@ HYPOTHESES = 6
 
 @dataclass(frozen=True, eq=False)
 class MatchedPose:
-    """camera_from_object (4, 4), and how many features of the photo agree on it."""
+    """camera_from_object (4, 4), how many features of the photo agree on it, and the information
+    (6, 6) that they have of it: twist order, camera axes, about the object's origin."""
 
     camera_from_object: np.ndarray
     features: int
+    information: np.ndarray
+
+    def hypothesis(self, name: str, reference_from_camera: np.ndarray | None = None) -> Hypothesis:
+        """Of an object `name`, and with what the features know of it as its prior."""
+        where = np.eye(4) if reference_from_camera is None else reference_from_camera
+        turned = np.kron(np.eye(2), where[:3, :3])
+        pose = where @ self.camera_from_object
+        return Hypothesis(name, pose, PosePrior(pose, turned @ self.information @ turned.T))
 
 
 def is_sure(found: Sequence[MatchedPose]) -> bool:
@@ -134,7 +147,27 @@ def _agreeing(
         same = any(np.count_nonzero(agree & other) > 0.5 * agree.sum() for _, other, _ in chosen)
         if count >= max(LEAST, BEHIND * found[0][0]) and not same:
             chosen.append(one)
-    return [MatchedPose(pose, count) for count, _, pose in chosen[:HYPOTHESES]]
+    sigma = SIGMA * error / ERROR
+    return [
+        # a feature that several photos of the training have counts once
+        MatchedPose(pose, count, count / agree.sum() * _information(pose, met_points[agree], sigma))
+        for count, agree, pose in chosen[:HYPOTHESES]
+    ]
+
+
+def _information(pose: np.ndarray, points: np.ndarray, sigma: float) -> np.ndarray:
+    """(6, 6) of points (N, 3) that are seen along the right rays (x/z, y/z) to `sigma`."""
+    arms = points @ pose[:3, :3].T
+    x, y, z = (arms + pose[:3, 3]).T
+    zero = np.zeros_like(z)
+    by_point = (
+        np.stack(
+            [np.stack([1 / z, zero, -x / z**2], -1), np.stack([zero, 1 / z, -y / z**2], -1)], axis=1
+        )
+        / sigma
+    )  # (N, 2, 3)
+    J = np.concatenate([by_point, np.cross(arms[:, None], by_point)], axis=-1)
+    return np.einsum("nia,nib->ab", J, J)
 
 
 def _by_ransac(points: np.ndarray, rays: np.ndarray, error: float) -> np.ndarray | None:

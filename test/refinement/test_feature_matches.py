@@ -109,3 +109,21 @@ def test_features_that_do_not_belong_together(block, name, array):
     state[f"features.{name}"] = array
     with pytest.raises(FieldError, match="features"):
         FieldFeatures.taken_from(state)
+
+
+def test_information_is_that_of_pixels(block, matcher, truth):
+    """A pixel off, half the square of that over the usual error, for each feature."""
+    image, mask = photo(block, truth, CAMERA)
+    (found,) = matcher.poses(image, CAMERA, mask)
+    sideways = np.zeros(6)
+    sideways[0] = (found.camera_from_object[2, 3] - 0.07) / CAMERA.fx  # a pixel, at its surface
+    cost = 0.5 * sideways @ found.information @ sideways
+    expected = 0.5 * found.features / feature_matches.SIGMA**2
+    assert cost == pytest.approx(expected, rel=0.15)
+    assert np.linalg.eigvalsh(found.information).min() > 0.0
+    where = np.linalg.inv(VIEWS[0])
+    one = found.hypothesis("block", where)
+    np.testing.assert_allclose(one.reference_from_object, where @ found.camera_from_object)
+    turned = where[:3, :3] @ sideways[:3]
+    about = one.prior.information[:3, :3]
+    assert 0.5 * turned @ about @ turned == pytest.approx(cost)
