@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what is seen of objects to their refined poses: what is tried, and in which order.
 
-1. The starts: given ones, or the encoder's; without any, those by features of the field.
-2. All views of the codebook, where there is no start or none that fits (`needs_views`), and
-   features beside them.
+1. The starts: given ones, or the encoder's, and, of what is not tracked, those by features.
+2. All views of the codebook, where there is no start or none that fits (`needs_views`).
 3. What could be mistaken for what was found (`rivals_to_look_at`).
 4. Once more those that stand in front of another, whose masks hide nothing of them.
 """
@@ -64,8 +63,8 @@ class Target:
     seen: (number of a frame, what it shows), the largest mask first. estimate: the encoder's, if
     any; is_category: the mesh stands for a category and is not its own; starts: of these the first
     `given` come from outside; tracked: they are those of the frame before; due: a fresh look at all
-    views is asked for; earlier, still: see `Frame`; by_features: nothing was known, so that starts
-    are by features of the photo, if any; sure: these tell which pose is right.
+    views is asked for; earlier, still: see `Frame`; by_features: the last starts are by features
+    of the photo; sure: these tell which pose is right.
     """
 
     label: int
@@ -155,7 +154,8 @@ class PoseSearch:
     def find(self, frames: Sequence[Frame], targets: Sequence[Target], settings: Settings) -> Found:
         """The refined hypotheses of each object of frames that belong together."""
         targets = [
-            target if target.starts else self._begun(frames, target, settings) for target in targets
+            target if target.tracked else self._begun(frames, target, settings)
+            for target in targets
         ]
         starts = [self._at_measured_distance(target) for target in targets]
         found = self._refine(targets, starts, settings.keep)
@@ -167,7 +167,7 @@ class PoseSearch:
         cut = {i: self._is_worth_looking_beyond(targets[i], found[i], settings) for i in again}
         views = self.refiner.refine(
             [targets[i].observations for i in again],
-            [self._guesses(frames, targets[i], settings, cut[i]) for i in again],
+            [self._guesses(targets[i], settings, cut[i]) for i in again],
             [max(settings.keep, self._keep(targets[i], cut[i])) for i in again],
             restart=[not cut[i] for i in again],
             given=False,
@@ -179,20 +179,25 @@ class PoseSearch:
         return found
 
     def _begun(self, frames: Sequence[Frame], target: Target, settings: Settings) -> Target:
-        """The same with starts by features, where they tell any."""
-        starts, sure = self.by_features(frames, target, settings)
+        """The same with starts by features as well, where they tell any. Where they tell one alone,
+        what they know of it is evidence for and against all poses."""
+        found, sure = self.by_features(frames, target, settings)
+        if not found:
+            return target
+        known = found[0].prior if sure else None
+        starts = [
+            replace(one, prior=one.prior if i < len(target.starts) and one.prior else known)
+            for i, one in enumerate((*target.starts, *found))
+        ]
         return replace(target, starts=tuple(starts), by_features=True, sure=sure)
 
-    def _guesses(
-        self, frames: Sequence[Frame], target: Target, settings: Settings, look_beyond: bool
-    ) -> list[Hypothesis]:
+    def _guesses(self, target: Target, settings: Settings, look_beyond: bool) -> list[Hypothesis]:
         """What is tried where the starts fit badly."""
-        views = []
-        if settings.init != "features" or not self._has_features(target):
-            views = self.views(target, settings, look_beyond)
-        if target.by_features:  # they were tried
-            return views
-        return views + self.by_features(frames, target, settings)[0]
+        if settings.init == "features" and self._has_features(target):
+            return []
+        views = self.views(target, settings, look_beyond)
+        known = target.starts[-1].prior if target.sure else None
+        return [replace(one, prior=known) for one in views]
 
     def _has_features(self, target: Target) -> bool:
         return self._has_colours(target) and target.name in self._features

@@ -251,6 +251,15 @@ def test_features_begin_what_has_no_start(tiled_pipeline, init, monkeypatch):
         assert angle_deg(found.camera_from_object, TRUTH) < 1.0
 
 
+def test_features_speak_against_a_start_that_the_mask_likes(tiled_pipeline):
+    """A start from outside is no better than what the features know, and gets their say as well."""
+    tiled_pipeline.settings = SETTINGS
+    image, mask = photo(tiled_pipeline.library["cube"].field, TRUTH, CAMERA)
+    for start in (TRUTH, TRUTH @ OTHER_CUBE):
+        (found,) = tiled_pipeline.process(Frame(mask, CAMERA, {1: "cube"}, {1: [start]}, image))
+        assert angle_deg(found.camera_from_object, TRUTH) < 1.0 and found.quality == "good"
+
+
 def test_features_are_told_in_the_reference(tiled_pipeline):
     tiled_pipeline.settings = replace(SETTINGS, init="features")
     image, mask = photo(tiled_pipeline.library["cube"].field, TRUTH, CAMERA)
