@@ -68,18 +68,15 @@ def test_what_the_page_says_of_fern_is_what_was_measured():
     assert FERN["targets"] == targets(FERN, on_cpu)
     scale = FERN["scene"]["scale"]
     assert scale < 0.1  # the file's unit is the smaller one
+    quarter = FERN["table1"]["rows"][-1]
+    assert [quarter[name] for name in ("estimated", "right", "kept")] == [13, 7, 13]
+    assert quarter["psnr_with"] - quarter["psnr_without"] == pytest.approx(3.8, abs=0.05)
 
 
 @pytest.mark.parametrize(
     ("report", "counts"),
-    [
-        (REPORT, FULL),
-        pytest.param(
-            FERN, FULL_SCENE,
-            marks=pytest.mark.xfail(strict=True, reason="fern was measured in a reduced run"),
-        ),
-    ],
-)  # fmt: skip
+    [(REPORT, FULL), (FERN, FULL_SCENE)],
+)
 def test_the_run_was_a_full_one(report, counts):
     assert report["counts"] == asdict(counts)
     assert inerf_tables.MISSING not in inerf_tables.markdown(report)
