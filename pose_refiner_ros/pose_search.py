@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,10 +21,7 @@ from pose_refiner_ros.geometry.pose import about_point
 from pose_refiner_ros.objects.model import ObjectModel
 from pose_refiner_ros.refinement.codebook import VIEW_DISTANCE, ViewCodebook, is_cut
 from pose_refiner_ros.refinement.depth_points import at_measured_distance
-from pose_refiner_ros.refinement.feature_matches import (
-    FeatureMatcher,
-    is_sure,
-)
+from pose_refiner_ros.refinement.feature_matches import FeatureMatcher, is_sure
 from pose_refiner_ros.refinement.hypotheses import Hypothesis, around, same_pose
 from pose_refiner_ros.refinement.observation import Observation
 from pose_refiner_ros.refinement.occlusion import labels_behind
@@ -39,8 +35,6 @@ from pose_refiner_ros.refinement.search import (
 )
 from pose_refiner_ros.refinement.sighting import Sighting
 from pose_refiner_ros.settings import Settings
-
-log = logging.getLogger(__name__)
 
 # With a field the image tells views apart that silhouettes do not: more are followed, for it to
 # choose from. A cube has 24.
@@ -185,11 +179,9 @@ class PoseSearch:
         if not found:
             return target
         known = found[0].prior if sure else None
-        starts = [
-            replace(one, prior=one.prior if i < len(target.starts) and one.prior else known)
-            for i, one in enumerate((*target.starts, *found))
-        ]
-        return replace(target, starts=tuple(starts), by_features=True, sure=sure)
+        given = [replace(one, prior=one.prior or known) for one in target.starts]
+        found = [replace(one, prior=known) for one in found]
+        return replace(target, starts=(*given, *found), by_features=True, sure=sure)
 
     def _guesses(self, target: Target, settings: Settings, look_beyond: bool) -> list[Hypothesis]:
         """What is tried where the starts fit badly."""
@@ -231,7 +223,7 @@ class PoseSearch:
             keep,
             [target.tracked for target in targets],
             # a mesh that stands for a category never fits well enough to leave it at that
-            [not (one.tracked or one.is_category or one.by_features) for one in targets],
+            [not (one.tracked or one.is_category or one.sure) for one in targets],
         )
 
     def _needs_views(self, target: Target, found: Sequence[Hypothesis], settings: Settings) -> bool:

@@ -26,10 +26,10 @@ from pose_refiner_ros.refinement.hypotheses import Hypothesis
 from pose_refiner_ros.refinement.observation import Observation, observe_image
 from pose_refiner_ros.refinement.refiner import Refiner
 from pose_refiner_ros.refinement.search import (
-    RESTART_WORSE,
     WRONG_COLOURS,
     contradicts,
     correlation,
+    restart_angle,
 )
 from pose_refiner_ros.settings import Settings
 
@@ -103,27 +103,21 @@ class SceneLocaliser:
         ObservationError for a photo that is of no use.
         """
         seen = observe_image(image, camera)
-        found: list[CameraPose] = []
+        found: list[Hypothesis] = []
         if len(starts):
             poses = [inverse(checked_pose(pose)) for pose in starts]
             found.append(self._refined(seen, poses, tracked))
-            if tracked or not self._is_doubtful(found[0]):
-                return found[0]
+            if tracked or not is_doubtful(found[0], seen):
+                return _camera_pose(found[0])
         matched, why = self._by_features(image, camera)
         if not matched and not found:
             raise LocalisationError(f"there is no start pose to find the camera from: {why}")
         if matched:
             poses = [one.camera_from_object for one in matched]
             found.append(self._refined(seen, poses, tracked=True))  # mostly near enough for that
-            if self._is_doubtful(found[-1]):
+            if is_doubtful(found[-1], seen):
                 found.append(self._refined(seen, poses))
-        return min(found, key=lambda pose: (bool(pose.lost), pose.photo_rms))
-
-    def _is_doubtful(self, pose: CameraPose) -> bool:
-        """Whether something else is worth trying: it is lost, or its colours are farther off than
-        those of right poses."""
-        usual = self.field.record.get("usual_rms", np.inf)
-        return bool(pose.lost) or pose.photo_rms > RESTART_WORSE * usual
+        return _camera_pose(min(found, key=lambda one: (bool(lost_because(one)), one.cost)))
 
     def _by_features(self, image: np.ndarray, camera: Camera) -> tuple[list[MatchedPose], str]:
         """Poses camera_from_scene, or why there is none."""
@@ -139,18 +133,20 @@ class SceneLocaliser:
 
     def _refined(
         self, seen: Observation, poses: Sequence[np.ndarray], tracked: bool = False
-    ) -> CameraPose:
-        """The best pose that is reached from poses, camera_from_scene."""
+    ) -> Hypothesis:
+        """The best that is reached from poses, camera_from_scene."""
         hypotheses = [Hypothesis(NAME, pose) for pose in poses]
         (found,) = self._refiner.refine([[seen]], [hypotheses], 1, tracked)
         if not found:
             raise LocalisationError(
                 "no start pose leads anywhere: none shows anything of the scene"
             )
-        camera_from_scene = found[0].reference_from_object
-        covariance = _about_camera(camera_from_scene, found[0].covariance)
-        rms = float(found[0].fits["radiance"].colour_rms)
-        return CameraPose(inverse(camera_from_scene), covariance, rms, lost_because(found[0]))
+        return found[0]
+
+
+def is_doubtful(found: Hypothesis, seen: Observation) -> bool:
+    """Whether something else is worth trying: it is lost, or may sit in a local minimum."""
+    return bool(lost_because(found)) or restart_angle(found, [seen]) is not None
 
 
 def lost_because(found: Hypothesis) -> str:
@@ -221,6 +217,13 @@ def checked_pose(pose: np.ndarray) -> np.ndarray:
     if problem:
         raise LocalisationError(f"a start pose cannot be used: {problem}")
     return pose
+
+
+def _camera_pose(found: Hypothesis) -> CameraPose:
+    camera_from_scene = found.reference_from_object
+    covariance = _about_camera(camera_from_scene, found.covariance)
+    rms = float(found.fits["radiance"].colour_rms)
+    return CameraPose(inverse(camera_from_scene), covariance, rms, lost_because(found))
 
 
 def _about_camera(camera_from_scene: np.ndarray, covariance: np.ndarray) -> np.ndarray:

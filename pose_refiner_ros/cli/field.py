@@ -20,6 +20,14 @@ from pose_refiner_ros.cli.common import (
     tell,
     user_errors,
 )
+from pose_refiner_ros.cli.photo_poses import (
+    Matching,
+    ScaleFrom,
+    are_photos_alone,
+    find_poses,
+    known_size,
+    poses_beside,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +41,6 @@ _NAMED = {"white": (1.0, 1.0, 1.0), "black": (0.0, 0.0, 0.0)}
 
 Kind = Literal["grid", "mlp"]
 Network = Literal["auto", "small", "paper"]
-Matching = Literal["auto", "exhaustive", "sequential"]
-ScaleFrom = Literal["tag", "length", "height"]
 
 
 @app.command()
@@ -135,15 +141,15 @@ def train(
         }  # fmt: skip
         chosen = {name: value for name, value in chosen.items() if value is not None}
         options, settings = _options(kind, network, where, chosen)
-        alone = _are_photos_alone(source)
-        known = _known_size(scale_from, tag_size, points or [], length, height)
+        alone = are_photos_alone(source)
+        known = known_size(scale_from, tag_size, points or [], length, height)
         if not alone and (known is not None or poses is not None or matching != "auto"):
             raise InputError(
                 f"{source} says its poses: --poses, --matching and --scale-from are for photos "
                 "alone; --scale says how many metres a unit is"
             )
         if alone:
-            source = _posed(source, poses or _poses_beside(out), known, matching, scale, resume)
+            source = find_poses(source, poses or poses_beside(out), known, matching, scale, resume)
         with counting_bar() as bar:
             task = bar.add_task("Training", total=options.steps)
 
@@ -282,82 +288,6 @@ def info(
             **field.record,
         }
     console.print(readable_json(content), markup=False, soft_wrap=True)
-
-
-def _are_photos_alone(source: Path) -> bool:
-    from pose_refiner_ros.datasets.posed_images import has_layout
-
-    return source.exists() and not has_layout(source)
-
-
-def _poses_beside(out: Path) -> Path:
-    return out.with_name(f"{out.stem}_transforms.json")
-
-
-def _posed(
-    source: Path, poses: Path, known, matching: Matching, scale: float, resume: bool
-) -> Path:
-    """The file of poses of photos alone: the one that is there, to resume, or a new one."""
-    from pose_refiner_ros.cli.single_image import InputError
-    from pose_refiner_ros.structure_from_motion import find_photo_poses
-
-    if scale != 1.0 and known is not None:
-        raise InputError("--scale and --scale-from exclude each other")
-    if resume and poses.is_file():
-        return poses
-    with counting_bar(remaining=False) as bar:
-        task = bar.add_task("Reading photos", total=None)
-        told = set()
-
-        def progress(what: str, done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, description=what)
-            if not errors.is_terminal and done == total and what not in told:
-                told.add(what)
-                errors.print(f"{what}: {done}/{total}", soft_wrap=True)
-
-        lines = find_photo_poses(
-            source, poses, known, matching, progress,
-            lambda text: tell(f"warning: {text}", "yellow"),
-        )  # fmt: skip
-    for line in lines:
-        console.print(line, soft_wrap=True)
-    return poses
-
-
-def _known_size(
-    scale_from: ScaleFrom | None, tag_size: float | None, points: list[str],
-    length: float | None, height: float | None,
-):  # fmt: skip
-    """What options say is known in metres; None where they say nothing."""
-    from pose_refiner_ros.cli.single_image import InputError
-    from pose_refiner_ros.structure_from_motion.photos_to_poses import KnownSize
-
-    given = {"--tag-size": tag_size, "--length": length, "--height": height}
-    wanted = {"tag": "--tag-size", "length": "--length", "height": "--height"}.get(scale_from or "")
-    extra = [name for name, value in given.items() if value is not None and name != wanted]
-    if extra or (points and scale_from != "length"):
-        raise InputError(f"{', '.join(extra) or '--points'} does not go with this --scale-from")
-    if wanted is None:
-        return None
-    if given[wanted] is None:
-        raise InputError(f"--scale-from {scale_from} needs {wanted}, in metres")
-    return KnownSize(tag_size, height, length, dict(_clicked(text) for text in points))
-
-
-def _clicked(text: str):
-    """Name of a photo and pixels (2, 2), from photo.jpg:x,y;x,y."""
-    import numpy as np
-
-    from pose_refiner_ros.cli.single_image import InputError
-
-    name, _, places = text.rpartition(":")
-    try:
-        pixels = np.array([[float(n) for n in part.split(",")] for part in places.split(";")])
-    except ValueError:
-        pixels = np.zeros(0)
-    if not name or pixels.shape != (2, 2) or not np.isfinite(pixels).all():
-        raise InputError(f"--points {text!r}: give two points in a photo, as photo.jpg:10,20;30,40")
-    return name, pixels
 
 
 def _options(kind: Kind, network: Network, where: str, chosen: dict):

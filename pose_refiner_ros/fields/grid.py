@@ -154,16 +154,22 @@ class GridField:
         """The same field on another device."""
         if torch.device(device) == self.device:
             return self
-        other = GridField(
-            self.links, self.values, self.origin, self.voxel, self.background, self.record, device,
-            self.contraction,
-        )  # fmt: skip
-        other.features, other.surface = self.features, self.surface
+        other = self._copy()
+        other.device = torch.device(device)
+        return other
+
+    def _copy(self) -> GridField:
+        """Without what is computed from it."""
+        other = copy(self)
+        for name in ("arrays", "occupied_bounds"):
+            other.__dict__.pop(name, None)
         return other
 
     def shifted(self, offset: np.ndarray) -> GridField:
-        """The same field in a frame whose origin lies at `offset` (3,), sharing all nodes."""
-        other = copy(self)
+        """The same field in a frame whose origin lies at `offset` (3,), sharing all nodes; without
+        features and surface."""
+        other = self._copy()
+        other.features = other.surface = None
         other.origin = self.origin - np.asarray(offset, np.float64)
         if self.contraction is not None:
             other.contraction = self.contraction.shifted(offset)
@@ -171,21 +177,18 @@ class GridField:
         for name in ("links", "skip", "values", "voxel"):
             setattr(arrays, name, getattr(self.arrays, name))
         other._say_where(arrays)
-        other.__dict__.pop("occupied_bounds", None)
         other.__dict__["arrays"] = arrays
         return other
 
     def scaled(self, factor: float) -> GridField:
         """The same field where all lengths are so many times as large."""
-        values = self.values.copy()
-        values[:, 0] /= factor
-        contraction = None if self.contraction is None else self.contraction.scaled(factor)
-        other = GridField(
-            self.links, values, factor * self.origin, factor * self.voxel, self.background,
-            self.record, str(self.device), contraction,
-        )  # fmt: skip
-        other.features = None if self.features is None else self.features.scaled(factor)
-        other.surface = None if self.surface is None else self.surface.scaled(factor)
+        other = self._copy()
+        other.values = self.values.copy()
+        other.values[:, 0] /= factor
+        other.origin, other.voxel = factor * self.origin, factor * self.voxel
+        for name in ("contraction", "features", "surface"):
+            part = getattr(self, name)
+            setattr(other, name, None if part is None else part.scaled(factor))
         return other
 
     def query(self, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

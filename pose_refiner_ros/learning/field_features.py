@@ -12,6 +12,7 @@ from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints
 from pose_refiner_ros.fields.features import FieldFeatures
 from pose_refiner_ros.fields.field import RadianceField
 from pose_refiner_ros.fields.rays import camera_rays
+from pose_refiner_ros.geometry.epipolar import rays_through
 
 from .self_supervision import farthest_apart
 
@@ -30,7 +31,7 @@ def field_features(
     points, descriptors = [], []
     for i in np.sort(chosen):
         pose, pixels, depth = posed.camera_from_object[i], matched.pixels[i], matched.depths[i]
-        rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(posed.intrinsics[i]).T
+        rays = rays_through(pixels, posed.intrinsics[i])
         there = (rays * depth[:, None] - pose[:3, 3]) @ pose[:3, :3]
         alone = np.isnan(depth)
         there[alone] = _places(field, posed.intrinsics[i], pose, pixels[alone])

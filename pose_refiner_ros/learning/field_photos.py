@@ -46,9 +46,10 @@ def usual_view(posed: PosedImages) -> dict[str, Any]:
     }
 
 
-def usual_colours(field: GridField, posed: PosedImages, background=None) -> float:
+def usual_rms(field: GridField, posed: PosedImages, background=None) -> float:
     """How near the field's colours come to photos at their own poses: the robust RMS difference
-    (`TermFit.rms`), the median of a few. What ends much worse is at another pose."""
+    (`TermFit.rms`), the median of a few. What ends much worse is at another pose. posed: photos
+    that it was not trained on, which it shows too well."""
     background = field.background if background is None else background
     refiner = Refiner([field_model("field", field)], str(field.device), capacity=1)
     fits = []

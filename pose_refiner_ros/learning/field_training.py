@@ -34,7 +34,7 @@ from pose_refiner_ros.objects.field_mesh import simplified_surface
 from pose_refiner_ros.objects.mesh import MeshError
 
 from .field_features import field_features
-from .field_photos import beside_photo, field_psnr, usual_colours, usual_view
+from .field_photos import beside_photo, field_psnr, usual_rms, usual_view
 from .grid_training import GridOptions, GridTraining, train_grid
 from .self_supervision import alike, find_poses, joined
 from .training_loop import Progress, Training, quiet, run
@@ -124,7 +124,7 @@ def train_field(
     test = _test_photos(source, options, device, warn)
     watched = posed if test is None else test
     training = _training(posed, options, settings, device, state)
-    matched = getattr(training, "matched", None) or matched_points(posed)
+    matched = training.matched or matched_points(posed)
     _tell_disagreement(matched, warn)
     saved = time.monotonic()
 
@@ -144,8 +144,8 @@ def train_field(
         if field.contraction is None:
             with contextlib.suppress(MeshError):  # a fog, which whoever needs a mesh is told of
                 field.surface = simplified_surface(field)
-        known = posed if test is None else test
-        field.record["usual_rms"] = usual_colours(field, known, options.background)
+        if test is not None:
+            field.record["usual_rms"] = usual_rms(field, test, options.background)
     if field.background is not None and options.background is None and posed.alpha is None:
         warn(
             f"the photos' edges are of one colour, {np.round(field.background, 2).tolist()}: taken "

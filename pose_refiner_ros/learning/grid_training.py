@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import warp as wp
 
-from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints, matched_points
+from pose_refiner_ros.datasets.posed_images.matched_points import matched_points
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, View
 from pose_refiner_ros.fields.field import FieldError
 from pose_refiner_ros.fields.grid import MAX_NODES, GridField
@@ -129,7 +129,6 @@ class GridTraining(Training):
         self._device = str(device)
         self._masked = posed.alpha is not None
         self._background, self._contraction = options.background, None
-        self.matched: MatchedPoints | None = None  # of a scene
         if self._background is None and not self._masked:
             self._background = plain_background(posed)
         if self._background is None and not self._masked:

@@ -15,7 +15,8 @@ from torch import Tensor
 from pose_refiner_ros.fields.field import FieldError, RadianceField
 
 if TYPE_CHECKING:
-    from pose_refiner_ros.datasets.posed_images.views import PosedImages
+    from pose_refiner_ros.datasets.posed_images.matched_points import MatchedPoints
+from pose_refiner_ros.datasets.posed_images.views import PosedImages
 
 Progress = Callable[[int, int, dict[str, float]], None]  # steps done, of how many, figures
 
@@ -28,6 +29,7 @@ class Training:
     """
 
     field: RadianceField  # what has been learned so far
+    matched: MatchedPoints | None = None  # what photos have in common, where that was looked for
 
     def __init__(self, posed: PosedImages, options: Any) -> None:
         """options: a dataclass with `steps`, how many there are, of how many `rays`."""

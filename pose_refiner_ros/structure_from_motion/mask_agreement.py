@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.colmap import SparseModel
+from pose_refiner_ros.datasets.posed_images.views import OPAQUE
 
 AGREE = 0.93  # overlap of the two angles over their union; 0.97 and more where poses are right
 _WIDE = np.radians(160.0)  # of an angle that is too wide to say something
@@ -23,7 +24,7 @@ _EDGE = 2  # pixels
 def outline(mask: np.ndarray) -> np.ndarray | None:
     """(K, 2) float64 pixels, corner of the picture at (0, 0): the convex hull of a mask (H, W)
     uint8. None where it is empty or reaches the edge, beyond which there may be more."""
-    opaque = (mask >= 128).astype(np.uint8)
+    opaque = (mask >= OPAQUE).astype(np.uint8)
     edges = (opaque[:_EDGE], opaque[-_EDGE:], opaque[:, :_EDGE], opaque[:, -_EDGE:])
     if not opaque.any() or any(edge.any() for edge in edges):
         return None

@@ -22,7 +22,7 @@ from pose_refiner_ros.datasets.posed_images.hull import (
     visual_hull,
 )
 from pose_refiner_ros.datasets.posed_images.reading import read_picture
-from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.datasets.posed_images.views import OPAQUE, PosedImages
 from pose_refiner_ros.structure_from_motion.photos import StructureFromMotionError
 from pose_refiner_ros.structure_from_motion.triangulate import centre_of, triangulate
 
@@ -178,7 +178,7 @@ def _heights_inside(posed: PosedImages, box: np.ndarray) -> tuple[np.ndarray, fl
     for i in spread_views(posed, VIEWS):
         pixels, valid = project(posed, i, points)
         seen += valid
-        inside += valid & (posed.alpha[i][pixels[:, 1], pixels[:, 0]] >= 128)
+        inside += valid & (posed.alpha[i][pixels[:, 1], pixels[:, 0]] >= OPAQUE)
     kept = points[(inside >= INSIDE * seen) & (seen > 0)]
     return (kept if len(kept) else points)[:, 2], float(cell[2])
 

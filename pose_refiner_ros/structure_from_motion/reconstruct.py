@@ -18,6 +18,7 @@ import numpy as np
 
 from pose_refiner_ros.datasets.posed_images.colmap import SparseModel, read_model
 from pose_refiner_ros.datasets.posed_images.reading import read_mask, read_picture
+from pose_refiner_ros.datasets.posed_images.views import OPAQUE
 from pose_refiner_ros.geometry.epipolar import epipolar_distance, rays_through
 from pose_refiner_ros.structure_from_motion.mask_agreement import AGREE, masks_agree, outline
 from pose_refiner_ros.structure_from_motion.photos import (
@@ -168,7 +169,9 @@ class _Run:
             if alpha is not None:
                 mask = self._masks / f"{names[-1]}.png"
                 mask.parent.mkdir(parents=True, exist_ok=True)
-                mask.write_bytes(cv2.imencode(".png", (alpha >= 128) * np.uint8(255))[1].tobytes())
+                mask.write_bytes(
+                    cv2.imencode(".png", (alpha >= OPAQUE) * np.uint8(255))[1].tobytes()
+                )
         self._progress("Reading photos", len(names), len(names))
         return names, turns, outlines
 

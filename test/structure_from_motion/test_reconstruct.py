@@ -35,7 +35,8 @@ def test_poses_of_a_made_scene(tmp_path):
     assert any("1 photos have no pose: stray.png" in line for line in told)
     assert stages == {"Reading photos", "Finding features", "Matching photos", "Placing photos"}
 
-    assert len({tuple(f[k] for k in "wh") for f in json.loads(poses.read_text())["frames"]}) == 2
+    frames = json.loads(poses.read_text())["frames"]
+    assert len({tuple(f[k] for k in ("w", "h", "fl_x", "k1")) for f in frames}) == 2  # cameras
     posed = load_posed_images(poses, "all")
     assert posed.size == (320, 320) and posed.near_far is not None
     assert not posed.weight[3, :, 240:].any() and posed.weight[0, :240].all()

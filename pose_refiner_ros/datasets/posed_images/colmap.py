@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from pose_refiner_ros.datasets.posed_images.hull import box_around_masks, box_before_cameras
+from pose_refiner_ros.datasets.posed_images.matched_points import near_and_far
 from pose_refiner_ros.datasets.posed_images.reading import split_indices
 from pose_refiner_ros.datasets.posed_images.transforms import Frame, load_frames, present_frames
 from pose_refiner_ros.datasets.posed_images.views import PosedImages, PosedImagesError
@@ -39,9 +41,7 @@ _MODELS = {
     9: ("RADIAL_FISHEYE", "f cx cy k1 k2"),
 }
 _NUMBERS = {name: number for number, (name, _) in _MODELS.items()}
-_NEAR, _FAR = 5.0, 95.0  # percentiles of the depths of points
-_MARGIN = 1.5  # by which the nearest may be nearer, and the farthest farther
-_LEAST = 8  # points in view from which near and far are told
+_LEAST = 8  # points that tell where a scene is
 _BOX = (2.0, 98.0)  # percentiles of positions
 
 
@@ -71,16 +71,9 @@ class SparseModel:
         return self.points[self.seen[i]] @ T[2, :3] + T[2, 3]
 
     def near_far(self) -> np.ndarray | None:
-        """(N, 2), between which most points of each photo lie, with margin; None where they are
-        too few."""
+        """(N, 2) along the cameras' z (`near_and_far`)."""
         depths = [self.depths(i) for i in range(len(self.names))]
-        depths = [d[d > 0] for d in depths]
-        known = [np.percentile(d, (_NEAR, _FAR)) for d in depths if len(d) >= _LEAST]
-        if not known:
-            return None
-        usual = np.median(known, axis=0)
-        found = [np.percentile(d, (_NEAR, _FAR)) if len(d) >= _LEAST else usual for d in depths]
-        return np.array(found) * (1.0 / _MARGIN, _MARGIN)
+        return near_and_far([own[own > 0.0] for own in depths])
 
 
 def model_folder(source: Path) -> Path | None:
@@ -263,16 +256,10 @@ def _values(
 
 def _pose(q: Sequence[float], t: Sequence[float], folder: Path, name: str) -> np.ndarray:
     """(4, 4) from a quaternion w, x, y, z and a translation."""
-    w, x, y, z = q = np.asarray(q, np.float64)
     if not np.isfinite([*q, *t]).all() or not abs(np.linalg.norm(q) - 1.0) < 1e-3:
         raise PosedImagesError(f"{folder}: the pose of {name} is no rotation and translation")
-    w, x, y, z = q / np.linalg.norm(q)
-    R = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return rigid(np.array(R), np.asarray(t))
+    w, x, y, z = q
+    return rigid(Rotation.from_quat([x, y, z, w]).as_matrix(), np.asarray(t))
 
 
 def _picture_folder(folder: Path, names: Sequence[str]) -> Path:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pose_refiner_ros.datasets.posed_images.views import PosedImages
+from pose_refiner_ros.datasets.posed_images.views import OPAQUE, PosedImages
 
 VIEWS = 40  # more views than this change the hull little; they are spread over the source
 CELLS = 40  # per axis of the box
 INSIDE = 0.95  # share of the views in sight that must agree: a few masks may be bad
-_OPAQUE = 128
 _GAP = 2  # pixels between masks that touch
 
 
@@ -62,7 +61,7 @@ def visual_hull(posed: PosedImages, bounds: np.ndarray) -> VisualHull:
 
     coverage = np.full(len(views), np.nan)
     for n, (i, (_, radius)) in enumerate(zip(views, grown, strict=True)):
-        mask = posed.alpha[i] >= _OPAQUE
+        mask = posed.alpha[i] >= OPAQUE
         if mask.any():
             drawn = np.zeros(posed.size, np.uint8)
             pixels, valid = project(posed, i, left)
@@ -118,7 +117,7 @@ def box_around_masks(posed: PosedImages) -> np.ndarray | None:
     """
     origins, rays, reach = posed.camera_positions, [], []
     for i in range(len(posed)):
-        v, u = np.nonzero(posed.alpha[i] >= _OPAQUE)
+        v, u = np.nonzero(posed.alpha[i] >= OPAQUE)
         if len(u):
             corners = np.array([(u.mean(), v.mean()), (u.min(), v.min()), (u.max(), v.max())])
             rays.append((i, _rays(posed, i, corners)))
@@ -160,7 +159,7 @@ def _is_whole(posed: PosedImages, i: int) -> bool:
     unknown = np.ones((posed.size[0] + 2, posed.size[1] + 2), np.uint8)
     unknown[1:-1, 1:-1] = 0 if posed.weight is None else ~posed.weight[i]
     near = _dilated(unknown, _GAP)[1:-1, 1:-1] > 0
-    return not (near & (posed.alpha[i] >= _OPAQUE)).any()
+    return not (near & (posed.alpha[i] >= OPAQUE)).any()
 
 
 def _grown_mask(
@@ -170,7 +169,7 @@ def _grown_mask(
     T = posed.camera_from_object[i]
     depth = max(T[2, :3] @ centre + T[2, 3], 10.0 * radius)
     pixels = int(np.ceil(1.2 * posed.intrinsics[i, 0, 0] * radius / depth))
-    grown = _dilated((posed.alpha[i] >= _OPAQUE).astype(np.uint8), pixels)
+    grown = _dilated((posed.alpha[i] >= OPAQUE).astype(np.uint8), pixels)
     if posed.weight is not None and not _is_whole(posed, i):
         grown |= ~posed.weight[i]
     return grown, pixels

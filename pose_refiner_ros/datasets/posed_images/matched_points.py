@@ -4,6 +4,8 @@ fit the photos."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,52 +40,48 @@ class MatchedPoints:
 
     @property
     def near_far(self) -> np.ndarray | None:
-        """(N, 2) metres along the cameras' z between which things are; None where no photo has
-        enough points. A photo that has not is as the others are."""
-        told = []
-        for depths in self.depths:
-            known = depths[np.isfinite(depths)]
-            few = len(known) < _FEWEST
-            near, far = (np.nan, np.nan) if few else np.percentile(known, (_NEAR, _FAR))
-            told.append((_SLACK * near, far / _SLACK))
-        told = np.array(told)
-        if np.isnan(told).all():
-            return None
-        return np.where(np.isnan(told), np.nanmedian(told, axis=0), told)
+        """(N, 2) metres along the cameras' z; None where no photo has enough points."""
+        return near_and_far([own[np.isfinite(own)] for own in self.depths])
+
+
+def near_and_far(depths: Sequence[np.ndarray]) -> np.ndarray | None:
+    """(N, 2) between which things are, by the depths (n,) of points in each of N photos, with room
+    for what no point is on. A photo of few points is as the others are; None where all are."""
+    told = [
+        np.percentile(own, (_NEAR, _FAR)) if len(own) >= _FEWEST else (np.nan, np.nan)
+        for own in depths
+    ]
+    told = np.array(told) * (_SLACK, 1.0 / _SLACK)
+    if np.isnan(told).all():
+        return None
+    return np.where(np.isnan(told), np.nanmedian(told, axis=0), told)
 
 
 def matched_points(posed: PosedImages) -> MatchedPoints:
     """Of photos and their neighbours, inside their masks."""
     scale = min(1.0, _SIDE / max(posed.size))
     features = [sift_features(view.image, view.shown, _FEATURES, _SIDE) for view in posed]
-    told: list[list[np.ndarray]] = [[] for _ in features]  # of each photo: rows of index, depth
+    pixels, descriptors = (list(part) for part in zip(*features, strict=True))
+    roots = [root_sift(own) for own in descriptors]
+    told = [[np.full(len(own), np.nan)] for own in pixels]  # depths of each photo, pair by pair
     matches = agreeing = 0
     for i, j in _pairs(posed):
-        (xi, di), (xj, dj) = features[i], features[j]
-        a, b = _matched(di, dj)
+        a, b = _matched(roots[i], roots[j])
         matches += len(a)
-        rays = rays_through(xi[a], posed.intrinsics[i]), rays_through(xj[b], posed.intrinsics[j])
+        rays = [rays_through(pixels[k][c], posed.intrinsics[k]) for k, c in ((i, a), (j, b))]
         other_from_one = posed.camera_from_object[j] @ inverse(posed.camera_from_object[i])
         on = scale * epipolar_distance(*rays, other_from_one, posed.intrinsics[j]) < _OFF
         agreeing += int(np.count_nonzero(on))
-        z, other_z = depths_of_both(rays[0][on], rays[1][on], other_from_one)
-        before = (z > 0.0) & (other_z > 0.0)
-        told[i].append(np.c_[a[on], z][before])
-        told[j].append(np.c_[b[on], other_z][before])
-    depths = [
-        _median_depths(rows, len(pixels)) for rows, (pixels, _) in zip(told, features, strict=True)
-    ]
-    pixels, descriptors = (list(part) for part in zip(*features, strict=True))
+        both = depths_of_both(*rays, other_from_one)
+        before = on & (both[0] > 0.0) & (both[1] > 0.0)
+        for k, chosen, depth in ((i, a, both[0]), (j, b, both[1])):
+            own = np.full(len(pixels[k]), np.nan)
+            own[chosen[before]] = depth[before]
+            told[k].append(own)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # features that no neighbour tells of
+        depths = [np.nanmedian(own, axis=0) for own in told]
     return MatchedPoints(matches, agreeing, pixels, descriptors, depths)
-
-
-def _median_depths(told: list[np.ndarray], count: int) -> np.ndarray:
-    """(count,) NaN where nothing is told. told: rows of (number of a feature, depth)."""
-    depths = np.full(count, np.nan)
-    rows = np.concatenate([np.zeros((0, 2)), *told])
-    for number in np.unique(rows[:, 0]).astype(int):
-        depths[number] = np.median(rows[rows[:, 0] == number, 1])
-    return depths
 
 
 def _pairs(posed: PosedImages) -> list[tuple[int, int]]:
@@ -97,10 +95,10 @@ def _pairs(posed: PosedImages) -> list[tuple[int, int]]:
 
 
 def _matched(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of descriptors that are each other's best match, and clearly."""
+    """Numbers of descriptors (`root_sift`) that are each other's best match, and clearly."""
     if not len(one) or not len(other):
         return np.zeros(0, int), np.zeros(0, int)
-    alike = root_sift(one) @ root_sift(other).T
+    alike = one @ other.T
     a, b = clear_matches(alike, _RATIO)
     mutual = alike.argmax(axis=0)[b] == a
     return a[mutual], b[mutual]

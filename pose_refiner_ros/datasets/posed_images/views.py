@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-_OPAQUE = 128
+OPAQUE = 128  # alpha from which a pixel shows the object
 
 
 class PosedImagesError(ValueError):
@@ -32,7 +32,7 @@ class View:
         """(H, W) bool: pixels that count and show the object; None: all."""
         if self.alpha is None:
             return self.weight
-        opaque = self.alpha >= _OPAQUE
+        opaque = self.alpha >= OPAQUE
         return opaque if self.weight is None else opaque & self.weight
 
     def over(self, background: Sequence[float]) -> np.ndarray:
